@@ -1,0 +1,43 @@
+"""Class-wise Multiple Distributions Learning (CMDL) for semantic segmentation, on Hugging Face classes.
+
+Names are imported when first used: `import cmdl_hf` alone loads neither torch nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._auto import register_with_auto_classes
+
+if TYPE_CHECKING:
+    from .models import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "CMDLAttention": "models",
+    "CMDLConfig": "models",
+    "CMDLDistributionLearning": "models",
+    "CMDLForSemanticSegmentation": "models",
+    "CMDLMemoryBank": "models",
+    "CMDLPreTrainedModel": "models",
+    "CMDLProjectionHead": "models",
+    "CMDLSemanticAggregation": "models",
+    "CMDLSemanticSegmenterOutput": "models",
+    "make_image_processor": "models",
+    "sinkhorn": "models",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])
+
+
+register_with_auto_classes()

@@ -1,0 +1,1 @@
+"""The `cmdl` command line."""

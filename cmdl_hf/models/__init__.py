@@ -1,0 +1,34 @@
+"""The model island: flat siblings that import torch, timm and transformers only, so that they travel to the Hub."""
+
+from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+from .configuration_cmdl import CMDLConfig
+from .distributions_cmdl import (
+    CMDLAttention,
+    CMDLDistributionLearning,
+    CMDLProjectionHead,
+    CMDLSemanticAggregation,
+)
+from .image_processing_cmdl import make_image_processor
+from .memory_cmdl import CMDLMemoryBank, sinkhorn
+from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
+
+AutoConfig.register("cmdl", CMDLConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(CMDLConfig, CMDLForSemanticSegmentation, exist_ok=True)
+# A saved folder then carries these sources, and loads with trust_remote_code=True where cmdl_hf is not installed.
+CMDLConfig.register_for_auto_class()
+CMDLForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+
+__all__ = [
+    "CMDLAttention",
+    "CMDLConfig",
+    "CMDLDistributionLearning",
+    "CMDLForSemanticSegmentation",
+    "CMDLMemoryBank",
+    "CMDLPreTrainedModel",
+    "CMDLProjectionHead",
+    "CMDLSemanticAggregation",
+    "CMDLSemanticSegmenterOutput",
+    "make_image_processor",
+    "sinkhorn",
+]

@@ -1,0 +1,268 @@
+"""Configuration of CMDL models.
+
+Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+"""
+
+import difflib
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "reference": {
+        "assignment": "reference",
+        "memory_init": "reference",
+        "memory_momentum_warmup": 0,
+        "use_class_margin_reference": True,
+    },
+}
+"""Named sets of field values. `reference` computes what the public reference implementation computes."""
+
+_DEFAULT_BACKBONE = {"backbone": "resnet50", "out_indices": [1, 2, 3, 4], "output_stride": 8}
+
+_NOT_FIELDS = {
+    "backbone": "pass backbone_config=TimmBackboneConfig(backbone=NAME, out_indices=[1, 2, 3, 4], output_stride=8)",
+    "use_pretrained_backbone": "call model.load_backbone_weights() after constructing the model",
+    "preset": "call CMDLConfig.from_preset(NAME, **overrides)",
+}
+
+
+@strict
+class CMDLConfig(PreTrainedConfig):
+    """Configuration of [`CMDLForSemanticSegmentation`].
+
+    With `use_distributions=False` the same fields describe the plain framework (FCN, PSPNet, DeepLabV3,
+    CCNet or UPerNet), the baseline of every comparison.
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+            A `TimmBackboneConfig` or any transformers backbone configuration. Defaults to timm's `resnet50`
+            with `output_stride=8` and its four stages. The last feature map is the pixel representation, the
+            second-last feeds the auxiliary head, `upernet` takes four.
+        backbone_kwargs (`dict`, *optional*):
+            timm options that `TimmBackboneConfig` cannot hold, such as `{"pad_type": "same"}`.
+        num_labels (`int`, *optional*, defaults to 2):
+            Number of classes K, at least 2. Derived from `id2label` where that is given.
+        palette (`list[list[int]]`, *optional*):
+            K rows of red, green, blue in 0..255: the colours in which predictions are drawn.
+        context_module (`str`, defaults to `"none"`):
+            Single-image context: `none` (FCN), `ppm` (PSPNet), `aspp` (DeepLabV3), `criss_cross` (CCNet) or
+            `upernet` (UPerNet).
+        pool_scales (`list[int]`, defaults to `(1, 2, 3, 6)`):
+            Output sizes of the average pools of `ppm` and `upernet`.
+        aspp_dilations (`list[int]`, defaults to `(1, 12, 24, 36)`):
+            Dilations of the branches of `aspp`; 1 stands for a 1×1 convolution.
+        criss_cross_recurrence (`int`, defaults to 2):
+            How many times the one criss-cross attention is applied.
+        use_distributions (`bool`, defaults to `True`):
+            `False` gives the plain framework without memory bank, aggregation and memory losses.
+        hidden_size (`int`, defaults to 512):
+            Channels C of the pixel representation, of the prototypes and of every head.
+        attention_size (`int`, defaults to 256):
+            Width T of the attention's queries, keys and values.
+        num_distributions (`int`, defaults to 9):
+            Distributions M that describe each class.
+        use_hard_voting (`bool`, defaults to `False`):
+            Vote with the one-hot arg-max of the coarse logits instead of their softmax.
+        use_auxiliary_head (`bool`, defaults to `True`):
+            Deep supervision on the second-last feature map.
+        dropout (`float`, defaults to 0.1):
+            Probability with which a channel is dropped before each classifier, in [0, 1).
+        segmentation_loss_weight (`float`, defaults to 1.0):
+            Weight of the cross-entropy of the final logits. A loss of weight 0 is not computed.
+        coarse_loss_weight (`float`, defaults to 0.4):
+            Weight of the cross-entropy of the coarse logits.
+        auxiliary_loss_weight (`float`, defaults to 0.4):
+            Weight of the cross-entropy of the auxiliary logits.
+        prototype_loss_weight (`float`, defaults to 0.01):
+            Weight of the cross-entropy over the classes' nearest prototypes.
+        contrastive_loss_weight (`float`, defaults to 0.05):
+            Weight of the pixel-to-distribution contrast.
+        class_margin_loss_weight (`float`, defaults to 0.01):
+            Weight of the class margin.
+        contrastive_temperature (`float`, defaults to 1.0):
+            Divides the similarities of the contrast. The reference has none, which is 1.
+        use_class_margin_reference (`bool`, defaults to `False`):
+            Report the reference's class margin, a constant without gradient that compares channels, instead
+            of ours, which compares classes.
+        assignment (`str`, defaults to `"argmax"`):
+            How a pixel is given to one of its class's distributions: `sample` draws from the Sinkhorn plan,
+            `argmax` takes its largest entry, `reference` draws from the softmax of the plan, which is nearly
+            uniform.
+        memory_init (`str`, defaults to `"random"`):
+            Start of the prototypes: `random` directions of unit length, or the `reference`'s un-normalised
+            normal numbers of standard deviation 0.02.
+        memory_momentum (`float`, defaults to 0.999):
+            Momentum of the prototypes, in [0, 1).
+        memory_momentum_warmup (`int`, defaults to 10):
+            A prototype that has had t updates moves with momentum min(`memory_momentum`, t / (t + warm-up));
+            0 keeps the momentum constant.
+        sinkhorn_epsilon (`float`, defaults to 0.05):
+            Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
+            its exponentials.
+        sinkhorn_iterations (`int`, defaults to 3):
+            Rounds of Sinkhorn normalisation.
+        semantic_loss_ignore_index (`int`, defaults to 255):
+            Label of pixels that count nowhere.
+
+    Raises:
+        ValueError: for impossible values and combinations, naming the field.
+
+    Note:
+        `argmax` with the warmed-up momentum is the default because it was the best of the assignments measured
+        (`benchmarks/assignment.py`): both `argmax` and `sample` recover the modes of a simulated class, and
+        `reference` does not.
+
+    Example:
+        ```python
+        >>> from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+
+        >>> config = CMDLConfig(num_labels=19, context_module="ppm")
+        >>> model = CMDLForSemanticSegmentation(config)
+        >>> reference = CMDLConfig.from_preset("reference", num_labels=150)
+        ```
+    """
+
+    model_type = "cmdl"
+    # The plain mapping, not transformers' SubConfigSpec: it serves releases before and after 5.20.
+    sub_configs: ClassVar[dict[str, Any]] = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "coarse_logits",
+        "auxiliary_logits",
+        "loss_dict",
+        "pixel_embeddings",
+        "similarity",
+        "distribution_ids",
+    ]
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_kwargs: dict | None = None
+    palette: list[list[int]] | None = None
+    context_module: Literal["none", "ppm", "aspp", "criss_cross", "upernet"] = "none"
+    pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
+    aspp_dilations: list[int] | tuple[int, ...] = (1, 12, 24, 36)
+    criss_cross_recurrence: int = 2
+    use_distributions: bool = True
+    hidden_size: int = 512
+    attention_size: int = 256
+    num_distributions: int = 9
+    use_hard_voting: bool = False
+    use_auxiliary_head: bool = True
+    dropout: float | int = 0.1
+    segmentation_loss_weight: float | int = 1.0
+    coarse_loss_weight: float | int = 0.4
+    auxiliary_loss_weight: float | int = 0.4
+    prototype_loss_weight: float | int = 0.01
+    contrastive_loss_weight: float | int = 0.05
+    class_margin_loss_weight: float | int = 0.01
+    contrastive_temperature: float | int = 1.0
+    use_class_margin_reference: bool = False
+    assignment: Literal["sample", "argmax", "reference"] = "argmax"
+    memory_init: Literal["random", "reference"] = "random"
+    memory_momentum: float | int = 0.999
+    memory_momentum_warmup: int = 10
+    sinkhorn_epsilon: float | int = 0.05
+    sinkhorn_iterations: int = 3
+    semantic_loss_ignore_index: int = 255
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._refuse_mistaken_names(kwargs)
+        if self.backbone_config is None:
+            self.backbone_config = CONFIG_MAPPING["timm_backbone"](**_DEFAULT_BACKBONE)
+        elif isinstance(self.backbone_config, dict):
+            model_type = self.backbone_config.get("model_type", "timm_backbone")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(f"backbone_config: model_type {model_type!r} is not known to transformers")
+            self.backbone_config = CONFIG_MAPPING[model_type].from_dict(self.backbone_config)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> "CMDLConfig":
+        """Build a configuration from a named set of values.
+
+        Args:
+            preset (`str`): `"reference"`: everything as the public reference computes it.
+            **overrides: Fields that differ from the preset.
+
+        Raises:
+            ValueError: if there is no such preset.
+        """
+        if preset not in PRESETS:
+            raise ValueError(f"preset: {preset!r} is unknown; known presets: {', '.join(PRESETS)}")
+        return cls(**(PRESETS[preset] | overrides))
+
+    def validate_cmdl(self) -> None:
+        """Refuse impossible values and combinations; runs at construction and when saving."""
+        self._validate_ranges()
+        self._validate_labels()
+        self._validate_backbone()
+
+    def _refuse_mistaken_names(self, kwargs: dict[str, Any]) -> None:
+        """transformers keeps unknown keywords silently; a misspelt field must not pass as one of those."""
+        names = [field.name for field in fields(self)]
+        for name in kwargs:
+            if name in _NOT_FIELDS:
+                raise ValueError(f"{name} is not a field of CMDLConfig: {_NOT_FIELDS[name]}")
+            if nearest := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+                raise ValueError(f"{name} is not a field of CMDLConfig; did you mean {nearest[0]}?")
+
+    def _validate_ranges(self) -> None:
+        lowest = {
+            "hidden_size": 8 if self.context_module == "criss_cross" else 1,  # its queries have C/8 channels
+            "attention_size": 1,
+            "num_distributions": 1,
+            "criss_cross_recurrence": 1,
+            "sinkhorn_iterations": 1,
+            "memory_momentum_warmup": 0,
+            "sinkhorn_epsilon": 0.025,
+        }
+        lowest |= {field.name: 0 for field in fields(self) if field.name.endswith("_loss_weight")}
+        for name, minimum in lowest.items():
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+        for name in ("dropout", "memory_momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if not self.contrastive_temperature > 0:
+            raise ValueError(f"contrastive_temperature must be above 0, got {self.contrastive_temperature}")
+        for name in ("pool_scales", "aspp_dilations"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise ValueError(f"{name} must be positive integers, got {values}")
+
+    def _validate_labels(self) -> None:
+        if self.num_labels < 2:
+            raise ValueError(f"num_labels must be at least 2, got {self.num_labels}")
+        if sorted(self.id2label) != list(range(self.num_labels)):
+            raise ValueError(f"id2label must name the classes 0..{self.num_labels - 1}, got {sorted(self.id2label)}")
+        if 0 <= self.semantic_loss_ignore_index < self.num_labels:
+            raise ValueError(
+                f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {self.num_labels} "
+                f"classes; choose a value outside 0..{self.num_labels - 1}, such as 255 or -100"
+            )
+        if self.palette is None:
+            return
+        if len(self.palette) != self.num_labels:
+            raise ValueError(f"palette has {len(self.palette)} colours for num_labels={self.num_labels}")
+        if any(len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in self.palette):
+            raise ValueError("palette must hold [red, green, blue] rows with values in 0..255")
+
+    def _validate_backbone(self) -> None:
+        needed, reason = 1, ""
+        if self.use_auxiliary_head:
+            needed, reason = 2, "use_auxiliary_head=True (the second-last map feeds it)"
+        if self.context_module == "upernet":
+            needed, reason = 4, "context_module='upernet'"
+        found = len(self.backbone_config.out_indices)
+        if found < needed:
+            raise ValueError(
+                f"backbone_config.out_indices gives {found} feature map(s), but {reason} takes {needed}: "
+                f"list {needed} or more stages, such as out_indices=[1, 2, 3, 4]"
+            )
+        if self.backbone_kwargs and self.backbone_config.model_type != "timm_backbone":
+            raise ValueError(
+                "backbone_kwargs are options of timm; set those of a "
+                f"{self.backbone_config.model_type} backbone in backbone_config"
+            )

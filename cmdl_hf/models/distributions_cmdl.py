@@ -1,0 +1,192 @@
+"""The parts of CMDL that any segmenter can take: semantic aggregation and distribution learning.
+
+Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .context_cmdl import ConvNormReLU
+from .losses_cmdl import class_margin_loss, class_margin_reference, contrastive_loss, image_size_cross_entropy
+from .memory_cmdl import CMDLMemoryBank
+
+
+class CMDLAttention(nn.Module):
+    """Attention of all pixels of an image to all pixels of a second map of the same image, one head.
+
+    Args:
+        hidden_size (`int`): Channels C of both maps and of the output.
+        attention_size (`int`): Width T of queries, keys and values.
+    """
+
+    def __init__(self, hidden_size: int, attention_size: int) -> None:
+        super().__init__()
+        self.query = nn.Sequential(
+            ConvNormReLU(hidden_size, attention_size), ConvNormReLU(attention_size, attention_size)
+        )
+        self.key = nn.Sequential(
+            ConvNormReLU(hidden_size, attention_size), ConvNormReLU(attention_size, attention_size)
+        )
+        self.value = ConvNormReLU(hidden_size, attention_size)
+        self.output = ConvNormReLU(attention_size, hidden_size)
+
+    def forward(self, query_features: Tensor, key_features: Tensor) -> Tensor:
+        """Attend from (B, C, h, w) to (B, C, h', w'); returns (B, C, h, w).
+
+        The matrix of all pairs of pixels, 4.3 GB for one 1024×2048 image at stride 8, never exists.
+        """
+        query = self.query(query_features).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, T, h, w) -> (B, 1, N, T)
+        key = self.key(key_features).flatten(2).transpose(1, 2).unsqueeze(1)
+        value = self.value(key_features).flatten(2).transpose(1, 2).unsqueeze(1)
+        attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
+        return self.output(attended.transpose(1, 2).unflatten(2, query_features.shape[-2:]))
+
+
+class CMDLSemanticAggregation(nn.Module):
+    """Feature voting and multiple distributions semantic aggregation, in one product.
+
+    For each of the M distributions every pixel would vote for a mean prototype, weighted by its class
+    probabilities, and a 1×1 convolution would fuse the M voted maps. Voting and fusion are linear with nothing
+    between, so (probabilities · prototypes) · weight = probabilities · (prototypes · weight): the K×C product is
+    formed instead, and the voted maps never exist.
+
+    Args:
+        hidden_size (`int`): Channels C.
+        attention_size (`int`): Width T of the attention.
+        num_distributions (`int`): Distributions M of a class.
+    """
+
+    def __init__(self, hidden_size: int, attention_size: int, num_distributions: int) -> None:
+        super().__init__()
+        self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
+        self.attention = CMDLAttention(hidden_size, attention_size)
+
+    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
+        """Aggregate the class distributions for every pixel.
+
+        Args:
+            pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
+            class_probabilities (`Tensor` of shape (B, K, h, w)): Weights of the votes, summing to 1 over K.
+            prototypes (`Tensor` of shape (K, M, C)): The memory bank, detached.
+
+        Returns:
+            `aggregated_features`, `Tensor` of shape (B, C, h, w).
+        """
+        convolution, norm, activation = self.vote_fusion
+        class_votes = F.linear(prototypes.flatten(1).to(convolution.weight.dtype), convolution.weight.flatten(1))
+        voted = F.conv2d(class_probabilities, class_votes.t()[:, :, None, None].to(class_probabilities.dtype))
+        return self.attention(pixel_features, activation(norm(voted)))
+
+
+class CMDLProjectionHead(nn.Module):
+    """Projection of pixels to where the distributions live.
+
+    Args:
+        hidden_size (`int`): Channels C.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Sequential(
+            ConvNormReLU(hidden_size, hidden_size, bias=True), nn.Conv2d(hidden_size, hidden_size, 1)
+        )
+        self.embedding_norm = nn.LayerNorm(hidden_size)
+
+    def forward(self, pixel_features: Tensor) -> Tensor:
+        """Project (B, C, h, w); returns unit-length, float32 `pixel_embeddings` (N, C), N = B·h·w."""
+        projected = self.projection(pixel_features)
+        with torch.autocast(projected.device.type, enabled=False):
+            projected = F.normalize(projected.float(), dim=1)
+            embeddings = projected.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, h, w) -> (N, C)
+            return F.normalize(self.embedding_norm(embeddings), dim=-1)
+
+
+class DistributionLearningOutput(NamedTuple):
+    """What `CMDLDistributionLearning` returns: losses times their weights, and what they were computed from."""
+
+    losses: dict[str, Tensor]
+    pixel_embeddings: Tensor
+    similarity: Tensor
+
+
+class CMDLDistributionLearning(nn.Module):
+    """Multiple distributions learning: the losses that shape the embeddings and the update of the memory bank.
+
+    Args:
+        num_labels (`int`): Number of classes K.
+        hidden_size (`int`): Channels C.
+        prototype_loss_weight (`float`): Weight of the cross-entropy over the nearest prototypes; 0 leaves it out.
+        contrastive_loss_weight (`float`): Weight of the pixel-to-distribution contrast, likewise.
+        class_margin_loss_weight (`float`): Weight of the class margin, likewise.
+        contrastive_temperature (`float`): Temperature of the contrast.
+        use_class_margin_reference (`bool`): Report the reference's margin, a constant, instead of ours.
+        ignore_index (`int`): Label of pixels that count nowhere.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        hidden_size: int,
+        prototype_loss_weight: float = 0.01,
+        contrastive_loss_weight: float = 0.05,
+        class_margin_loss_weight: float = 0.01,
+        contrastive_temperature: float = 1.0,
+        use_class_margin_reference: bool = False,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        self.prototype_loss_weight = prototype_loss_weight
+        self.contrastive_loss_weight = contrastive_loss_weight
+        self.class_margin_loss_weight = class_margin_loss_weight
+        self.contrastive_temperature = contrastive_temperature
+        self.use_class_margin_reference = use_class_margin_reference
+        self.ignore_index = ignore_index
+        self.projection_head = CMDLProjectionHead(hidden_size)
+        self.prototype_norm = nn.LayerNorm(num_labels)
+
+    def forward(
+        self, pixel_features: Tensor, labels: Tensor, memory_bank: CMDLMemoryBank
+    ) -> DistributionLearningOutput:
+        """Compute the losses and, in training, update the memory bank.
+
+        Args:
+            pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
+            labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
+            memory_bank (`CMDLMemoryBank`): Read before, updated in place after the losses of the pixels.
+
+        Returns:
+            `DistributionLearningOutput`: losses by name, each times its weight; `pixel_embeddings` (N, C);
+            `similarity` (N, K, M).
+
+        Note:
+            Similarities, assignment and losses are float32 under autocast too: exp(20) overflows half precision.
+            The class margin reads the prototypes after the update, as in the reference.
+        """
+        batch_size, _, *grid = pixel_features.shape
+        embeddings = self.projection_head(pixel_features)
+        losses: dict[str, Tensor] = {}
+        with torch.autocast(embeddings.device.type, enabled=False):
+            grid_labels = F.interpolate(labels[:, None].float(), size=grid, mode="nearest").long().flatten()
+            similarity = memory_bank.similarity(embeddings)
+            prototype_logits = self.prototype_norm(similarity.amax(dim=2))  # (N, K)
+            if self.prototype_loss_weight:
+                grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
+                loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, align_corners=True)
+                losses["prototype_loss"] = self.prototype_loss_weight * loss
+            if self.contrastive_loss_weight:
+                loss = contrastive_loss(similarity, grid_labels, self.contrastive_temperature)
+                losses["contrastive_loss"] = self.contrastive_loss_weight * loss
+            if self.training:
+                is_correct = prototype_logits.argmax(dim=1) == grid_labels
+                memory_bank.update(embeddings, similarity, grid_labels, is_correct)
+            if self.class_margin_loss_weight:
+                prototypes = memory_bank.read()
+                if self.use_class_margin_reference:
+                    name, loss = "class_margin_reference", class_margin_reference(prototypes)
+                else:
+                    name, loss = "class_margin_loss", class_margin_loss(embeddings, grid_labels, prototypes)
+                losses[name] = self.class_margin_loss_weight * loss
+        return DistributionLearningOutput(losses, embeddings, similarity)

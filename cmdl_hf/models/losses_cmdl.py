@@ -1,0 +1,135 @@
+"""Losses of CMDL: pure functions, tensors in, a scalar out.
+
+In all of them a pixel whose label names no class is left out, a class without pixels does not count, and
+without any pixel the loss is zero, where the reference divides 0 by 0.
+
+Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def image_size_cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, align_corners: bool = False
+) -> Tensor:
+    """Cross-entropy of bilinearly enlarged logits, the mean over the pixels that are not ignored.
+
+    Args:
+        logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid.
+        labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
+        ignore_index (`int`): Label of the pixels to leave out.
+        align_corners (`bool`): How the corners are enlarged.
+
+    Returns:
+        Scalar `Tensor`, float32.
+    """
+    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    return total / (labels != ignore_index).sum().clamp_min(1)
+
+
+class _PixelContrast(torch.autograd.Function):
+    """Contrast of every pixel, the mean over its class's distributions.
+
+    By hand because autograd would keep a masked copy of the similarities besides their exponentials and add
+    two gradients of their size: twice the time and memory at K=171.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, classes: Tensor, temperature: float) -> Tensor:
+        index = classes[:, None, None].expand(-1, 1, similarity.shape[2])
+        own = similarity.gather(1, index).squeeze(1) / temperature  # (N, M)
+        # A cosine is at most 1, so subtracting 1 guards against overflow without a pass for the maximum.
+        weights = (similarity - 1).div_(temperature).exp_().scatter_(1, index, 0.0)
+        totals = weights.sum(dim=(1, 2)).clamp_min_(torch.finfo(weights.dtype).tiny)
+        margins = (totals.log() + 1 / temperature)[:, None] - own
+        ctx.save_for_backward(weights, totals, margins, index)
+        ctx.temperature = temperature
+        return F.softplus(margins).mean(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        weights, totals, margins, index = ctx.saved_tensors
+        slopes = margins.sigmoid() * (grad_output / (margins.shape[1] * ctx.temperature))[:, None]  # (N, M)
+        grad = weights * (slopes.sum(dim=1) / totals)[:, None, None]
+        return grad.scatter_(1, index, -slopes.unsqueeze(1)), None, None
+
+
+def contrastive_loss(similarity: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Pixel-to-distribution contrast: every distribution of a pixel's class against all of the other classes.
+
+    For a pixel of class c and each distribution m of c, the cross-entropy of [s(c, m), all s(c', ·) with c' ≠ c]
+    with the first as target, which is softplus(lse - s(c, m)) with lse the log-sum-exp over the other classes.
+    Mean over the pixels of a class, then over the classes present, then over m.
+
+    Args:
+        similarity (`Tensor` of shape (N, K, M), float32): Cosines to all distributions.
+        labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
+        temperature (`float`): Divides the similarities; the reference has none.
+
+    Returns:
+        Scalar `Tensor`.
+    """
+    num_labels = similarity.shape[1]
+    is_used = (labels >= 0) & (labels < num_labels)
+    classes = labels.clamp(0, num_labels - 1)
+    pixel_losses = _PixelContrast.apply(similarity, classes, temperature)
+    counts = pixel_losses.new_zeros(num_labels).index_add_(0, classes, is_used.to(pixel_losses.dtype))
+    num_present = (counts > 0).sum().clamp_min(1)
+    weights = is_used / (counts.clamp_min(1)[classes] * num_present)
+    return (pixel_losses * weights).sum()
+
+
+def class_margin_loss(pixel_embeddings: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """Class margin: how near the class means of this batch come to the nearest other class.
+
+    Mean over the classes c present of (1 + max over c' ≠ c of cos(mean embedding of c, mean of prototypes[c'])) / 2.
+
+    Args:
+        pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
+        labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
+        prototypes (`Tensor` of shape (K, M, C)): The memory bank; takes no gradient.
+
+    Returns:
+        Scalar `Tensor` in [0, 1].
+
+    Note:
+        The reference compares channels where it means classes and has no gradient: `class_margin_reference`.
+    """
+    num_labels = len(prototypes)
+    is_used = (labels >= 0) & (labels < num_labels)
+    classes = torch.where(is_used, labels, num_labels)
+    sums = pixel_embeddings.new_zeros(num_labels + 1, pixel_embeddings.shape[1])
+    sums = sums.index_add(0, classes, pixel_embeddings)[:-1]
+    counts = sums.new_zeros(num_labels + 1).index_add_(0, classes, torch.ones_like(classes, dtype=sums.dtype))[:-1]
+    centres = F.normalize(prototypes.detach().to(sums.dtype).mean(dim=1), dim=-1)
+    cosines = F.normalize(sums, dim=-1) @ centres.t()
+    cosines = cosines.masked_fill(torch.eye(num_labels, dtype=torch.bool, device=cosines.device), -1.0)
+    is_present = counts > 0
+    margins = torch.where(is_present, (1 + cosines.amax(dim=1)) / 2, 0.0)
+    return margins.sum() / is_present.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def class_margin_reference(prototypes: Tensor) -> Tensor:
+    """Class margin as the public reference computes it: a constant over pairs of channels, for parity.
+
+    (1 + min over pairs of different channels i ≠ j, exact zeros skipped, of cos(m[:, i], m[:, j])) / K, with
+    m (K, C) the means over the distributions.
+
+    Args:
+        prototypes (`Tensor` of shape (K, M, C)): The memory bank after the update.
+
+    Returns:
+        Scalar `Tensor` without gradient.
+    """
+    columns = F.normalize(prototypes.float().mean(dim=1), dim=0)  # (K, C)
+    cosines = columns.t() @ columns
+    is_skipped = torch.eye(len(cosines), dtype=torch.bool, device=cosines.device) | (cosines == 0)
+    return (1 + cosines.masked_fill(is_skipped, torch.inf).amin()) / len(prototypes)

@@ -1,0 +1,202 @@
+"""The memory bank: class distributions kept as prototypes, and how pixels are assigned to them.
+
+Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+"""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Assignment = Literal["sample", "argmax", "reference"]
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Add `tensor` up over all processes, in place; one process leaves it as it is."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+@torch.no_grad()
+def sinkhorn(
+    similarity: Tensor,
+    labels: Tensor | None = None,
+    num_labels: int = 1,
+    epsilon: float = 0.05,
+    num_iterations: int = 3,
+) -> Tensor:
+    """Share the pixels of every class out over its distributions in equal parts (Sinkhorn-Knopp).
+
+    All classes at once: the sums over the pixels of a class are segment sums, so shapes are fixed and the
+    cost does not grow with the number of classes. In a process group they run over the pixels of every process.
+
+    Args:
+        similarity (`Tensor` of shape (N, M)): Cosine of each pixel to its own class's M distributions, in [-1, 1].
+        labels (`Tensor` of shape (N,), int64, *optional*): Class of each pixel in 0..num_labels-1, or num_labels
+            for a pixel to leave out. Omitted, all pixels are of one class.
+        num_labels (`int`): Number of classes K.
+        epsilon (`float`): Entropy of the plan, at least 0.025.
+        num_iterations (`int`): Rounds, at least 1; each makes the distributions' totals equal, then the pixels'.
+
+    Returns:
+        `Tensor` of shape (N, M), float32: the transport plan. Each row sums to 1.
+
+    Note:
+        The reference scales the whole matrix, its columns to 1/M and its rows to 1/P; those constants cancel.
+    """
+    if labels is None:
+        labels = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
+    kernel = ((similarity.float() - 1) / epsilon).exp()  # at most 1, at least exp(-80): a float32 either way
+    plan = kernel
+    for _ in range(num_iterations):
+        totals = kernel.new_zeros(num_labels + 1, kernel.shape[1]).index_add_(0, labels, plan)
+        totals = sum_over_processes(totals).clamp_min_(torch.finfo(kernel.dtype).tiny)
+        plan = plan / totals[labels]
+        plan = plan / plan.sum(dim=1, keepdim=True)
+    return plan
+
+
+class CMDLMemoryBank(nn.Module):
+    """Memory bank of class distributions: M unit-length prototypes for each of K classes.
+
+    The prototypes are a buffer that moves by momentum, never by gradient.
+
+    Args:
+        num_labels (`int`): Number of classes K.
+        num_distributions (`int`): Distributions M that describe a class.
+        hidden_size (`int`): Channels C.
+        assignment (`str`): `"argmax"` of the Sinkhorn plan, `"sample"` from it, or `"reference"`.
+        momentum (`float`): Momentum of the prototypes, in [0, 1).
+        momentum_warmup (`int`): A prototype with t updates behind it moves with min(momentum, t / (t + warm-up)),
+            so its first pixels replace the random start; 0 keeps the momentum constant.
+        sinkhorn_epsilon (`float`): Entropy of the assignment.
+        sinkhorn_iterations (`int`): Rounds of Sinkhorn normalisation.
+
+    Shape:
+        - `prototypes`: (K, M, C), float32, read as stored.
+        - `num_updates`: (K, M), int64, updates each prototype has had.
+
+    Note:
+        The reference hands the plan (values 0..1) to a hard Gumbel-softmax as logits: nearly uniform draws, in
+        which the distributions of a class collapse to its mean. `"sample"` draws from the plan's logarithm.
+    """
+
+    prototypes: Tensor
+    num_updates: Tensor
+
+    def __init__(
+        self,
+        num_labels: int,
+        num_distributions: int = 9,
+        hidden_size: int = 512,
+        assignment: Assignment = "argmax",
+        momentum: float = 0.999,
+        momentum_warmup: int = 10,
+        sinkhorn_epsilon: float = 0.05,
+        sinkhorn_iterations: int = 3,
+    ) -> None:
+        super().__init__()
+        self.num_labels = num_labels
+        self.num_distributions = num_distributions
+        self.assignment = assignment
+        self.momentum = momentum
+        self.momentum_warmup = momentum_warmup
+        self.sinkhorn_epsilon = sinkhorn_epsilon
+        self.sinkhorn_iterations = sinkhorn_iterations
+        start = F.normalize(torch.randn(num_labels, num_distributions, hidden_size), dim=-1)
+        self.register_buffer("prototypes", start)
+        self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
+
+    def read(self) -> Tensor:
+        """Return a detached copy of the prototypes (K, M, C), which a later `update` leaves alone."""
+        return self.prototypes.detach().clone()
+
+    def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
+        """Cosine of every pixel to every distribution.
+
+        Args:
+            pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
+            prototypes (`Tensor` of shape (K, M, C), *optional*): What `read` returned; read afresh if omitted.
+
+        Returns:
+            `Tensor` of shape (N, K, M), float32, in [-1, 1].
+        """
+        prototypes = self.read() if prototypes is None else prototypes
+        directions = F.normalize(prototypes.float(), dim=-1).transpose(0, 1)  # (M, K, C)
+        scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
+        # Stored as (N, M, K): a maximum over M then runs along whole rows of classes, seven times as fast at K=171.
+        return scores.unflatten(1, directions.shape[:2]).transpose(1, 2)
+
+    @torch.no_grad()
+    def assign(self, similarity: Tensor, labels: Tensor) -> Tensor:
+        """Give each pixel one of its class's distributions.
+
+        Args:
+            similarity (`Tensor` of shape (N, M)): Cosine to the pixel's own class's distributions.
+            labels (`Tensor` of shape (N,), int64): Class of each pixel, K for a pixel to leave out.
+
+        Returns:
+            `Tensor` of shape (N,), int64, in 0..M-1.
+        """
+        plan = sinkhorn(similarity, labels, self.num_labels, self.sinkhorn_epsilon, self.sinkhorn_iterations)
+        if self.assignment == "argmax":
+            return plan.argmax(dim=1)
+        logits = plan.log() if self.assignment == "sample" else plan
+        gumbel_noise = -torch.empty_like(plan).exponential_().log()
+        return (logits + gumbel_noise).argmax(dim=1)
+
+    @torch.no_grad()
+    def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
+        """Move the prototypes towards the pixels assigned to them (momentum update), in place.
+
+        All pixels of a class take part in the assignment; only those classified correctly move a prototype. A
+        distribution without pixels stays. In a process group every process must call this, and all end up equal.
+
+        Args:
+            pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
+            similarity (`Tensor` of shape (N, K, M)): Cosines to the distributions.
+            labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
+            is_correct (`Tensor` of shape (N,), bool): Whether the nearest class is the label.
+
+        Note:
+            Pixels with non-finite embeddings (a half-precision overflow, say) are left out.
+        """
+        K, M = self.num_labels, self.num_distributions
+        embeddings = pixel_embeddings.float()
+        index = labels.clamp(0, K - 1)[:, None, None].expand(-1, 1, M)
+        own = similarity.gather(1, index).squeeze(1)  # (N, M)
+        is_used = (labels >= 0) & (labels < K) & own.isfinite().all(dim=1)
+        labels = torch.where(is_used, labels, K)
+        ids = self.assign(torch.where(is_used[:, None], own, 0.0), labels)
+
+        slots = torch.where(is_used & is_correct, labels * M + ids, K * M)  # the last slot takes the rest
+        sums = embeddings.new_zeros(K * M + 1, embeddings.shape[1])
+        counts = embeddings.new_zeros(K * M + 1)
+        sums.index_add_(0, slots, embeddings)
+        counts.index_add_(0, slots, torch.ones_like(slots, dtype=counts.dtype))
+        sums = sum_over_processes(sums)[:-1].view(K, M, -1)
+        is_updated = (sum_over_processes(counts)[:-1] > 0).view(K, M)
+
+        old = self.prototypes.float()
+        momentum = self._momentum()
+        moved = momentum * old + (1 - momentum) * F.normalize(sums, dim=-1)
+        new = torch.where(is_updated[..., None], moved, old)
+        self.prototypes.copy_(F.normalize(new, dim=-1))
+        self.num_updates += is_updated
+
+    def _momentum(self) -> Tensor:
+        """Momentum of each prototype's next update (K, M, 1)."""
+        num_updates = self.num_updates[..., None].float()
+        if not self.momentum_warmup:
+            return torch.full_like(num_updates, self.momentum)
+        return (num_updates / (num_updates + self.momentum_warmup)).clamp_max(self.momentum)
+
+    def extra_repr(self) -> str:
+        """Show the sizes and the rule of assignment."""
+        return (
+            f"num_labels={self.num_labels}, num_distributions={self.num_distributions}, "
+            f"assignment={self.assignment!r}, momentum={self.momentum}"
+        )

@@ -1,0 +1,379 @@
+"""CMDL for semantic segmentation on `PreTrainedModel`.
+
+Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+"""
+
+import math
+import os
+from dataclasses import dataclass
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoBackbone, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_cmdl import CMDLConfig
+from .context_cmdl import (
+    AtrousPyramidPooling,
+    ConvNormReLU,
+    CrissCrossAttention,
+    CrissCrossContext,
+    FeaturePyramid,
+    PyramidPooling,
+    resize,
+)
+from .distributions_cmdl import CMDLAttention, CMDLDistributionLearning, CMDLSemanticAggregation
+from .losses_cmdl import image_size_cross_entropy
+from .memory_cmdl import CMDLMemoryBank
+
+
+@dataclass
+class CMDLSemanticSegmenterOutput(ModelOutput):
+    """Output of [`CMDLForSemanticSegmentation`]. N = B·h·w; h×w is the feature grid.
+
+    Args:
+        loss (`Tensor`, scalar, *optional*): Sum of `loss_dict`; with labels.
+        logits (`Tensor` of shape (B, K, h, w)): Final scores, float32. Enlarge them once, straight to the original
+            size: the image processor's `post_process_semantic_segmentation` does.
+        coarse_logits (`Tensor` of shape (B, K, h, w), *optional*): First-stage scores; with distributions.
+        auxiliary_logits (`Tensor` of shape (B, K, h, w), *optional*): In training or with labels.
+        loss_dict (`dict[str, Tensor]`, *optional*): Losses by name, each times its weight; with labels.
+        pixel_embeddings (`Tensor` of shape (N, C), *optional*): Unit length; with `output_distributions`.
+        similarity (`Tensor` of shape (N, K, M), *optional*): Cosine of each pixel to each distribution, likewise.
+        distribution_ids (`Tensor` of shape (B, h, w), int64, *optional*): Which distribution of its predicted class
+            a pixel is nearest to, likewise.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    coarse_logits: Tensor | None = None
+    auxiliary_logits: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    pixel_embeddings: Tensor | None = None
+    similarity: Tensor | None = None
+    distribution_ids: Tensor | None = None
+
+
+class CMDLPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving of CMDL models.
+
+    Note:
+        New layers start as torch starts them, which is what the reference does; transformers' own default would
+        draw every convolution from N(0, 0.02).
+    """
+
+    config: CMDLConfig
+    config_class = CMDLConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _no_split_modules = ()
+    # Whatever the model's dtype: the bank moves by thousandths, and similarities are float32 always.
+    _keep_in_fp32_modules_strict = ("memory_bank", "embedding_norm", "prototype_norm")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, CrissCrossAttention):
+            init.zeros_(module.gamma)
+        elif isinstance(module, CMDLMemoryBank):
+            start = torch.randn_like(module.prototypes)
+            is_reference = self.config.memory_init == "reference"
+            init.copy_(module.prototypes, start * 0.02 if is_reference else F.normalize(start, dim=-1))
+            init.zeros_(module.num_updates)
+        else:
+            super()._init_weights(module)
+
+
+class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
+    """Semantic segmentation with class-wise multiple distributions learning.
+
+    FCN, PSPNet, DeepLabV3, CCNet or UPerNet (`config.context_module`) with CMDL, or without it
+    (`config.use_distributions=False`). Backbone weights are random until `load_backbone_weights` or
+    `from_pretrained` sets them.
+
+    Args:
+        config (`CMDLConfig`): Sizes, losses and rules.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+
+        >>> backbone = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [3, 4]}
+        >>> model = CMDLForSemanticSegmentation(CMDLConfig(num_labels=19, backbone_config=backbone)).eval()
+        >>> model(pixel_values=torch.rand(1, 3, 64, 96)).logits.shape
+        torch.Size([1, 19, 2, 3])
+        ```
+    """
+
+    def __init__(self, config: CMDLConfig) -> None:
+        super().__init__(config)
+        self.backbone = AutoBackbone.from_config(config.backbone_config, **(config.backbone_kwargs or {}))
+        channels, hidden_size = self.backbone.channels, config.hidden_size
+        self.context_module = _make_context_module(config, channels)
+        if config.use_distributions:
+            self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
+            self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *_make_classifier(config))
+            self.memory_bank = CMDLMemoryBank(
+                config.num_labels,
+                config.num_distributions,
+                hidden_size,
+                config.assignment,
+                config.memory_momentum,
+                config.memory_momentum_warmup,
+                config.sinkhorn_epsilon,
+                config.sinkhorn_iterations,
+            )
+            self.semantic_aggregation = CMDLSemanticAggregation(
+                hidden_size, config.attention_size, config.num_distributions
+            )
+            self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
+            if self.context_module is not None:
+                self.context_attention = CMDLAttention(hidden_size, config.attention_size)
+                self.context_fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
+            self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *_make_classifier(config))
+            self.distribution_learning = CMDLDistributionLearning(
+                config.num_labels,
+                hidden_size,
+                config.prototype_loss_weight,
+                config.contrastive_loss_weight,
+                config.class_margin_loss_weight,
+                config.contrastive_temperature,
+                config.use_class_margin_reference,
+                config.semantic_loss_ignore_index,
+            )
+        else:
+            self.decode_head = nn.Sequential(*_make_classifier(config))
+        self.auxiliary_head = (
+            nn.Sequential(ConvNormReLU(channels[-2], hidden_size, 3), *_make_classifier(config))
+            if config.use_auxiliary_head
+            else None
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_distributions: bool = False
+    ) -> CMDLSemanticSegmenterOutput:
+        """Segment images; with labels compute the losses, and in training update the memory bank.
+
+        Args:
+            pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
+            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1 or
+                `config.semantic_loss_ignore_index`. In eval mode: losses, but no update and no draw.
+            output_distributions (`bool`): Also return `pixel_embeddings`, `similarity` and `distribution_ids`.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+
+        Returns:
+            `CMDLSemanticSegmenterOutput`.
+
+        Raises:
+            ValueError: for images or labels of the wrong rank, size or dtype; on the CPU also for non-finite
+                pixels and labels out of range. On an accelerator values are not read, as that would stall it:
+                labels out of range trip the device's own assertion, non-finite pixels give a non-finite loss
+                and leave the memory bank as it is.
+        """
+        if output_distributions and not self.config.use_distributions:
+            raise ValueError("output_distributions=True needs a model with config.use_distributions=True")
+        _check_pixel_values(pixel_values, self.config.backbone_config.num_channels)
+        if labels is not None:
+            _check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+            labels = labels.long()
+
+        feature_maps = self.backbone(pixel_values).feature_maps
+        output = CMDLSemanticSegmenterOutput()
+        pixel_features = None
+        if self.config.use_distributions:
+            pixel_features = self.bottleneck(feature_maps[-1])
+            output.coarse_logits = self.coarse_head(pixel_features).float()
+            hidden_state = self._aggregate(pixel_features, output.coarse_logits, feature_maps)
+        else:
+            hidden_state = self._single_image_context(feature_maps)
+        output.logits = self.decode_head(hidden_state).float()
+        if self.auxiliary_head is not None and (self.training or labels is not None):
+            output.auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
+
+        if labels is not None:
+            self._compute_losses(output, labels, pixel_features)
+        if output_distributions and pixel_features is not None:
+            self._describe_distributions(output, pixel_features)
+        else:
+            output.pixel_embeddings = output.similarity = None
+        return output
+
+    def _aggregate(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
+        """Sharpen the pixel features with the class distributions and the image's own context (B, C, h, w)."""
+        class_probabilities = coarse_logits.softmax(dim=1)
+        if self.config.use_hard_voting:
+            winners = coarse_logits.argmax(dim=1, keepdim=True)
+            class_probabilities = torch.zeros_like(coarse_logits).scatter_(1, winners, 1.0)
+        aggregated_features = self.semantic_aggregation(
+            pixel_features, class_probabilities.to(pixel_features.dtype), self.memory_bank.read()
+        )
+        hidden_state = self.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
+        if self.context_module is None:
+            return hidden_state
+        # UPerNet's context lies on the finest grid, where the keys would be many times the queries.
+        context = resize(self._single_image_context(feature_maps), pixel_features.shape[-2:])
+        context_features = self.context_attention(pixel_features, context)
+        return self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
+
+    def _single_image_context(self, feature_maps: tuple[Tensor, ...]) -> Tensor:
+        """Run the context module on the stages it takes; returns (B, C, h, w) on the grid it works on."""
+        assert self.context_module is not None
+        is_pyramid = isinstance(self.context_module, FeaturePyramid)
+        return self.context_module(feature_maps[-4:] if is_pyramid else feature_maps[-1])
+
+    def _compute_losses(
+        self, output: CMDLSemanticSegmenterOutput, labels: Tensor, pixel_features: Tensor | None
+    ) -> None:
+        """Fill in `loss` and `loss_dict`, and what was computed on the way."""
+        losses = {}
+        for name in ("segmentation", "coarse", "auxiliary"):
+            logits = output.logits if name == "segmentation" else getattr(output, f"{name}_logits")
+            weight = getattr(self.config, f"{name}_loss_weight")
+            if logits is not None and weight:
+                loss = image_size_cross_entropy(logits, labels, self.config.semantic_loss_ignore_index)
+                losses[f"{name}_loss"] = weight * loss
+        if pixel_features is not None:
+            learning = self.distribution_learning(pixel_features, labels, self.memory_bank)
+            losses |= learning.losses
+            output.pixel_embeddings, output.similarity = learning.pixel_embeddings, learning.similarity
+        output.loss_dict = losses
+        output.loss = torch.stack(list(losses.values())).sum()
+
+    @torch.no_grad()
+    def _describe_distributions(self, output: CMDLSemanticSegmenterOutput, pixel_features: Tensor) -> None:
+        """Fill in where each pixel lies among the distributions."""
+        if output.similarity is None:
+            output.pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
+            output.similarity = self.memory_bank.similarity(output.pixel_embeddings)
+        classes = output.logits.argmax(dim=1)  # (B, h, w)
+        nearest = output.similarity.argmax(dim=2)  # (N, K)
+        output.distribution_ids = nearest.gather(1, classes.view(-1, 1)).view_as(classes)
+
+    def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
+        """Load pretrained weights into the backbone, in place.
+
+        Args:
+            weights (`str` or `os.PathLike`, *optional*): For a timm backbone a safetensors file with timm's key
+                names; omitted, timm downloads the weights it has for that name. For a transformers backbone a
+                folder or Hub name that its `from_pretrained` takes.
+
+        Raises:
+            ValueError: if the file does not hold every tensor of the backbone, or one of another shape.
+
+        Note:
+            `AutoBackbone.from_pretrained` would drop `output_stride`, and transformers 5 resets the running
+            statistics of timm's BatchNorms when it builds a pretrained backbone.
+        """
+        config = self.config.backbone_config
+        if config.model_type != "timm_backbone":
+            if weights is None:
+                raise ValueError(f"weights: name a folder or Hub repository with {config.model_type} weights")
+            pretrained = type(self.backbone).from_pretrained(weights, config=config)
+            self.backbone.load_state_dict(pretrained.state_dict())
+            return
+        if weights is None:
+            state_dict = timm.create_model(
+                config.backbone,
+                pretrained=True,
+                features_only=True,
+                in_chans=config.num_channels,
+                out_indices=config.out_indices,
+                output_stride=config.output_stride,
+                **(self.config.backbone_kwargs or {}),
+            ).state_dict()
+        else:
+            state_dict = {name: tensor.float() for name, tensor in load_file(os.fspath(weights)).items()}
+        _load_all(self.backbone._backbone, state_dict, f"{weights or config.backbone}")
+
+
+def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
+    """Load a state dict that may hold more than the module (a classifier, say), but not less."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state_dict and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} of the backbone's {len(expected)} tensors, such as {missing[0]}: "
+            "are these weights of another backbone?"
+        )
+    for name in expected.keys() & state_dict.keys():
+        if expected[name].shape != state_dict[name].shape:
+            raise ValueError(
+                f"{source}: {name} has shape {tuple(state_dict[name].shape)}, the backbone's has "
+                f"{tuple(expected[name].shape)}"
+            )
+    module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
+
+
+def _make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:
+    return nn.Dropout2d(config.dropout), nn.Conv2d(config.hidden_size, config.num_labels, 1)
+
+
+def _make_context_module(config: CMDLConfig, channels: list[int]) -> nn.Module | None:
+    """Single-image context; a plain FCN has its two convolutions there, CMDL-FCN nothing."""
+    hidden_size = config.hidden_size
+    match config.context_module:
+        case "ppm":
+            return PyramidPooling(channels[-1], hidden_size, config.pool_scales)
+        case "aspp":
+            return AtrousPyramidPooling(channels[-1], hidden_size, config.aspp_dilations)
+        case "criss_cross":
+            return CrissCrossContext(channels[-1], hidden_size, config.criss_cross_recurrence)
+        case "upernet":
+            return FeaturePyramid(channels[-4:], hidden_size, config.pool_scales)
+    if config.use_distributions:
+        return None
+    return nn.Sequential(ConvNormReLU(channels[-1], hidden_size, 3), ConvNormReLU(hidden_size, hidden_size, 3))
+
+
+def _may_read_values(tensor: Tensor) -> bool:
+    """Whether looking at values costs nothing: not on an accelerator, not while tracing."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"pixel_values must have shape (batch, {num_channels}, height, width), got {tuple(pixel_values.shape)}; "
+            "pass images through the image processor"
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values must be floating point, got {pixel_values.dtype}; normalise the images first")
+    if _may_read_values(pixel_values) and not (is_finite := pixel_values.isfinite()).all():
+        images = (~is_finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"pixel_values must be finite, but {(~is_finite).sum().item()} of {pixel_values.numel()} values are not, "
+            f"in image(s) {images} of the batch; check those files and the normalisation"
+        )
+
+
+def _check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_index: int) -> None:
+    expected = (pixel_values.shape[0], *pixel_values.shape[2:])
+    if tuple(labels.shape) != expected:
+        raise ValueError(
+            f"labels must have shape (batch, height, width) = {expected} like pixel_values, got {tuple(labels.shape)}"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with labels.long()")
+    if not _may_read_values(labels):
+        return
+    is_wrong = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
+    if is_wrong.any():
+        ids, counts = labels[is_wrong].unique(return_counts=True)
+        found = ", ".join(f"{i} ({n} pixels)" for i, n in zip(ids[:8].tolist(), counts[:8].tolist(), strict=True))
+        raise ValueError(
+            f"labels must lie in 0..{num_labels - 1} or be {ignore_index} (ignored), found {found}; map them before "
+            "training, or set num_labels or semantic_loss_ignore_index"
+        )
