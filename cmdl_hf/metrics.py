@@ -1,0 +1,145 @@
+"""Dataset-level segmentation scores over one streamed confusion matrix.
+
+Reference: "The Cityscapes Dataset for Semantic Urban Scene Understanding" (arXiv 1604.01685), whose evaluation
+this one agrees with: void pixels leave the count whatever was predicted there.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class SegmentationMetrics:
+    """Intersection over union, accuracy and Dice of a whole data set, in the memory of one K×K matrix.
+
+    Pixels are counted batch by batch where the predictions live, so no prediction is ever kept or gathered.
+    A class that is neither in the labels nor in the predictions scores nan and stays out of the means.
+
+    Args:
+        num_labels (`int`): Number of classes K.
+        ignore_index (`int`): Label of void pixels; what is predicted there does not count.
+        device (`torch.device` or `str`, *optional*): Where the counts are kept. Omitted, they follow the predictions.
+
+    Shape:
+        - `confusion_matrix`: (K, K), int64, pixels of this process by label (row) and prediction (column).
+
+    Note:
+        In a process group `compute` adds the processes up, so each must call it and each sample must be seen by
+        one process only: let the loader drop no sample and repeat none (accelerate: `even_batches=False`).
+
+    Example:
+        ```python
+        metrics = SegmentationMetrics(num_labels=19)
+        for batch in loader:
+            metrics.update(predict(batch["pixel_values"]), batch["labels"])
+        print(metrics.compute()["mean_iou"])
+        ```
+    """
+
+    def __init__(self, num_labels: int, ignore_index: int = 255, device: torch.device | str | None = None) -> None:
+        if num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, found {num_labels}; pass the model's config.num_labels")
+        self.num_labels = num_labels
+        self.ignore_index = ignore_index
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all pixels."""
+        self.confusion_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=self.device)
+
+    @torch.no_grad()
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count one batch, or one image.
+
+        Args:
+            predictions (`Tensor` of any shape, integer): Predicted classes in 0..K-1; free where labels are void.
+            labels (`Tensor` of the same shape, integer): True classes in 0..K-1, or `ignore_index`.
+
+        Raises:
+            TypeError: If either holds no integers.
+            ValueError: If the shapes differ or an id lies outside its range.
+        """
+        _check_pair(predictions, labels)
+        K = self.num_labels
+        predictions = predictions.flatten().long()
+        labels = labels.flatten().to(predictions.device).long()
+        is_void = labels == self.ignore_index
+        is_unknown = (predictions < 0) | (predictions >= K) | (labels < 0) | (labels >= K)
+        if (is_unknown & ~is_void).any():
+            raise ValueError(self._describe_unknown_ids(predictions[~is_void], labels[~is_void]))
+
+        # Void pixels fall into one bin of their own: a third of the time of selecting the others.
+        cells = torch.where(is_void, K * K, torch.add(predictions, labels, alpha=K))
+        counts = torch.bincount(cells, minlength=K * K + 1)[:-1].view(K, K)
+        target = counts.device if self.device is None else self.device
+        self.confusion_matrix = self.confusion_matrix.to(target) + counts.to(target)
+
+    def compute(self) -> dict[str, float | list[float]]:
+        """Score everything counted since the last `reset`, by all processes; counting may go on afterwards.
+
+        Returns:
+            `dict` of Python floats in [0, 1], nan where nothing was there to count:
+                - `mean_iou`, `per_class_iou` (K values): tp / (tp + fp + fn);
+                - `mean_accuracy`, `per_class_accuracy`: tp / (tp + fn), of the classes in the labels;
+                - `overall_accuracy`: correct pixels / pixels;
+                - `frequency_weighted_iou`: IoU weighted by the classes' shares of the labels;
+                - `mean_dice`, `per_class_dice`: 2 tp / (2 tp + fp + fn).
+        """
+        matrix = _sum_over_processes(self.confusion_matrix).cpu().double()
+        correct, in_labels, in_predictions = matrix.diagonal(), matrix.sum(dim=1), matrix.sum(dim=0)
+        iou = correct / (in_labels + in_predictions - correct)
+        accuracy = torch.where(in_labels > 0, correct / in_labels, math.nan)
+        dice = 2 * correct / (in_labels + in_predictions)
+        num_pixels = in_labels.sum()
+        return {
+            "mean_iou": iou.nanmean().item(),
+            "per_class_iou": iou.tolist(),
+            "mean_accuracy": accuracy.nanmean().item(),
+            "per_class_accuracy": accuracy.tolist(),
+            "overall_accuracy": (correct.sum() / num_pixels).item(),
+            "frequency_weighted_iou": ((in_labels * iou).nansum() / num_pixels).item(),
+            "mean_dice": dice.nanmean().item(),
+            "per_class_dice": dice.tolist(),
+        }
+
+    def _describe_unknown_ids(self, predictions: Tensor, labels: Tensor) -> str:
+        """Word the error for ids outside 0..K-1; void pixels are already left out."""
+        K = self.num_labels
+        unknown = labels[(labels < 0) | (labels >= K)]
+        rule = f"labels must lie in 0..{K - 1} or be {self.ignore_index} (void)"
+        cure = "map the data set's raw ids to train ids, or raise num_labels"
+        if len(unknown) == 0:
+            unknown = predictions[(predictions < 0) | (predictions >= K)]
+            rule = f"predictions must lie in 0..{K - 1}"
+            cure = "num_labels must be the number of classes the model predicts"
+        found = ", ".join(map(str, unknown.unique()[:8].tolist()))
+        return f"{rule}, found {found} on {len(unknown)} pixels; {cure}"
+
+
+def _check_pair(predictions: Tensor, labels: Tensor) -> None:
+    """Refuse anything but two integer tensors of one shape."""
+    for name, ids in (("predictions", predictions), ("labels", labels)):
+        if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+            raise TypeError(
+                f"{name} must hold integer class ids, found {ids.dtype} of shape {tuple(ids.shape)}; "
+                "take logits.argmax(dim=1) of scores, .long() of a mask"
+            )
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            f"predictions and labels must have one shape, found {tuple(predictions.shape)} and {tuple(labels.shape)}; "
+            "enlarge the logits to the labels' size before taking the argmax"
+        )
+
+
+def _sum_over_processes(counts: Tensor) -> Tensor:
+    """Return the sum of `counts` over all processes and leave `counts` itself as it is."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return counts
+    # A process that has seen no batch still holds its counts on the CPU, where NCCL cannot reach them.
+    device = torch.device("cpu") if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
+    total = counts.to(device, copy=True)
+    dist.all_reduce(total)
+    return total
