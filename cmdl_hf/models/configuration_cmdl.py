@@ -222,6 +222,8 @@ class CMDLConfig(PreTrainedConfig):
         for name, minimum in lowest.items():
             if not getattr(self, name) >= minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+        if not any(getattr(self, f"{name}_loss_weight") for name in self._trained_heads()):
+            raise ValueError("segmentation_loss_weight: at least one loss must have a weight above 0")
         for name in ("dropout", "memory_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -231,6 +233,13 @@ class CMDLConfig(PreTrainedConfig):
             values = getattr(self, name)
             if not values or min(values) < 1:
                 raise ValueError(f"{name} must be positive integers, got {values}")
+
+    def _trained_heads(self) -> list[str]:
+        """Name the losses that this architecture has, without `_loss_weight`."""
+        names = ["segmentation"] + ["auxiliary"] * self.use_auxiliary_head
+        if self.use_distributions:
+            names += ["coarse", "prototype", "contrastive"] + ["class_margin"] * (not self.use_class_margin_reference)
+        return names
 
     def _validate_labels(self) -> None:
         if self.num_labels < 2:

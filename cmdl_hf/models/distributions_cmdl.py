@@ -3,7 +3,7 @@
 Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,8 @@ class CMDLSemanticAggregation(nn.Module):
             `aggregated_features`, `Tensor` of shape (B, C, h, w).
         """
         convolution, norm, activation = self.vote_fusion
-        class_votes = F.linear(prototypes.flatten(1).to(convolution.weight.dtype), convolution.weight.flatten(1))
+        weight = cast(Tensor, convolution.weight).flatten(1)  # (C, M·C)
+        class_votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
         voted = F.conv2d(class_probabilities, class_votes.t()[:, :, None, None].to(class_probabilities.dtype))
         return self.attention(pixel_features, activation(norm(voted)))
 

@@ -16,6 +16,7 @@ from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import (
     AtrousPyramidPooling,
@@ -185,31 +186,47 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         """
         if output_distributions and not self.config.use_distributions:
             raise ValueError("output_distributions=True needs a model with config.use_distributions=True")
-        _check_pixel_values(pixel_values, self.config.backbone_config.num_channels)
+        check_pixel_values(pixel_values, self.config.backbone_config.num_channels)
         if labels is not None:
-            _check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+            check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
             labels = labels.long()
 
         feature_maps = self.backbone(pixel_values).feature_maps
-        output = CMDLSemanticSegmenterOutput()
-        pixel_features = None
+        pixel_features, coarse_logits = None, None
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
-            output.coarse_logits = self.coarse_head(pixel_features).float()
-            hidden_state = self._aggregate(pixel_features, output.coarse_logits, feature_maps)
+            coarse_logits = self.coarse_head(pixel_features).float()
+            hidden_state = self._aggregate(pixel_features, coarse_logits, feature_maps)
         else:
             hidden_state = self._single_image_context(feature_maps)
-        output.logits = self.decode_head(hidden_state).float()
+        logits = self.decode_head(hidden_state).float()
+        auxiliary_logits = None
         if self.auxiliary_head is not None and (self.training or labels is not None):
-            output.auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
+            auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
 
+        losses: dict[str, Tensor] | None = None
+        pixel_embeddings = similarity = distribution_ids = None
         if labels is not None:
-            self._compute_losses(output, labels, pixel_features)
-        if output_distributions and pixel_features is not None:
-            self._describe_distributions(output, pixel_features)
-        else:
-            output.pixel_embeddings = output.similarity = None
-        return output
+            losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
+            if pixel_features is not None:
+                learned = self.distribution_learning(pixel_features, labels, self.memory_bank)
+                losses |= learned.losses
+                pixel_embeddings, similarity = learned.pixel_embeddings, learned.similarity
+        if output_distributions:
+            if similarity is None:
+                pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
+                similarity = self.memory_bank.similarity(pixel_embeddings)
+            distribution_ids = _nearest_distribution(similarity, logits.argmax(dim=1))
+        return CMDLSemanticSegmenterOutput(
+            loss=None if losses is None else torch.stack(list(losses.values())).sum(),
+            logits=logits,
+            coarse_logits=coarse_logits,
+            auxiliary_logits=auxiliary_logits,
+            loss_dict=losses,
+            pixel_embeddings=pixel_embeddings if output_distributions else None,
+            similarity=similarity if output_distributions else None,
+            distribution_ids=distribution_ids,
+        )
 
     def _aggregate(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
         """Sharpen the pixel features with the class distributions and the image's own context (B, C, h, w)."""
@@ -234,33 +251,20 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         is_pyramid = isinstance(self.context_module, FeaturePyramid)
         return self.context_module(feature_maps[-4:] if is_pyramid else feature_maps[-1])
 
-    def _compute_losses(
-        self, output: CMDLSemanticSegmenterOutput, labels: Tensor, pixel_features: Tensor | None
-    ) -> None:
-        """Fill in `loss` and `loss_dict`, and what was computed on the way."""
-        losses = {}
-        for name in ("segmentation", "coarse", "auxiliary"):
-            logits = output.logits if name == "segmentation" else getattr(output, f"{name}_logits")
-            weight = getattr(self.config, f"{name}_loss_weight")
-            if logits is not None and weight:
-                loss = image_size_cross_entropy(logits, labels, self.config.semantic_loss_ignore_index)
-                losses[f"{name}_loss"] = weight * loss
-        if pixel_features is not None:
-            learning = self.distribution_learning(pixel_features, labels, self.memory_bank)
-            losses |= learning.losses
-            output.pixel_embeddings, output.similarity = learning.pixel_embeddings, learning.similarity
-        output.loss_dict = losses
-        output.loss = torch.stack(list(losses.values())).sum()
-
-    @torch.no_grad()
-    def _describe_distributions(self, output: CMDLSemanticSegmenterOutput, pixel_features: Tensor) -> None:
-        """Fill in where each pixel lies among the distributions."""
-        if output.similarity is None:
-            output.pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
-            output.similarity = self.memory_bank.similarity(output.pixel_embeddings)
-        classes = output.logits.argmax(dim=1)  # (B, h, w)
-        nearest = output.similarity.argmax(dim=2)  # (N, K)
-        output.distribution_ids = nearest.gather(1, classes.view(-1, 1)).view_as(classes)
+    def _cross_entropies(
+        self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Image-size losses of the heads there are, each times its weight."""
+        heads = {
+            "segmentation_loss": (logits, self.config.segmentation_loss_weight),
+            "coarse_loss": (coarse_logits, self.config.coarse_loss_weight),
+            "auxiliary_loss": (auxiliary_logits, self.config.auxiliary_loss_weight),
+        }
+        return {
+            name: weight * image_size_cross_entropy(scores, labels, self.config.semantic_loss_ignore_index)
+            for name, (scores, weight) in heads.items()
+            if scores is not None and weight
+        }
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.
@@ -317,6 +321,11 @@ def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> 
     module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
 
 
+def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:
+    """Which distribution of its class a pixel is nearest to: (N, K, M) and (B, h, w) to (B, h, w)."""
+    return similarity.argmax(dim=2).gather(1, classes.view(-1, 1)).view_as(classes)
+
+
 def _make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:
     return nn.Dropout2d(config.dropout), nn.Conv2d(config.hidden_size, config.num_labels, 1)
 
@@ -336,44 +345,3 @@ def _make_context_module(config: CMDLConfig, channels: list[int]) -> nn.Module |
     if config.use_distributions:
         return None
     return nn.Sequential(ConvNormReLU(channels[-1], hidden_size, 3), ConvNormReLU(hidden_size, hidden_size, 3))
-
-
-def _may_read_values(tensor: Tensor) -> bool:
-    """Whether looking at values costs nothing: not on an accelerator, not while tracing."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
-    if pixel_values.dim() != 4 or pixel_values.shape[1] != num_channels:
-        raise ValueError(
-            f"pixel_values must have shape (batch, {num_channels}, height, width), got {tuple(pixel_values.shape)}; "
-            "pass images through the image processor"
-        )
-    if not pixel_values.is_floating_point():
-        raise ValueError(f"pixel_values must be floating point, got {pixel_values.dtype}; normalise the images first")
-    if _may_read_values(pixel_values) and not (is_finite := pixel_values.isfinite()).all():
-        images = (~is_finite).flatten(1).any(dim=1).nonzero().flatten().tolist()
-        raise ValueError(
-            f"pixel_values must be finite, but {(~is_finite).sum().item()} of {pixel_values.numel()} values are not, "
-            f"in image(s) {images} of the batch; check those files and the normalisation"
-        )
-
-
-def _check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_index: int) -> None:
-    expected = (pixel_values.shape[0], *pixel_values.shape[2:])
-    if tuple(labels.shape) != expected:
-        raise ValueError(
-            f"labels must have shape (batch, height, width) = {expected} like pixel_values, got {tuple(labels.shape)}"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with labels.long()")
-    if not _may_read_values(labels):
-        return
-    is_wrong = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
-    if is_wrong.any():
-        ids, counts = labels[is_wrong].unique(return_counts=True)
-        found = ", ".join(f"{i} ({n} pixels)" for i, n in zip(ids[:8].tolist(), counts[:8].tolist(), strict=True))
-        raise ValueError(
-            f"labels must lie in 0..{num_labels - 1} or be {ignore_index} (ignored), found {found}; map them before "
-            "training, or set num_labels or semantic_loss_ignore_index"
-        )

@@ -1,0 +1,75 @@
+"""Shared fixtures: small models, and the data beside the checkout where there is some."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+TINY_BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 8, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_indices": [1, 2, 3, 4],
+}
+"""A transformers ResNet of 30 thousand parameters; its last grid is 1/32 of the image."""
+
+CONTEXT_MODULES = ("none", "ppm", "aspp", "criss_cross", "upernet")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_config():
+    """Build a tiny CMDLConfig; keywords override."""
+
+    def make(**overrides):
+        settings = {
+            "backbone_config": dict(TINY_BACKBONE),
+            "num_labels": 5,
+            "num_distributions": 3,
+            "hidden_size": 16,
+            "attention_size": 8,
+            "aspp_dilations": (1, 2, 3),
+        }
+        return CMDLConfig(**(settings | overrides))
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_config):
+    """Build a tiny model; keywords override its config."""
+    return lambda **overrides: CMDLForSemanticSegmentation(make_config(**overrides))
+
+
+@pytest.fixture
+def make_batch():
+    """Random images and labels with some ignored pixels."""
+
+    def make(batch_size=2, height=64, width=96, num_labels=5, ignore_index=255):
+        labels = torch.randint(0, num_labels, (batch_size, height // 32, width // 32))
+        labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
+        labels[:, :4] = ignore_index
+        return torch.randn(batch_size, 3, height, width), labels
+
+    return make
+
+
+@pytest.fixture
+def shared_dir():
+    """Folder with real data and reference figures beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside the checkout")
+    return SHARED

@@ -1,0 +1,112 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cmdl_hf.models.losses_cmdl import (
+    class_margin_loss,
+    class_margin_reference,
+    contrastive_loss,
+    image_size_cross_entropy,
+)
+
+
+def literal_contrastive_loss(similarity, labels, temperature=1.0):
+    """One cross-entropy for each class present and each of its distributions."""
+    num_distributions = similarity.shape[2]
+    class_losses = []
+    for label in labels[labels < similarity.shape[1]].unique():
+        mine = similarity[labels == label] / temperature
+        others = torch.cat([mine[:, :label], mine[:, label + 1 :]], dim=1).flatten(1)
+        targets = torch.zeros(len(mine), dtype=torch.int64)
+        losses = [
+            F.cross_entropy(torch.cat([mine[:, label, m, None], others], dim=1), targets)
+            for m in range(num_distributions)
+        ]
+        class_losses.append(torch.stack(losses).mean())
+    return torch.stack(class_losses).mean()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_contrast_equals_the_literal_loop_in_value_and_gradient(temperature):
+    similarity = torch.rand(200, 5, 3, dtype=torch.float64) * 2 - 1
+    labels = torch.randint(0, 5, (200,))
+    labels[labels == 2] = 255
+    ours, literal = similarity.clone().requires_grad_(), similarity.clone().requires_grad_()
+    loss, expected = (
+        contrastive_loss(ours, labels, temperature),
+        literal_contrastive_loss(literal, labels, temperature),
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, literal.grad)
+
+
+def test_contrast_gradient_against_finite_differences():
+    similarity = (torch.rand(6, 3, 2, dtype=torch.float64) * 2 - 1).requires_grad_()
+    labels = torch.tensor([0, 0, 1, 1, 255, 0])
+    assert torch.autograd.gradcheck(lambda s: contrastive_loss(s, labels, 0.5), similarity)
+
+
+def test_contrast_stays_finite_at_a_tiny_temperature():
+    similarity = torch.full((4, 3, 2), -1.0)
+    similarity[:, 0] = 1.0
+    similarity.requires_grad_()
+    loss = contrastive_loss(similarity, torch.zeros(4, dtype=torch.int64), 0.01)
+    loss.backward()
+    assert loss.isfinite()
+    assert similarity.grad.isfinite().all()
+
+
+def test_cross_entropy_is_the_mean_over_pixels_that_count():
+    logits, labels = torch.randn(2, 4, 3, 5), torch.randint(0, 4, (2, 12, 20))
+    labels[:, :3] = 255
+    for align_corners in (False, True):
+        enlarged = F.interpolate(logits, size=(12, 20), mode="bilinear", align_corners=align_corners)
+        expected = F.cross_entropy(enlarged, labels, ignore_index=255)
+        torch.testing.assert_close(image_size_cross_entropy(logits, labels, 255, align_corners), expected)
+
+
+def test_class_margin_compares_classes():
+    prototypes = F.normalize(torch.randn(4, 3, 8), dim=-1)
+    embeddings, labels = F.normalize(torch.randn(50, 8), dim=-1), torch.randint(0, 3, (50,))
+    labels[:10] = 255
+    margins = []
+    for label in range(3):
+        mean = F.normalize(embeddings[labels == label].mean(dim=0), dim=0)
+        others = [F.normalize(prototypes[c].mean(dim=0), dim=0) @ mean for c in range(4) if c != label]
+        margins.append((1 + max(others)) / 2)
+    torch.testing.assert_close(class_margin_loss(embeddings, labels, prototypes), torch.stack(margins).mean())
+
+
+def test_class_margin_pushes_a_class_away_from_its_nearest_neighbour():
+    prototypes = F.normalize(torch.randn(3, 2, 8), dim=-1)
+    embeddings = F.normalize(torch.randn(30, 8), dim=-1).requires_grad_()
+    labels = torch.arange(30) % 3
+    before = class_margin_loss(embeddings, labels, prototypes)
+    before.backward()
+    moved = F.normalize(embeddings.detach() - embeddings.grad, dim=-1)
+    assert class_margin_loss(moved, labels, prototypes) < before
+
+
+def test_the_reference_class_margin_compares_channels_and_has_no_gradient():
+    prototypes = torch.randn(4, 3, 8, requires_grad=True)
+    mean = prototypes.detach().mean(dim=1)
+    cosines = [F.cosine_similarity(mean[:, i], mean[:, j], dim=0) for i in range(8) for j in range(8) if i != j]
+    margin = class_margin_reference(prototypes)
+    torch.testing.assert_close(margin, (1 + min(cosines)) / 4)
+    assert not margin.requires_grad
+
+
+def test_without_any_pixel_every_loss_is_zero_with_a_zero_gradient():
+    labels = torch.full((30,), 255)
+    similarity = torch.rand(30, 4, 2, requires_grad=True)
+    embeddings = torch.randn(30, 8, requires_grad=True)
+    logits = torch.randn(1, 4, 5, 6, requires_grad=True)
+    for loss, source in (
+        (contrastive_loss(similarity, labels), similarity),
+        (class_margin_loss(embeddings, labels, torch.randn(4, 2, 8)), embeddings),
+        (image_size_cross_entropy(logits, labels.view(1, 5, 6)), logits),
+    ):
+        assert loss == 0
+        assert torch.autograd.grad(loss, source)[0].abs().max() == 0

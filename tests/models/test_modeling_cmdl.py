@@ -1,0 +1,373 @@
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf.models.losses_cmdl import contrastive_loss
+
+CONTEXT_MODULES = ["none", "ppm", "aspp", "criss_cross", "upernet"]
+DISTRIBUTION_LOSSES = {"prototype_loss", "contrastive_loss", "class_margin_loss"}
+PLAIN_LOSSES = {"segmentation_loss", "auxiliary_loss"}
+
+
+@pytest.mark.parametrize("use_distributions", [True, False])
+@pytest.mark.parametrize("context_module", CONTEXT_MODULES)
+class TestEveryFramework:
+    def test_shapes_losses_and_gradients(self, make_model, make_batch, context_module, use_distributions):
+        model = make_model(context_module=context_module, use_distributions=use_distributions)
+        pixel_values, labels = make_batch()
+        output = model(pixel_values, labels=labels)
+        is_pyramid = context_module == "upernet" and not use_distributions
+        assert output.logits.shape == (
+            (2, 5, 16, 24) if is_pyramid else (2, 5, 2, 3)
+        )  # the finest grid, R's otherwise
+        assert output.auxiliary_logits.shape == (2, 5, 4, 6)
+        expected = PLAIN_LOSSES | (DISTRIBUTION_LOSSES | {"coarse_loss"} if use_distributions else set())
+        assert output.loss_dict.keys() == expected
+        torch.testing.assert_close(output.loss, sum(output.loss_dict.values()))
+        if use_distributions:
+            assert output.coarse_logits.shape == (2, 5, 2, 3)
+        else:
+            assert output.coarse_logits is None
+        output.loss.backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert not without
+
+    def test_round_trip(self, make_model, make_batch, tmp_path, context_module, use_distributions):
+        model = make_model(context_module=context_module, use_distributions=use_distributions)
+        pixel_values, labels = make_batch()
+        model(pixel_values, labels=labels)  # moves BatchNorm statistics and the bank
+        model.eval().save_pretrained(tmp_path)
+        loaded, report = CMDLForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, atol=0, rtol=0)
+
+
+def test_plain_fcn_is_two_convolutions_dropout_and_a_classifier(make_model):
+    model = make_model(use_distributions=False, hidden_size=512, dropout=0.1)
+    convolutions = [m for m in model.context_module.modules() if isinstance(m, nn.Conv2d)]
+    assert [tuple(c.weight.shape) for c in convolutions] == [(512, 32, 3, 3), (512, 512, 3, 3)]
+    dropout, classifier = model.decode_head
+    assert isinstance(dropout, nn.Dropout2d)
+    assert dropout.p == 0.1
+    assert tuple(classifier.weight.shape) == (5, 512, 1, 1)
+    assert not [name for name in model.state_dict() if "memory" in name or "distribution" in name]
+
+
+@pytest.mark.parametrize("context_module", CONTEXT_MODULES)
+def test_plain_network_is_part_of_the_cmdl_network(make_model, context_module):
+    plain = make_model(context_module=context_module, use_distributions=False)
+    if context_module != "none":
+        ours = make_model(context_module=context_module).context_module.state_dict()
+        assert {k: v.shape for k, v in plain.context_module.state_dict().items()} == {
+            k: v.shape for k, v in ours.items()
+        }
+    assert sum(p.numel() for p in plain.parameters()) < sum(
+        p.numel() for p in make_model(context_module=context_module).parameters()
+    )
+
+
+def test_labels_in_eval_mode_give_losses_without_update_or_draw(make_model, make_batch):
+    model = make_model(assignment="sample").eval()
+    pixel_values, labels = make_batch()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    output = model(pixel_values, labels=labels)
+    assert output.loss.isfinite()
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_training_without_labels_does_not_update_the_bank(make_model, make_batch):
+    model = make_model().train()
+    before = model.memory_bank.read()
+    output = model(make_batch()[0])
+    assert output.loss is None
+    assert output.loss_dict is None
+    assert torch.equal(model.memory_bank.prototypes, before)
+
+
+def test_auxiliary_logits_cost_nothing_in_inference(make_model, make_batch):
+    assert make_model().eval()(make_batch()[0]).auxiliary_logits is None
+
+
+def test_output_distributions(make_model, make_batch):
+    model = make_model().eval()
+    with torch.no_grad():
+        output = model(make_batch()[0], output_distributions=True)
+    assert output.pixel_embeddings.shape == (12, 16)
+    assert output.similarity.shape == (12, 5, 3)
+    assert output.distribution_ids.shape == (2, 2, 3)
+    classes = output.logits.argmax(dim=1).flatten()
+    expected = torch.stack([output.similarity[i, c].argmax() for i, c in enumerate(classes)]).view(2, 2, 3)
+    assert torch.equal(output.distribution_ids, expected)
+    assert make_model().eval()(make_batch()[0]).similarity is None
+
+
+def test_output_distributions_does_not_move_statistics_twice(make_model, make_batch):
+    pixel_values, labels = make_batch()
+    model = make_model()
+    model(pixel_values, labels=labels, output_distributions=True)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {1}
+
+
+def test_output_distributions_needs_distributions(make_model, make_batch):
+    with pytest.raises(ValueError, match="use_distributions=True"):
+        make_model(use_distributions=False)(make_batch()[0], output_distributions=True)
+
+
+def test_return_dict_false_gives_a_tuple(make_model, make_batch):
+    model = make_model().eval()
+    pixel_values, labels = make_batch()
+    output = model(pixel_values, labels=labels)
+    as_tuple = model(pixel_values, labels=labels, return_dict=False)
+    torch.testing.assert_close(as_tuple[0], output.loss)
+    torch.testing.assert_close(as_tuple[1], output.logits)
+
+
+def test_hard_voting_votes_with_the_winner_alone(make_model, make_batch):
+    soft, hard = make_model().eval(), make_model(use_hard_voting=True).eval()
+    hard.load_state_dict(soft.state_dict())
+    with torch.no_grad():
+        for model in (soft, hard):
+            model.coarse_head[-1].weight.mul_(1e4)  # a decided softmax is one-hot
+        pixel_values, _ = make_batch()
+        torch.testing.assert_close(hard(pixel_values).logits, soft(pixel_values).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_voting_weights_take_gradient(make_model, make_batch):
+    model = make_model(coarse_loss_weight=0.0)
+    pixel_values, labels = make_batch()
+    model(pixel_values, labels=labels).loss.backward()
+    assert model.coarse_head[-1].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "moves"),
+    [
+        ("segmentation", "decode_head."),
+        ("coarse", "coarse_head."),
+        ("auxiliary", "auxiliary_head."),
+        ("prototype", "distribution_learning.prototype_norm."),
+        ("contrastive", "distribution_learning.projection_head."),
+        ("class_margin", "distribution_learning.projection_head."),
+    ],
+)
+def test_each_loss_moves_what_it_should_and_nothing_else(make_model, make_batch, loss, moves):
+    weights = {
+        f"{name}_loss_weight": 0.0
+        for name in ("segmentation", "coarse", "auxiliary", "prototype", "contrastive", "class_margin")
+    }
+    model = make_model(**(weights | {f"{loss}_loss_weight": 1.0}))
+    pixel_values, labels = make_batch()
+    model(pixel_values, labels=labels).loss.backward()
+    touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(name.startswith(moves) for name in touched)
+    heads = {
+        "decode_head.",
+        "coarse_head.",
+        "auxiliary_head.",
+        "distribution_learning.prototype_norm.",
+        "distribution_learning.projection_head.",
+    }
+    reached = {"segmentation": {"coarse_head."}, "prototype": {"distribution_learning.projection_head."}}
+    for head in heads - {moves} - reached.get(loss, set()):
+        assert not any(name.startswith(head) for name in touched), head
+
+
+def test_reference_margin_is_reported_by_the_preset(make_batch, make_config):
+    settings = make_config().to_dict()
+    kept = ("backbone_config", "num_distributions", "hidden_size", "attention_size", "id2label")
+    model = CMDLForSemanticSegmentation(CMDLConfig.from_preset("reference", **{key: settings[key] for key in kept}))
+    assert model.memory_bank.prototypes.norm(dim=-1).max() < 0.2  # un-normalised start
+    pixel_values, labels = make_batch()
+    output = model(pixel_values, labels=labels)
+    assert "class_margin_reference" in output.loss_dict
+    torch.testing.assert_close(model.memory_bank.prototypes.norm(dim=-1), torch.ones(5, 3))
+
+
+def test_layers_start_as_torch_starts_them(make_model):
+    convolution = make_model(hidden_size=64).fusion[0]
+    bound = (128 * 9) ** -0.5
+    assert convolution.weight.abs().max() <= bound
+    torch.testing.assert_close(convolution.weight.std(), torch.tensor(bound / 3**0.5), rtol=0.05, atol=0)
+
+
+def test_labels_shrink_with_torch_nearest(make_model, make_batch):
+    model = make_model(dropout=0.0).eval()
+    labels = torch.randint(0, 5, (1, 70, 90))
+    output = model(torch.randn(1, 3, 70, 90), labels=labels, output_distributions=True)
+    grid = F.interpolate(labels[:, None].float(), size=output.logits.shape[-2:], mode="nearest").long().flatten()
+    expected = 0.05 * contrastive_loss(output.similarity, grid)
+    torch.testing.assert_close(output.loss_dict["contrastive_loss"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_bank_in_float32(make_model, tmp_path, dtype):
+    make_model().save_pretrained(tmp_path)
+    model = CMDLForSemanticSegmentation.from_pretrained(tmp_path, dtype=dtype).eval()
+    assert model.fusion[0].weight.dtype == dtype
+    assert model.memory_bank.prototypes.dtype == torch.float32
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, 64, 64, dtype=dtype), output_distributions=True)
+    assert output.logits.dtype == torch.float32
+    assert output.similarity.dtype == torch.float32
+
+
+def test_autocast_trains(make_model, make_batch):
+    model = make_model(context_module="ppm")
+    pixel_values, labels = make_batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(pixel_values, labels=labels)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert model.memory_bank.prototypes.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_fine_tuning_with_other_classes_resets_bank_and_classifiers(make_model, make_config, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    config = make_config(num_labels=7)
+    model = CMDLForSemanticSegmentation.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    assert model.memory_bank.prototypes.shape == (7, 3, 16)
+    torch.testing.assert_close(model.memory_bank.prototypes.norm(dim=-1), torch.ones(7, 3))
+    assert model.memory_bank.num_updates.sum() == 0
+    assert model.decode_head[-1].weight.shape[0] == 7
+
+
+class TestBackboneWeights:
+    def make(self, make_config):
+        backbone_config = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [3, 4]}
+        return CMDLForSemanticSegmentation(make_config(backbone_config=backbone_config))
+
+    def test_a_file_with_a_classifier_too(self, make_config, tmp_path):
+        source = timm.create_model("resnet18")
+        for module in source.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.running_mean)
+        save_file(source.state_dict(), tmp_path / "weights.safetensors")
+        model = self.make(make_config)
+        model.load_backbone_weights(tmp_path / "weights.safetensors")
+        backbone = model.backbone._backbone.state_dict()
+        assert len(backbone) > 100
+        for name, tensor in backbone.items():
+            assert torch.equal(tensor, source.state_dict()[name]), name
+        assert model.backbone._backbone["layer4"][0].bn1.running_mean.abs().sum() > 0  # not reset
+
+    def test_a_file_of_another_backbone(self, make_config, tmp_path):
+        save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "weights.safetensors")
+        with pytest.raises(ValueError, match=r"weights.safetensors lacks .* weights of another backbone"):
+            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+
+    def test_a_file_with_other_shapes(self, make_config, tmp_path):
+        save_file(timm.create_model("resnet18", in_chans=4).state_dict(), tmp_path / "weights.safetensors")
+        with pytest.raises(ValueError, match=r"conv1.weight has shape \(64, 4, 7, 7\)"):
+            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+
+    def test_the_timm_weights_of_the_name(self, make_config, monkeypatch):
+        source = timm.create_model("resnet18", features_only=True, out_indices=[3, 4])
+        model = self.make(make_config)
+        calls = []
+        monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: calls.append((name, kwargs)) or source)
+        model.load_backbone_weights()
+        (name, settings), *others = calls
+        assert not others
+        assert (name, settings["pretrained"], settings["out_indices"]) == ("resnet18", True, [3, 4])
+        assert torch.equal(model.backbone._backbone.conv1.weight, source.conv1.weight)
+
+    def test_a_transformers_backbone(self, make_config, make_model, tmp_path):
+        source = make_model()
+        source.backbone.save_pretrained(tmp_path)
+        model = make_model()
+        model.load_backbone_weights(tmp_path)
+        for name, tensor in source.backbone.state_dict().items():
+            assert torch.equal(model.backbone.state_dict()[name], tensor), name
+        with pytest.raises(ValueError, match="name a folder or Hub repository"):
+            model.load_backbone_weights()
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda x, y: (x[0], y), r"pixel_values must have shape \(batch, 3, height, width\)"),
+            (lambda x, y: (x[:, :1], y), r"pixel_values must have shape .* got \(2, 1, 64, 96\)"),
+            (lambda x, y: ((x * 255).byte(), y), "pixel_values must be floating point"),
+            (lambda x, y: (x.index_fill(0, torch.tensor([1]), torch.nan), y), r"must be finite.*image\(s\) \[1\]"),
+            (lambda x, y: (x, y.float()), "labels must be integers, got torch.float32"),
+            (lambda x, y: (x, y[0]), r"labels must have shape .* \(2, 64, 96\)"),
+            (lambda x, y: (x, y[:, None]), r"labels must have shape .* \(2, 64, 96\)"),
+            (lambda x, y: (x, y[:, ::2, ::2]), r"labels must have shape .* got \(2, 32, 48\)"),
+            (lambda x, y: (x, y[:1]), r"labels must have shape"),
+            (lambda x, y: (x, y.where(y != 255, 19)), r"0..4 or be 255 .* found 19 \(768 pixels\)"),
+            (lambda x, y: (x, y.where(y != 255, -1)), r"found -1 \(768 pixels\)"),
+        ],
+    )
+    def test_is_refused_with_rule_value_and_cure(self, make_model, make_batch, change, message):
+        pixel_values, labels = change(*make_batch())
+        model = make_model()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            model(pixel_values, labels=labels)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+
+    @pytest.mark.parametrize("use_distributions", [True, False])
+    def test_all_ignored_batch_gives_zero_loss_and_leaves_the_bank(self, make_model, make_batch, use_distributions):
+        model = make_model(use_distributions=use_distributions)
+        pixel_values, labels = make_batch()
+        before = model.memory_bank.read() if use_distributions else None
+        output = model(pixel_values, labels=torch.full_like(labels, 255))
+        output.loss.backward()
+        assert output.loss == 0
+        assert all(p.grad is None or p.grad.abs().max() == 0 for p in model.parameters())
+        if use_distributions:
+            torch.testing.assert_close(model.memory_bank.prototypes, before)
+
+    def test_an_absent_class_keeps_its_prototypes(self, make_model, make_batch):
+        model = make_model(memory_momentum_warmup=0)
+        pixel_values, labels = make_batch(num_labels=3)
+        before = model.memory_bank.read()
+        output = model(pixel_values, labels=labels)
+        output.loss.backward()
+        assert output.loss.isfinite()
+        torch.testing.assert_close(model.memory_bank.prototypes[3:], before[3:])
+
+    @pytest.mark.parametrize("num_labels", [2, 171])
+    def test_few_and_many_classes(self, make_model, make_batch, num_labels):
+        model = make_model(num_labels=num_labels)
+        pixel_values, labels = make_batch(num_labels=num_labels)
+        output = model(pixel_values, labels=labels)
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert output.logits.shape[1] == num_labels
+
+    @pytest.mark.parametrize("context_module", CONTEXT_MODULES)
+    @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
+    def test_tiny_and_odd_images(self, make_model, context_module, size):
+        model = make_model(context_module=context_module)
+        pixel_values, labels = torch.randn(2, 3, *size), torch.randint(0, 5, (2, *size))
+        model(pixel_values, labels=labels).loss.backward()
+        with torch.no_grad():
+            assert model.eval()(pixel_values[:1]).logits.isfinite().all()
+
+    @pytest.mark.parametrize("context_module", ["ppm", "aspp", "upernet"])
+    @pytest.mark.parametrize("use_distributions", [True, False])
+    def test_batch_of_one_in_training_with_pooled_branches(self, make_model, context_module, use_distributions):
+        model = make_model(context_module=context_module, use_distributions=use_distributions)
+        with pytest.raises(ValueError, match="train with at least 2 images"):
+            model(torch.randn(1, 3, 64, 64), labels=torch.zeros(1, 64, 64, dtype=torch.int64))
+
+    def test_small_integer_labels_are_taken(self, make_model, make_batch):
+        model = make_model().eval()
+        pixel_values, labels = make_batch()
+        wide, narrow = model(pixel_values, labels=labels).loss, model(pixel_values, labels=labels.byte()).loss
+        torch.testing.assert_close(wide, narrow)
