@@ -1,7 +1,7 @@
 """Registration with transformers' Auto classes that costs nothing until they are used.
 
 After `import cmdl_hf`, `AutoModelForSemanticSegmentation.from_pretrained(folder)` must know CMDL, yet the import
-itself must not load torch. So the models are imported (and register themselves) when transformers loads its
+itself must not load torch. So the models are imported, and register themselves, once transformers has loaded its
 Auto classes.
 """
 
@@ -14,20 +14,24 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _MODELS = "cmdl_hf.models"
-_AUTO_CONFIG = "transformers.models.auto.configuration_auto"
-_AUTO_MODEL = "transformers.models.auto.modeling_auto"
+_AUTO_CLASSES = "transformers.models.auto.configuration_auto"
 
 
 class _AutoClassWatcher(MetaPathFinder):
-    """Finder that has the models imported right after one of transformers' Auto modules was executed."""
+    """Finder that has the models imported when an import of transformers is over and brought its Auto classes.
 
-    is_searching = False
+    Not earlier: transformers' modules import one another in circles, and half a module is of no use to the models.
+    """
+
+    def __init__(self) -> None:
+        self.is_searching = False
+        self.num_executing = 0
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find the Auto modules through the other finders; leave every other module to them."""
-        if self.is_searching or fullname not in (_AUTO_CONFIG, _AUTO_MODEL):
+        """Find transformers' modules through the other finders; leave every other module to them."""
+        if self.is_searching or fullname.partition(".")[0] != "transformers":
             return None
         self.is_searching = True
         try:
@@ -38,9 +42,13 @@ class _AutoClassWatcher(MetaPathFinder):
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                execute(module)
-                # The Auto models import the Auto configurations, and must be complete before ours can use them.
-                if fullname == _AUTO_MODEL or _AUTO_MODEL not in sys.modules:
+                self.num_executing += 1
+                try:
+                    execute(module)
+                finally:
+                    self.num_executing -= 1
+                if not self.num_executing and _AUTO_CLASSES in sys.modules and self in sys.meta_path:
+                    sys.meta_path.remove(self)
                     importlib.import_module(_MODELS)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
@@ -49,7 +57,7 @@ class _AutoClassWatcher(MetaPathFinder):
 
 def register_with_auto_classes() -> None:
     """Register the models now if the Auto classes are loaded, otherwise when they are."""
-    if _AUTO_CONFIG in sys.modules:
+    if _AUTO_CLASSES in sys.modules:
         importlib.import_module(_MODELS)
     else:
         sys.meta_path.insert(0, _AutoClassWatcher())

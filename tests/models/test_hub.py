@@ -1,0 +1,147 @@
+"""Auto classes, remote code and pipelines: what a shared folder must do for those who load it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+
+from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
+
+WITHOUT_PACKAGE = """
+import sys
+sys.modules["cmdl_hf"] = None  # importing it now raises ImportError
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
+folder, again = sys.argv[1:]
+model = AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True).eval()
+assert "transformers_modules" in type(model).__module__, type(model)
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).num_distributions == 3
+AutoImageProcessor.from_pretrained(folder)
+images = torch.load(folder + "/images.pt", weights_only=True)
+with torch.no_grad():
+    logits = model(images).logits
+model.save_pretrained(again)
+with torch.no_grad():
+    again = AutoModelForSemanticSegmentation.from_pretrained(again, trust_remote_code=True).eval()(images).logits
+assert torch.equal(logits, again)
+torch.save(logits, folder + "/logits.pt")
+"""
+
+
+@pytest.fixture
+def folder(make_model, tmp_path):
+    make_model(context_module="upernet", id2label={i: f"class {i}" for i in range(5)}).save_pretrained(tmp_path)
+    make_image_processor().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def run(code, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1"} | {key: str(value) for key, value in environment.items()},
+    )
+
+
+def test_a_saved_folder_carries_the_sources_it_needs(folder):
+    sources = {path.name for path in folder.glob("*.py")}
+    assert sources == {
+        f"{name}_cmdl.py"
+        for name in ("checks", "configuration", "context", "distributions", "losses", "memory", "modeling")
+    }
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert auto_map == {
+        "AutoConfig": "configuration_cmdl.CMDLConfig",
+        "AutoModelForSemanticSegmentation": "modeling_cmdl.CMDLForSemanticSegmentation",
+    }
+
+
+def test_remote_code_works_in_a_process_without_the_package(folder, tmp_path_factory):
+    images = torch.randn(1, 3, 64, 64)
+    torch.save(images, folder / "images.pt")
+    home = tmp_path_factory.mktemp("home")
+    result = run(WITHOUT_PACKAGE, folder, home / "again", HF_HOME=home)
+    assert result.returncode == 0, result.stderr
+    with torch.no_grad():
+        expected = CMDLForSemanticSegmentation.from_pretrained(folder)(images).logits
+    torch.testing.assert_close(torch.load(folder / "logits.pt", weights_only=True), expected, atol=1e-6, rtol=0)
+
+
+def test_auto_classes_know_cmdl(folder):
+    assert type(AutoConfig.from_pretrained(folder)) is CMDLConfig
+    assert type(AutoModelForSemanticSegmentation.from_pretrained(folder)) is CMDLForSemanticSegmentation
+    assert type(AutoModelForSemanticSegmentation.from_config(AutoConfig.from_pretrained(folder)))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cmdl_hf; from transformers import AutoModelForSemanticSegmentation as Auto",
+        "import cmdl_hf; from transformers import Trainer, AutoConfig as Auto",
+        "from transformers import AutoConfig as Auto; import cmdl_hf",
+        pytest.param("import cmdl_hf; from transformers import AutoConfig as Auto", marks=pytest.mark.slow),
+        pytest.param(
+            "from cmdl_hf import CMDLConfig; from transformers import AutoModelForSemanticSegmentation as Auto",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "import cmdl_hf; from transformers import UperNetConfig, SegformerImageProcessor, AutoConfig as Auto",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_importing_the_package_registers_it_in_any_order(folder, code):
+    check = "; import sys; assert type(Auto.from_pretrained(sys.argv[1])).__module__.startswith('cmdl_hf')"
+    result = run(code + check, folder)
+    assert result.returncode == 0, result.stderr
+
+
+def test_image_segmentation_pipeline(folder):
+    segmenter = pipeline("image-segmentation", model=str(folder), trust_remote_code=False)
+    image = Image.new("RGB", (75, 50), (200, 30, 60))
+    segments = segmenter(image)
+    assert segments
+    assert {segment["label"] for segment in segments} <= {f"class {i}" for i in range(5)}
+    assert all(segment["mask"].size == image.size for segment in segments)
+    covered = sum(np.asarray(segment["mask"]).astype(int) // 255 for segment in segments)
+    assert (covered == 1).all()
+
+
+class TestImageProcessor:
+    def test_masks_are_untouched(self):
+        mask = torch.randint(0, 256, (37, 53), dtype=torch.uint8)
+        palette_mask = Image.fromarray(mask.numpy()).convert("P")
+        palette_mask.putdata(mask.flatten().tolist())
+        image = Image.new("RGB", (53, 37))
+        for given in (mask, palette_mask):
+            batch = make_image_processor()(image, segmentation_maps=given, return_tensors="pt")
+            assert batch["labels"].dtype == torch.int64
+            assert torch.equal(batch["labels"][0], mask.long())
+            assert batch["pixel_values"].shape == (1, 3, 37, 53)
+
+    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+    def test_every_kind_of_image_becomes_rgb(self, mode):
+        batch = make_image_processor()(Image.new(mode, (8, 6)), return_tensors="pt")
+        assert batch["pixel_values"].shape == (1, 3, 6, 8)
+
+    def test_size_survives_a_round_trip(self, tmp_path):
+        make_image_processor({"height": 20, "width": 30}).save_pretrained(tmp_path)
+        processor = AutoImageProcessor.from_pretrained(tmp_path)
+        assert processor(Image.new("L", (53, 37)), return_tensors="pt")["pixel_values"].shape == (1, 3, 20, 30)
+
+    def test_logits_go_once_to_the_original_size(self, make_model):
+        image = Image.new("RGB", (75, 50))
+        processor = make_image_processor({"height": 64, "width": 96})
+        model = make_model().eval()
+        with torch.no_grad():
+            output = model(**processor(image, return_tensors="pt"))
+        (segmentation,) = processor.post_process_semantic_segmentation(output, target_sizes=[(50, 75)])
+        enlarged = torch.nn.functional.interpolate(output.logits, (50, 75), mode="bilinear", align_corners=False)
+        assert torch.equal(segmentation, enlarged.argmax(dim=1)[0])
