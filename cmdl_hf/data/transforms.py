@@ -1,0 +1,380 @@
+"""Training and evaluation transforms of the papers, for `datasets.Dataset.with_transform`.
+
+Reference: mmsegmentation's pipeline of RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion, whose
+settings the published figures were trained with.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_STRIP_ROWS = 32  # 32 rows of 1024 pixels and their intermediates fit into a core's cache
+
+
+class TrainTransform:
+    """Random scale, crop, flip, photometric distortion, normalisation and padding of a batch of samples.
+
+    Args:
+        crop_size (`tuple[int, int]`): Height and width of what comes out.
+        scale_range (`tuple[float, float]`): Range of the random scale, relative to the size after `resize`.
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge, in pixels, that scale 1
+            means; the aspect ratio stays. Omitted, scale 1 is the image's own size.
+        max_class_share (`float`): A class should have less than this share of a crop's non-void pixels; 1 takes any.
+        ignore_index (`int`): Label of void pixels and of the padding, in 0..255.
+
+    Example:
+        ```python
+        train = dataset["train"].with_transform(TrainTransform(crop_size=(512, 1024)))
+        train[0]["pixel_values"].shape  # torch.Size([3, 512, 1024])
+        ```
+
+    Note:
+        All randomness is torch's: `torch.manual_seed` repeats it, and every worker of a `DataLoader` gets its own,
+        anew in every epoch.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        resize: tuple[int, int] | None = None,
+        max_class_share: float = 0.75,
+        ignore_index: int = 255,
+    ) -> None:
+        self.transform = v2.Compose(
+            [
+                RandomScaleCrop(crop_size, scale_range, resize, max_class_share, ignore_index),
+                v2.RandomHorizontalFlip(),
+                PhotometricDistortion(),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True),
+                PadTo(crop_size, ignore_index),
+            ]
+        )
+
+    def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
+        """Transform samples, each drawing its own parameters.
+
+        Args:
+            samples (`dict`): Columns `image` (PIL images) and `label` (PIL images of class ids); `id` names a sample
+                in errors, other columns are dropped.
+
+        Returns:
+            `dict` of `pixel_values`, list of float32 `Tensor` (3, H, W), and `labels`, list of int64 `Tensor` (H, W).
+        """
+        pairs = [self.transform(image, label) for image, label in _read_pairs(samples)]
+        return {
+            "pixel_values": [image.as_subclass(Tensor) for image, _ in pairs],
+            "labels": [label.as_subclass(Tensor).long() for _, label in pairs],
+        }
+
+
+class EvalTransform:
+    """Normalisation of a batch of samples whose labels keep their original size.
+
+    Args:
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge that images, but never
+            labels, are resized to; the aspect ratio stays. Omitted, images keep their size.
+    """
+
+    def __init__(self, resize: tuple[int, int] | None = None) -> None:
+        self.resize = resize
+        self.normalize = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)
+
+    def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
+        """Transform samples; takes and returns what `TrainTransform` does, the labels at their original size."""
+        pairs = _read_pairs(samples)
+        return {
+            "pixel_values": [self._transform_image(image) for image, _ in pairs],
+            "labels": [label.as_subclass(Tensor).long() for _, label in pairs],
+        }
+
+    def _transform_image(self, image: PIL.Image.Image) -> Tensor:
+        height, width = _scaled_size((image.height, image.width), self.resize)
+        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)  # a copy where the size is the same
+        return self.normalize(_to_unit_range(F.pil_to_tensor(image)))
+
+
+class RandomScaleCrop(v2.Transform):
+    """Random scale and crop in one step: the crop is chosen first, and only what it keeps is resized.
+
+    A PIL image becomes a uint8 `tv_tensors.Image`; a `tv_tensors.Mask` goes with it, by nearest neighbour. Where the
+    scaled image is smaller than the crop, all of it is kept.
+
+    Args:
+        crop_size (`tuple[int, int]`): Height and width, in pixels.
+        scale_range (`tuple[float, float]`): See `TrainTransform`.
+        resize (`tuple[int, int]`, *optional*): See `TrainTransform`.
+        max_class_share (`float`): See `TrainTransform`.
+        ignore_index (`int`): Label of void pixels, which have no part in the shares.
+        num_tries (`int`): Crops to look at before any is taken.
+
+    Note:
+        Images are resized with antialiasing, which the original's bilinear resizing lacks.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        resize: tuple[int, int] | None = None,
+        max_class_share: float = 0.75,
+        ignore_index: int = 255,
+        num_tries: int = 10,
+    ) -> None:
+        super().__init__()
+        if min(crop_size) < 1:
+            raise ValueError(f"crop_size must be (height, width) in pixels, both at least 1, found {crop_size}")
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise ValueError(f"scale_range must be (smallest, largest), both above 0, found {scale_range}")
+        if not 0 < max_class_share <= 1:
+            raise ValueError(f"max_class_share must lie in (0, 1], found {max_class_share}")
+        if not 0 <= ignore_index <= 255:
+            raise ValueError(f"ignore_index must lie in 0..255, as the ids of 8-bit labels do, found {ignore_index}")
+        self.crop_size = crop_size
+        self.scale_range = scale_range
+        self.resize = resize
+        self.max_class_share = max_class_share
+        self.ignore_index = ignore_index
+        self.num_tries = num_tries
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw a scale, then crops of the scaled labels until no class has too large a share of one."""
+        label = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
+        size = _scaled_size(label.shape, self.resize, _uniform(*self.scale_range))
+        box = self._draw_box(size)
+        is_any_crop_right = self.max_class_share == 1 or size == box[2:]  # or there is but one
+        for _ in range(0 if is_any_crop_right else self.num_tries):
+            if self._is_mixed(_crop_of_resized_label(label, size, box)):
+                break
+            box = self._draw_box(size)
+        return {"size": size, "box": box}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut the crop that was drawn out of an image or its labels."""
+        if isinstance(inpt, tv_tensors.Mask):
+            return tv_tensors.wrap(_crop_of_resized_label(inpt, **params), like=inpt)
+        return tv_tensors.Image(F.pil_to_tensor(_crop_of_resized_image(inpt, **params)))
+
+    def _draw_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Draw top, left, height and width of a crop of an image of `size`, all places alike."""
+        height, width = min(size[0], self.crop_size[0]), min(size[1], self.crop_size[1])
+        top = int(torch.randint(size[0] - height + 1, ()))
+        left = int(torch.randint(size[1] - width + 1, ()))
+        return top, left, height, width
+
+    def _is_mixed(self, label: Tensor) -> bool:
+        """Whether no class has more than its share of the non-void pixels."""
+        counts = torch.bincount(label.flatten(), minlength=self.ignore_index + 1)
+        counts[self.ignore_index] = 0
+        return bool(counts.max() < self.max_class_share * counts.sum())
+
+
+class PhotometricDistortion(v2.Transform):
+    """Random brightness, contrast, saturation and hue, each with probability 1/2 (photometric distortion).
+
+    Contrast comes before or after saturation and hue, with probability 1/2 each. Images come out as float32 in
+    [0, 1], from uint8 or from floats in [0, 1]; anything else passes through.
+
+    Args:
+        brightness (`float`): Largest amount added or taken, as a share of full brightness.
+        contrast (`tuple[float, float]`): Range of the factor on all values.
+        saturation (`tuple[float, float]`): Range of the factor on the HSV saturation.
+        hue (`float`): Largest shift of the HSV hue, as a share of the full turn, at most 1/6.
+
+    Note:
+        The original rounds to 8 bits after every step, and hue shifts to two degrees; here nothing is rounded.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32 / 255,
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: float = 18 / 180,
+    ) -> None:
+        super().__init__()
+        if not 0 <= hue <= 1 / 6:
+            raise ValueError(f"hue must lie in [0, 1/6] of the full turn, found {hue}")
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw which steps to take, and by how much."""
+        is_used = (torch.rand(4) < 0.5).tolist()
+        return {
+            "brightness": _uniform(-self.brightness, self.brightness) if is_used[0] else 0.0,
+            "contrast": _uniform(*self.contrast) if is_used[1] else 1.0,
+            "saturation": _uniform(*self.saturation) if is_used[2] else 1.0,
+            "hue": _uniform(-self.hue, self.hue) if is_used[3] else 0.0,
+            "is_contrast_first": bool(torch.rand(()) < 0.5),
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Distort an image strip by strip, so that intermediate results stay in the cache: half of the time."""
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        image = _to_unit_range(inpt.as_subclass(Tensor))
+        for strip in image.split(_STRIP_ROWS, dim=-2):
+            _distort_(strip, **params)
+        return tv_tensors.wrap(image, like=inpt)
+
+
+class PadTo(v2.Transform):
+    """Padding at the bottom and the right up to a size: images with 0, masks with `ignore_index`.
+
+    Args:
+        size (`tuple[int, int]`): Height and width to reach; what is larger already stays so.
+        ignore_index (`int`): Label of the padding.
+    """
+
+    def __init__(self, size: tuple[int, int], ignore_index: int = 255) -> None:
+        super().__init__()
+        self.size = size
+        self.ignore_index = ignore_index
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Pad an image or a mask."""
+        height, width = inpt.shape[-2:]
+        padding = [0, 0, max(self.size[1] - width, 0), max(self.size[0] - height, 0)]  # left, top, right, bottom
+        if not any(padding):
+            return inpt
+        return F.pad(inpt, padding, fill=self.ignore_index if isinstance(inpt, tv_tensors.Mask) else 0)
+
+
+def shift_hue_(image: Tensor, hue: float) -> Tensor:
+    """Shift the HSV hue of an image, in place, without leaving RGB.
+
+    The largest and the smallest channel, V and m, stay. Over the hue every channel is a trapezoid between them, with
+    slopes of a sixth of the turn: channel c, followed by n and p on the colour wheel, becomes
+    clamp(V + m + c - n - p ∓ 6 hue (V - m), m, V), minus where n > p. Equal to going to HSV and back, in an eighth
+    of the time.
+
+    Args:
+        image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
+        hue (`float`): Shift in turns, in [-1/6, 1/6].
+
+    Returns:
+        `image`.
+    """
+    value, smallest = image.amax(dim=0), image.amin(dim=0)
+    chroma = value - smallest
+    red, green, blue = image.unbind()
+    sides = (green - blue, blue - red, red - green)
+    base = value + smallest - red - green - blue
+    image.mul_(2).add_(base)
+    for channel, side in zip((red, green, blue), sides, strict=True):
+        channel.sub_(torch.copysign(chroma, side, out=side), alpha=6 * hue)
+        torch.maximum(channel, smallest, out=channel)
+        torch.minimum(channel, value, out=channel)
+    return image
+
+
+def scale_saturation_(image: Tensor, saturation: float) -> Tensor:
+    """Scale the HSV saturation of an image, in place, without leaving RGB.
+
+    The largest channel V stays and the others' distances from it are scaled, at most until the smallest is 0.
+
+    Args:
+        image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
+        saturation (`float`): Factor, at least 0.
+
+    Returns:
+        `image`.
+    """
+    value = image.amax(dim=0)
+    if saturation <= 1:
+        return torch.lerp(value.expand_as(image), image, saturation, out=image)
+    chroma = (value - image.amin(dim=0)).clamp_min_(torch.finfo(image.dtype).tiny)
+    factor = (value / chroma).clamp_max_(saturation)
+    return image.sub_(value).mul_(factor).add_(value)
+
+
+def _distort_(
+    image: Tensor, brightness: float, contrast: float, saturation: float, hue: float, is_contrast_first: bool
+) -> None:
+    """Apply the steps of `PhotometricDistortion`, in place; one that changes nothing is left out."""
+    if brightness:
+        image.add_(brightness).clamp_(0, 1)
+    if is_contrast_first and contrast != 1:
+        image.mul_(contrast).clamp_max_(1)
+    if saturation != 1:
+        scale_saturation_(image, saturation)
+    if hue:
+        shift_hue_(image, hue)
+    if not is_contrast_first and contrast != 1:
+        image.mul_(contrast).clamp_max_(1)
+
+
+def _crop_of_resized_image(
+    image: PIL.Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
+) -> PIL.Image.Image:
+    """Resize to `size` and cut out `box` (top, left, height, width), computing no more than the box."""
+    top, left, height, width = box
+    y, x = image.height / size[0], image.width / size[1]
+    source = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
+    return image.resize((width, height), PIL.Image.Resampling.BILINEAR, box=source)
+
+
+def _crop_of_resized_label(label: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
+    """Resize (H, W) to `size` by nearest neighbour and cut out `box`, computing no more than the box."""
+    top, left, height, width = box
+    # The centre of row i lies at (i + 1/2) H / H'. In integers no rounding depends on where the crop begins.
+    rows = (2 * np.arange(top, top + height) + 1) * label.shape[0] // (2 * size[0])
+    columns = (2 * np.arange(left, left + width) + 1) * label.shape[1] // (2 * size[1])
+    return torch.from_numpy(label.numpy().take(rows, axis=0).take(columns, axis=1))
+
+
+def _scaled_size(size: Sequence[int], resize: tuple[int, int] | None, scale: float = 1.0) -> tuple[int, int]:
+    """Size of an image of `size` (height, width) at a scale; `resize` names the edges at scale 1."""
+    if resize is not None:
+        scale *= min(resize[0] / min(size), resize[1] / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _to_unit_range(image: Tensor) -> Tensor:
+    """Copy an image, uint8 or floating point in [0, 1], to contiguous float32 in [0, 1]."""
+    unit = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return unit if image.is_floating_point() else unit.div_(255)
+
+
+def _uniform(low: float, high: float) -> float:
+    return torch.empty(()).uniform_(low, high).item()
+
+
+def _read_pairs(samples: dict[str, list[Any]]) -> list[tuple[PIL.Image.Image, tv_tensors.Mask]]:
+    """Turn the columns of a batch into pairs of an RGB image and its mask."""
+    names = samples.get("id", range(len(samples["image"])))
+    return [
+        _read_pair(name, image, label)
+        for name, image, label in zip(names, samples["image"], samples["label"], strict=True)
+    ]
+
+
+def _read_pair(name: Any, image: PIL.Image.Image, label: PIL.Image.Image) -> tuple[PIL.Image.Image, tv_tensors.Mask]:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"images must have 8 bits a channel, found mode {image.mode} in sample {name}; scale them first"
+        )
+    if label.mode not in ("L", "P"):
+        raise ValueError(
+            f"labels must be 8-bit images of class ids (mode L or P), found mode {label.mode} in sample {name}; "
+            "map colours to ids when loading"
+        )
+    if label.size != image.size:
+        raise ValueError(
+            f"image and label must have one size, found {image.size} and {label.size} (width, height) in sample {name}"
+            "; export the label at the image's size"
+        )
+    return image.convert("RGB"), tv_tensors.Mask(F.pil_to_tensor(label)[0])
