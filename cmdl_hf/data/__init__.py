@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .ade20k import Ade20k
 from .base import Benchmark, SegmentationBuilder, SegmentationDataset
 from .camvid import CamVid
+from .cityscapes import Cityscapes
+from .coco_stuff import CocoStuff
 from .label_table import Label, LabelTable
 from .reading import BadDataError, BadFileError
 
-_BUILDERS: dict[str, type[SegmentationBuilder]] = {builder.benchmark.name: builder for builder in (CamVid,)}
+_BUILDERS: dict[str, type[SegmentationBuilder]] = {
+    builder.benchmark.name: builder for builder in (Cityscapes, Ade20k, CocoStuff, CamVid)
+}
 
 BENCHMARKS: dict[str, Benchmark] = {name: builder.benchmark for name, builder in _BUILDERS.items()}
 """The public data sets `load_benchmark` knows: classes, colours, layouts, sources."""

@@ -29,18 +29,17 @@ class Benchmark:
         title (`str`): The owner's name of it.
         label_table (`LabelTable`): Classes, names and colours.
         layouts (`tuple[Layout, ...]`): The layouts its owners distribute.
-        num_images (`Mapping[str, int]`): Images per split of the full data set.
         homepage (`str`): Where the files come from.
         license (`str`): Its terms in a line.
         citation (`str`): BibTeX.
-        unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds; they may be absent.
+        unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
+            are there, their labels are `None`.
     """
 
     name: str
     title: str
     label_table: LabelTable
     layouts: tuple[Layout, ...]
-    num_images: Mapping[str, int]
     homepage: str
     license: str
     citation: str
@@ -213,23 +212,24 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         return SegmentationDataset(splits, self.label_table, bad_files)
 
     def _select_splits(self, files: dict[str, SplitFiles], splits: Sequence[str] | None) -> dict[str, SplitFiles]:
-        known = tuple(self.benchmark.num_images)
-        optional = self.benchmark.unlabelled_splits
+        known = tuple(self.layout.num_images)
         if unknown := set(splits or ()) - set(known):
             raise ValueError(f"{self.benchmark.title} has the splits {', '.join(known)}, not {', '.join(unknown)}")
-        wanted = splits or [split for split in known if split in files or split not in optional]
+        optional = self.benchmark.unlabelled_splits
+        wanted = splits or [split for split in known if files[split].samples or split not in optional]
         for split in wanted:
-            found = files.get(split)
-            if found is None or (not found.samples and found.is_paired):
-                present = [name for name in files if files[name].samples]
+            if not files[split].samples and files[split].is_paired:
+                present = [name for name in known if files[name].samples]
                 raise FileNotFoundError(
                     f"{self.data_dir} has no files of the {split} split: is it half a download? "
                     f"To read only what is there, pass splits={present}.\n"
                     f"Expected is\n{self.layout.tree}\n{self.benchmark.origin}"
                 )
-            expected = self.benchmark.num_images[split]
-            if len(found.samples) < expected:
-                logger.warning("%s, %s: %d of %d images", self.benchmark.title, split, len(found.samples), expected)
+            expected = self.layout.num_images[split]
+            if len(files[split].samples) < expected:
+                logger.warning(
+                    "%s, %s: %d of %d images", self.benchmark.title, split, len(files[split].samples), expected
+                )
         return {split: files[split] for split in wanted}
 
     def _unpaired_files(self, skip_bad_files: bool) -> list[BadFileError]:

