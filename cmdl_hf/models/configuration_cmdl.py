@@ -83,7 +83,7 @@ class CMDLConfig(PreTrainedConfig):
         class_margin_loss_weight (`float`, defaults to 0.01):
             Weight of the class margin.
         contrastive_temperature (`float`, defaults to 1.0):
-            Divides the similarities of the contrast. The reference has none, which is 1.
+            Divides the similarities of the contrast, at least 0.025. The reference has none, which is 1.
         use_class_margin_reference (`bool`, defaults to `False`):
             Report the reference's class margin, a constant without gradient that compares channels, instead
             of ours, which compares classes.
@@ -216,7 +216,8 @@ class CMDLConfig(PreTrainedConfig):
             "criss_cross_recurrence": 1,
             "sinkhorn_iterations": 1,
             "memory_momentum_warmup": 0,
-            "sinkhorn_epsilon": 0.025,
+            "sinkhorn_epsilon": 0.025,  # exp(1 / 0.025) and its square are float32 numbers
+            "contrastive_temperature": 0.025,
         }
         lowest |= {field.name: 0 for field in fields(self) if field.name.endswith("_loss_weight")}
         for name, minimum in lowest.items():
@@ -227,8 +228,6 @@ class CMDLConfig(PreTrainedConfig):
         for name in ("dropout", "memory_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if not self.contrastive_temperature > 0:
-            raise ValueError(f"contrastive_temperature must be above 0, got {self.contrastive_temperature}")
         for name in ("pool_scales", "aspp_dilations"):
             values = getattr(self, name)
             if not values or min(values) < 1:

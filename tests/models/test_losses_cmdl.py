@@ -48,11 +48,11 @@ def test_contrast_gradient_against_finite_differences():
     assert torch.autograd.gradcheck(lambda s: contrastive_loss(s, labels, 0.5), similarity)
 
 
-def test_contrast_stays_finite_at_a_tiny_temperature():
+def test_contrast_stays_finite_at_the_smallest_temperature():
     similarity = torch.full((4, 3, 2), -1.0)
     similarity[:, 0] = 1.0
     similarity.requires_grad_()
-    loss = contrastive_loss(similarity, torch.zeros(4, dtype=torch.int64), 0.01)
+    loss = contrastive_loss(similarity, torch.zeros(4, dtype=torch.int64), 0.025)
     loss.backward()
     assert loss.isfinite()
     assert similarity.grad.isfinite().all()
