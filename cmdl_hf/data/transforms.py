@@ -377,4 +377,5 @@ def _read_pair(name: Any, image: PIL.Image.Image, label: PIL.Image.Image) -> tup
             f"image and label must have one size, found {image.size} and {label.size} (width, height) in sample {name}"
             "; export the label at the image's size"
         )
-    return image.convert("RGB"), tv_tensors.Mask(F.pil_to_tensor(label)[0])
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which copies what is RGB already
+    return image, tv_tensors.Mask(F.pil_to_tensor(label)[0])
