@@ -11,6 +11,7 @@ from .cityscapes import Cityscapes
 from .coco_stuff import CocoStuff
 from .label_table import Label, LabelTable
 from .reading import BadDataError, BadFileError
+from .synthetic import load_synthetic
 
 _BUILDERS: dict[str, type[SegmentationBuilder]] = {
     builder.benchmark.name: builder for builder in (Cityscapes, Ade20k, CocoStuff, CamVid)
@@ -28,6 +29,7 @@ __all__ = [
     "LabelTable",
     "SegmentationDataset",
     "load_benchmark",
+    "load_synthetic",
     "make_builder",
 ]
 

@@ -130,10 +130,10 @@ def map_ids(mask: Image.Image, mapping: Mapping[int, int], path: Path) -> Image.
     return mask.point([mapping.get(value, 0) for value in range(256)])
 
 
-def encode_png(mask: Image.Image) -> bytes:
-    """Encode a mask (mode L) as PNG: fast rather than small."""
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image or a mask as PNG: fast rather than small."""
     stream = io.BytesIO()
-    mask.save(stream, "PNG", compress_level=1)
+    image.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
@@ -219,9 +219,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _without_exif(path: Path) -> bytes:
-    stream = io.BytesIO()
-    decode(path).convert("RGB").save(stream, "PNG", exif=b"")
-    return stream.getvalue()
+    return encode_png(decode(path).convert("RGB"))
 
 
 def _unexpected_ids(path: Path, counts: Mapping[int, int] | Mapping[float, int], expected: str) -> BadFileError:
