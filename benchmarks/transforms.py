@@ -25,14 +25,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_hsv
 
-from cmdl_hf.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PadTo,
-    PhotometricDistortion,
-    RandomScaleCrop,
-    TrainTransform,
-)
+from cmdl_hf.data.photometric import PhotometricDistortion
+from cmdl_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PadTo, RandomScaleCrop, TrainTransform
 
 SETTINGS = {"2048x1024, crop 512x1024": (1024, 2048, (512, 1024)), "480x360, crop 360x360": (360, 480, (360, 360))}
 

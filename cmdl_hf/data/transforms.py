@@ -1,7 +1,6 @@
 """Training and evaluation transforms of the papers, for `datasets.Dataset.with_transform`.
 
-Reference: mmsegmentation's pipeline of RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion, whose
-settings the published figures were trained with.
+Reference: mmsegmentation's pipeline of RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion.
 """
 
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .photometric import PhotometricDistortion
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_STRIP_ROWS = 32  # 32 rows of 1024 pixels and their intermediates fit into a core's cache
 
 
 class TrainTransform:
@@ -91,7 +90,12 @@ class EvalTransform:
         self.normalize = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
     def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
-        """Transform samples; takes and returns what `TrainTransform` does, the labels at their original size."""
+        """Transform samples; takes and returns what `TrainTransform` does, the labels at their original size.
+
+        In a split whose labels are withheld, every label `None`, no `labels` come out.
+        """
+        if all(label is None for label in samples["label"]):
+            return {"pixel_values": [self._transform_image(_to_rgb(image)) for image in samples["image"]]}
         pairs = _read_pairs(samples)
         return {
             "pixel_values": [self._transform_image(image) for image, _ in pairs],
@@ -101,7 +105,7 @@ class EvalTransform:
     def _transform_image(self, image: PIL.Image.Image) -> Tensor:
         height, width = _scaled_size((image.height, image.width), self.resize)
         image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)  # a copy where the size is the same
-        return self.normalize(_to_unit_range(F.pil_to_tensor(image)))
+        return self.normalize(F.to_dtype(F.pil_to_tensor(image).contiguous(), torch.float32, scale=True))
 
 
 class RandomScaleCrop(v2.Transform):
@@ -150,7 +154,7 @@ class RandomScaleCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw a scale, then crops of the scaled labels until no class has too large a share of one."""
         label = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
-        size = _scaled_size(label.shape, self.resize, _uniform(*self.scale_range))
+        size = _scaled_size(label.shape, self.resize, torch.empty(()).uniform_(*self.scale_range).item())
         box = self._draw_box(size)
         is_any_crop_right = self.max_class_share == 1 or size == box[2:]  # or there is but one
         for _ in range(0 if is_any_crop_right else self.num_tries):
@@ -179,58 +183,6 @@ class RandomScaleCrop(v2.Transform):
         return bool(counts.max() < self.max_class_share * counts.sum())
 
 
-class PhotometricDistortion(v2.Transform):
-    """Random brightness, contrast, saturation and hue, each with probability 1/2 (photometric distortion).
-
-    Contrast comes before or after saturation and hue, with probability 1/2 each. Images come out as float32 in
-    [0, 1], from uint8 or from floats in [0, 1]; anything else passes through.
-
-    Args:
-        brightness (`float`): Largest amount added or taken, as a share of full brightness.
-        contrast (`tuple[float, float]`): Range of the factor on all values.
-        saturation (`tuple[float, float]`): Range of the factor on the HSV saturation.
-        hue (`float`): Largest shift of the HSV hue, as a share of the full turn, at most 1/6.
-
-    Note:
-        The original rounds to 8 bits after every step, and hue shifts to two degrees; here nothing is rounded.
-    """
-
-    def __init__(
-        self,
-        brightness: float = 32 / 255,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        saturation: tuple[float, float] = (0.5, 1.5),
-        hue: float = 18 / 180,
-    ) -> None:
-        super().__init__()
-        if not 0 <= hue <= 1 / 6:
-            raise ValueError(f"hue must lie in [0, 1/6] of the full turn, found {hue}")
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw which steps to take, and by how much."""
-        is_used = (torch.rand(4) < 0.5).tolist()
-        return {
-            "brightness": _uniform(-self.brightness, self.brightness) if is_used[0] else 0.0,
-            "contrast": _uniform(*self.contrast) if is_used[1] else 1.0,
-            "saturation": _uniform(*self.saturation) if is_used[2] else 1.0,
-            "hue": _uniform(-self.hue, self.hue) if is_used[3] else 0.0,
-            "is_contrast_first": bool(torch.rand(()) < 0.5),
-        }
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Distort an image strip by strip, so that intermediate results stay in the cache: half of the time."""
-        if not isinstance(inpt, tv_tensors.Image):
-            return inpt
-        image = _to_unit_range(inpt.as_subclass(Tensor))
-        for strip in image.split(_STRIP_ROWS, dim=-2):
-            _distort_(strip, **params)
-        return tv_tensors.wrap(image, like=inpt)
-
-
 class PadTo(v2.Transform):
     """Padding at the bottom and the right up to a size: images with 0, masks with `ignore_index`.
 
@@ -251,70 +203,6 @@ class PadTo(v2.Transform):
         if not any(padding):
             return inpt
         return F.pad(inpt, padding, fill=self.ignore_index if isinstance(inpt, tv_tensors.Mask) else 0)
-
-
-def shift_hue_(image: Tensor, hue: float) -> Tensor:
-    """Shift the HSV hue of an image, in place, without leaving RGB.
-
-    The largest and the smallest channel, V and m, stay. Over the hue every channel is a trapezoid between them, with
-    slopes of a sixth of the turn: channel c, followed by n and p on the colour wheel, becomes
-    clamp(V + m + c - n - p ∓ 6 hue (V - m), m, V), minus where n > p. Equal to going to HSV and back, in an eighth
-    of the time.
-
-    Args:
-        image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
-        hue (`float`): Shift in turns, in [-1/6, 1/6].
-
-    Returns:
-        `image`.
-    """
-    value, smallest = image.amax(dim=0), image.amin(dim=0)
-    chroma = value - smallest
-    red, green, blue = image.unbind()
-    sides = (green - blue, blue - red, red - green)
-    base = value + smallest - red - green - blue
-    image.mul_(2).add_(base)
-    for channel, side in zip((red, green, blue), sides, strict=True):
-        channel.sub_(torch.copysign(chroma, side, out=side), alpha=6 * hue)
-        torch.maximum(channel, smallest, out=channel)
-        torch.minimum(channel, value, out=channel)
-    return image
-
-
-def scale_saturation_(image: Tensor, saturation: float) -> Tensor:
-    """Scale the HSV saturation of an image, in place, without leaving RGB.
-
-    The largest channel V stays and the others' distances from it are scaled, at most until the smallest is 0.
-
-    Args:
-        image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
-        saturation (`float`): Factor, at least 0.
-
-    Returns:
-        `image`.
-    """
-    value = image.amax(dim=0)
-    if saturation <= 1:
-        return torch.lerp(value.expand_as(image), image, saturation, out=image)
-    chroma = (value - image.amin(dim=0)).clamp_min_(torch.finfo(image.dtype).tiny)
-    factor = (value / chroma).clamp_max_(saturation)
-    return image.sub_(value).mul_(factor).add_(value)
-
-
-def _distort_(
-    image: Tensor, brightness: float, contrast: float, saturation: float, hue: float, is_contrast_first: bool
-) -> None:
-    """Apply the steps of `PhotometricDistortion`, in place; one that changes nothing is left out."""
-    if brightness:
-        image.add_(brightness).clamp_(0, 1)
-    if is_contrast_first and contrast != 1:
-        image.mul_(contrast).clamp_max_(1)
-    if saturation != 1:
-        scale_saturation_(image, saturation)
-    if hue:
-        shift_hue_(image, hue)
-    if not is_contrast_first and contrast != 1:
-        image.mul_(contrast).clamp_max_(1)
 
 
 def _crop_of_resized_image(
@@ -343,16 +231,6 @@ def _scaled_size(size: Sequence[int], resize: tuple[int, int] | None, scale: flo
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _to_unit_range(image: Tensor) -> Tensor:
-    """Copy an image, uint8 or floating point in [0, 1], to contiguous float32 in [0, 1]."""
-    unit = image.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    return unit if image.is_floating_point() else unit.div_(255)
-
-
-def _uniform(low: float, high: float) -> float:
-    return torch.empty(()).uniform_(low, high).item()
-
-
 def _read_pairs(samples: dict[str, list[Any]]) -> list[tuple[PIL.Image.Image, tv_tensors.Mask]]:
     """Turn the columns of a batch into pairs of an RGB image and its mask."""
     names = samples.get("id", range(len(samples["image"])))
@@ -362,10 +240,12 @@ def _read_pairs(samples: dict[str, list[Any]]) -> list[tuple[PIL.Image.Image, tv
     ]
 
 
-def _read_pair(name: Any, image: PIL.Image.Image, label: PIL.Image.Image) -> tuple[PIL.Image.Image, tv_tensors.Mask]:
-    if image.mode.startswith(("I", "F")):
+def _read_pair(
+    name: Any, image: PIL.Image.Image, label: PIL.Image.Image | None
+) -> tuple[PIL.Image.Image, tv_tensors.Mask]:
+    if label is None:
         raise ValueError(
-            f"images must have 8 bits a channel, found mode {image.mode} in sample {name}; scale them first"
+            f"a label is needed, found none in sample {name}; choose a split whose labels are not withheld"
         )
     if label.mode not in ("L", "P"):
         raise ValueError(
@@ -377,5 +257,10 @@ def _read_pair(name: Any, image: PIL.Image.Image, label: PIL.Image.Image) -> tup
             f"image and label must have one size, found {image.size} and {label.size} (width, height) in sample {name}"
             "; export the label at the image's size"
         )
-    image = image if image.mode == "RGB" else image.convert("RGB")  # which copies what is RGB already
-    return image, tv_tensors.Mask(F.pil_to_tensor(label)[0])
+    return _to_rgb(image), tv_tensors.Mask(F.pil_to_tensor(label)[0])
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"images must have 8 bits a channel, found mode {image.mode}; scale them when loading")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies what is RGB already
