@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from cmdl_hf.data import load_synthetic
+from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.evaluation import evaluate
+from cmdl_hf.inference import whole_image_logits
+from cmdl_hf.metrics import SegmentationMetrics
+from cmdl_hf.training import make_optimizer, train
+from cmdl_hf.training_args import CMDLTrainingArguments
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return load_synthetic(num_train=8, num_validation=2, num_test=3, size=(64, 64), num_labels=5)
+
+
+def make_args(**overrides):
+    settings = {"max_steps": 12, "total_batch_size": 4, "learning_rate": 0.05, "num_workers": 0}
+    return CMDLTrainingArguments(**(settings | overrides))
+
+
+@pytest.mark.parametrize("use_distributions", [True, False])
+def test_the_loss_falls_and_the_bank_moves(make_model, scenes, use_distributions):
+    model = make_model(use_distributions=use_distributions)
+    rows = train(model, scenes["train"], TrainTransform((64, 64), (1, 1)), make_args())
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert sum(row["loss"] for row in rows[-3:]) < 0.8 * sum(row["loss"] for row in rows[:3])
+    for row in rows:
+        parts = sum(value for name, value in row.items() if name.endswith("_loss"))
+        assert parts == pytest.approx(row["loss"], rel=1e-4)
+    if use_distributions:
+        assert model.memory_bank.num_updates.sum() > 0
+
+
+def test_the_learning_rate_falls_by_a_polynomial_counted_in_steps(make_model, scenes):
+    args = make_args(learning_rate=0.1, min_learning_rate=0.02, power=2.0)
+    rows = train(make_model(), scenes["train"], TrainTransform((64, 64)), args)
+    expected = [0.02 + 0.08 * (1 - step / 12) ** 2 for step in range(12)]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+
+
+def test_the_same_seed_gives_the_same_weights(make_model, scenes):
+    weights = []
+    for memory_format in (False, False, True):
+        torch.manual_seed(3)
+        model = make_model(dropout=0.0)
+        train(
+            model, scenes["train"], TrainTransform((64, 64)), make_args(max_steps=3, use_channels_last=memory_format)
+        )
+        weights.append(model.decode_head[-1].weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    torch.testing.assert_close(weights[0], weights[2], atol=1e-3, rtol=1e-2)  # another order of the sums
+
+
+def test_heads_learn_faster_and_norms_and_biases_do_not_decay(make_model):
+    model = make_model()
+    optimizer = make_optimizer(model, make_args(learning_rate=0.1, head_learning_rate_factor=10, weight_decay=0.5))
+    settings = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(settings) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        rate = 0.1 if name.startswith("backbone.") else 1.0
+        decay = 0.0 if parameter.dim() == 1 or "norm" in name else 0.5
+        assert settings[id(parameter)] == (rate, decay), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"total_batch_size": 0}, "total_batch_size"),
+        ({"min_learning_rate": 0.5}, r"min_learning_rate must lie in \[0, 0.05\)"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"head_learning_rate_factor": 0}, "head_learning_rate_factor"),
+    ],
+)
+def test_impossible_recipes_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        make_args(**overrides)
+
+
+def test_fewer_images_than_a_batch_are_refused(make_model, scenes):
+    with pytest.raises(ValueError, match="8 images, fewer than total_batch_size=9"):
+        train(make_model(), scenes["train"], TrainTransform((64, 64)), make_args(total_batch_size=9))
+
+
+def test_evaluation_scores_at_the_labels_size_and_leaves_the_model_as_it_was(make_model, scenes):
+    model = make_model().train()
+    scores = evaluate(model, scenes["test"], EvalTransform(resize=(32, 32)), num_labels=5)
+    assert model.training
+    model.eval()
+    metrics = SegmentationMetrics(5)
+    for sample in scenes["test"].with_transform(EvalTransform(resize=(32, 32))):
+        assert sample["pixel_values"].shape == (3, 32, 32)
+        assert sample["labels"].shape == (64, 64)
+        logits = whole_image_logits(model, sample["pixel_values"][None], (64, 64))
+        metrics.update(logits.argmax(dim=1)[0], sample["labels"])
+    assert scores["per_class_iou"] == pytest.approx(metrics.compute()["per_class_iou"], nan_ok=True)
+
+
+def test_whole_image_logits_are_enlarged_once_to_the_size_asked(make_model):
+    model = make_model().eval()
+    pixel_values = torch.randn(2, 3, 64, 96)
+    logits = model(pixel_values).logits
+    for size in (None, (50, 33)):
+        expected = torch.nn.functional.interpolate(logits, size or (64, 96), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(whole_image_logits(model, pixel_values, size), expected)
