@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from .ade20k import Ade20k
-from .base import Benchmark, SegmentationBuilder, SegmentationDataset
+from .base import SegmentationDataset
+from .benchmark import Benchmark, BenchmarkBuilder
 from .camvid import CamVid
 from .cityscapes import Cityscapes
 from .coco_stuff import CocoStuff
+from .custom import load_folder, load_hub, load_pairs
 from .label_table import Label, LabelTable
 from .reading import BadDataError, BadFileError
 from .synthetic import load_synthetic
 
-_BUILDERS: dict[str, type[SegmentationBuilder]] = {
+_BUILDERS: dict[str, type[BenchmarkBuilder]] = {
     builder.benchmark.name: builder for builder in (Cityscapes, Ade20k, CocoStuff, CamVid)
 }
 
@@ -29,6 +31,9 @@ __all__ = [
     "LabelTable",
     "SegmentationDataset",
     "load_benchmark",
+    "load_folder",
+    "load_hub",
+    "load_pairs",
     "load_synthetic",
     "make_builder",
 ]
@@ -40,7 +45,7 @@ def make_builder(
     splits: Sequence[str] | None = None,
     cache_dir: str | Path | None = None,
     **config_kwargs: Any,
-) -> SegmentationBuilder:
+) -> BenchmarkBuilder:
     """Find a benchmark's files without reading them: `files` of the result lists them, `read_sample` reads one.
 
     Args are those of [`load_benchmark`].
@@ -81,7 +86,8 @@ def load_benchmark(
     Raises:
         FileNotFoundError: if the folder, a split or the partner of a file is missing.
         BadDataError: if files break a rule.
-        ValueError: if the benchmark, a split or an option is unknown, or two files have one id.
+        ValueError: if the benchmark or a split is unknown, or two files have one id.
+        TypeError: if the benchmark has no such option.
 
     Example:
         ```python

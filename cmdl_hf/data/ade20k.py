@@ -4,7 +4,7 @@ Source of `labels/ade20k.csv`: objectInfo150.txt of the release, with the colour
 github.com/CSAILVision/sceneparsing.
 """
 
-from .base import Benchmark, SegmentationBuilder
+from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, unlabelled
 from .reading import IMAGE_SUFFIXES
@@ -40,7 +40,7 @@ release_test/testing/X.jpg                  beside it, if wanted: the test image
 _FOLDERS = {"train": "training", "validation": "validation"}
 
 
-class Ade20k(SegmentationBuilder):
+class Ade20k(BenchmarkBuilder):
     """Builder of ADE20K with 150 classes; 0 in the masks, "other", is ignored.
 
     Note:

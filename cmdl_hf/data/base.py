@@ -1,16 +1,16 @@
-"""What all data sets share: their description, the builder that reads them once, and the `DatasetDict` they become."""
+"""What all data sets share: the builder that reads their files once, and the `DatasetDict` they become."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 from PIL import Image
 
 from .label_table import IGNORE_INDEX, LabelTable
-from .listing import Layout, Sample, SplitFiles, digest_files, locate
+from .listing import Sample, SplitFiles, digest_files
 from .reading import BadDataError, BadFileError, encode_png, image_value, list_errors, map_ids, open_mask
 
 logger = logging.getLogger(__name__)
@@ -18,53 +18,6 @@ logger = logging.getLogger(__name__)
 FEATURES = datasets.Features(
     {"image": datasets.Image(mode="RGB"), "label": datasets.Image(), "id": datasets.Value("string")}
 )
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A public data set: its classes, its layouts on disk, its owner.
-
-    Args:
-        name (`str`): The name `load_benchmark` knows it by.
-        title (`str`): The owner's name of it.
-        label_table (`LabelTable`): Classes, names and colours.
-        layouts (`tuple[Layout, ...]`): The layouts its owners distribute.
-        homepage (`str`): Where the files come from.
-        license (`str`): Its terms in a line.
-        citation (`str`): BibTeX.
-        unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
-            are there, their labels are `None`.
-    """
-
-    name: str
-    title: str
-    label_table: LabelTable
-    layouts: tuple[Layout, ...]
-    homepage: str
-    license: str
-    citation: str
-    unlabelled_splits: tuple[str, ...] = ()
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Name of every class."""
-        return self.label_table.id2label
-
-    @property
-    def palette(self) -> list[list[int]]:
-        """K rows of red, green, blue."""
-        return self.label_table.palette
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes K."""
-        return self.label_table.num_labels
-
-    @property
-    def origin(self) -> str:
-        """Where the files come from, as a sentence."""
-        return f"The files of {self.title} come from {self.homepage} ({self.license})."
 
 
 class SegmentationDataset(datasets.DatasetDict):
@@ -111,57 +64,45 @@ class SegmentationConfig(datasets.BuilderConfig):
     """Configuration of a builder.
 
     Args:
-        listing (`str`): Digest of the files and the label table: what differs is cached apart.
+        listing (`str`): Digest of the files and of their classes: what differs is cached apart.
     """
 
     listing: str = ""
 
 
 class SegmentationBuilder(datasets.GeneratorBasedBuilder):
-    """Reads a data set from the files its owner distributes; raw ids become train ids here and nowhere else.
+    """Reads pairs of images and masks; raw ids become train ids here and nowhere else.
 
-    Images are kept as paths, labels as PNG bytes of train ids. A subclass says which files belong together
-    (`find_files`) and, where masks are not plain files of ids, how to read one (`read_label`). It must be the only
-    builder of its module, because `datasets` names caches after modules.
+    Images are kept as paths, labels as PNG bytes of train ids. A subclass must be the only builder of its module,
+    because `datasets` names caches after modules.
 
     Args:
-        data_dir (`str` or `Path`): The data set's folder.
-        splits (`Sequence[str]`, *optional*): The splits to read; by default all, and one that is missing is an error.
+        files (`Mapping[str, SplitFiles]`): The files of every split.
+        label_table (`LabelTable`): The classes.
+        title (`str`): What messages call the data set.
         cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its Arrow files.
         **config_kwargs: Fields of the configuration.
-
-    Raises:
-        FileNotFoundError: if the folder or a split is not there; it names the tree expected and the cure.
-        ValueError: if two files have one id.
     """
 
     VERSION = datasets.Version("1.0.0")  # to be raised whenever the same files give another data set
     BUILDER_CONFIG_CLASS = SegmentationConfig
-    benchmark: ClassVar[Benchmark]
 
     def __init__(
         self,
-        data_dir: str | Path,
-        splits: Sequence[str] | None = None,
+        files: Mapping[str, SplitFiles],
+        label_table: LabelTable,
+        title: str,
         cache_dir: str | Path | None = None,
         **config_kwargs: Any,
     ) -> None:
-        self.data_dir = Path(data_dir).expanduser().absolute()
-        self.layout = locate(self.data_dir, self.benchmark.layouts, self.benchmark.origin)
-        self.files = self._select_splits(self.find_files(), splits)
-        config_kwargs["listing"] = f"{self.benchmark.label_table.digest}-{digest_files(self.files)}"
+        self.files = dict(files)
+        self.label_table = label_table
+        self.title = title
         super().__init__(
-            cache_dir=None if cache_dir is None else str(cache_dir), data_dir=str(self.data_dir), **config_kwargs
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            listing=f"{digest_files(self.files)}-{label_table.digest}",
+            **config_kwargs,
         )
-
-    @property
-    def label_table(self) -> LabelTable:
-        """The classes of the data set that is built."""
-        return self.benchmark.label_table
-
-    def find_files(self) -> dict[str, SplitFiles]:
-        """Find the files of every split under `data_dir`, which has the layout `self.layout`."""
-        raise NotImplementedError
 
     def read_label(self, path: Path) -> Image.Image:
         """Read a mask as an image (mode L) of train ids.
@@ -178,10 +119,10 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             BadFileError: if its image or its mask breaks a rule.
         """
         if sample.mask is None:
-            return {"image": image_value(sample.image, None), "label": None, "id": sample.id}
+            return {"image": image_value(sample.image, None, None), "label": None, "id": sample.id}
         label = self.read_label(sample.mask)
         return {
-            "image": image_value(sample.image, label.size),
+            "image": image_value(sample.image, None, label.size),
             "label": {"path": None, "bytes": encode_png(label)},
             "id": sample.id,
         }
@@ -198,58 +139,30 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             FileNotFoundError: if an image or a mask lacks its partner.
             BadDataError: if files break a rule, or every file of a split does.
         """
-        unpaired = self._unpaired_files(skip_bad_files)
         if not skip_bad_files:
-            self._check_first_samples()
+            self._refuse_unpaired_files()
+            self._refuse_bad_first_samples()
         self.download_and_prepare(num_proc=num_proc)
-        bad_files = unpaired + self._bad_files()
-        is_empty = any(self.info.splits[split].num_examples == 0 for split in self.files)
-        if bad_files and (is_empty or not skip_bad_files):
-            raise BadDataError(bad_files)
-        if bad_files:
-            logger.warning("%s, left out: %s", self.benchmark.title, list_errors(bad_files, limit=len(bad_files)))
+        bad_files = self._unpaired_files() + self._unprepared_files()
+        has_samples = all(self.info.splits[split].num_examples for split in self.files)
+        report_bad_files(bad_files, self.title, skip_bad_files and has_samples)
         splits = {split: self.as_dataset(split) for split in self.files}
         return SegmentationDataset(splits, self.label_table, bad_files)
 
-    def _select_splits(self, files: dict[str, SplitFiles], splits: Sequence[str] | None) -> dict[str, SplitFiles]:
-        known = tuple(self.layout.num_images)
-        if unknown := set(splits or ()) - set(known):
-            raise ValueError(f"{self.benchmark.title} has the splits {', '.join(known)}, not {', '.join(unknown)}")
-        optional = self.benchmark.unlabelled_splits
-        wanted = splits or [split for split in known if files[split].samples or split not in optional]
-        for split in wanted:
-            if not files[split].samples and files[split].is_paired:
-                present = [name for name in known if files[name].samples]
-                raise FileNotFoundError(
-                    f"{self.data_dir} has no files of the {split} split: is it half a download? "
-                    f"To read only what is there, pass splits={present}.\n"
-                    f"Expected is\n{self.layout.tree}\n{self.benchmark.origin}"
-                )
-            expected = self.layout.num_images[split]
-            if len(files[split].samples) < expected:
-                logger.warning(
-                    "%s, %s: %d of %d images", self.benchmark.title, split, len(files[split].samples), expected
-                )
-        return {split: files[split] for split in wanted}
+    def _refuse_unpaired_files(self) -> None:
+        unpaired = [
+            f"{split}: beside {len(files.samples)} pairs there are {files.describe_unpaired()}"
+            for split, files in self.files.items()
+            if not files.is_paired
+        ]
+        if unpaired:
+            raise FileNotFoundError(
+                f"{self.title} is incomplete: is it half a download?\n"
+                + "\n".join(unpaired)
+                + "\nFetch the rest, or pass skip_bad_files=True to leave these out."
+            )
 
-    def _unpaired_files(self, skip_bad_files: bool) -> list[BadFileError]:
-        errors = []
-        for split, files in self.files.items():
-            if files.is_paired:
-                continue
-            if not skip_bad_files:
-                raise FileNotFoundError(
-                    f"{self.benchmark.title}, {split}: beside {len(files.samples)} pairs there are "
-                    f"{files.describe_unpaired()}: is it half a download? Fetch the rest, or pass "
-                    f"skip_bad_files=True to leave these out.\n{self.benchmark.origin}"
-                )
-            cure = "fetch the rest of the data set"
-            errors += [BadFileError(path, "the image has no mask", cure) for path in files.images_without_mask]
-            errors += [BadFileError(path, "the mask has no image", cure) for path in files.masks_without_image]
-            errors += [BadFileError(Path(id_), "the list's name has no image", cure) for id_ in files.missing_ids]
-        return errors
-
-    def _check_first_samples(self) -> None:
+    def _refuse_bad_first_samples(self) -> None:
         """Refuse at once what is wrong with every file, such as masks of the wrong kind."""
         for files in self.files.values():
             for sample in files.samples[:1]:
@@ -258,7 +171,16 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
                 except BadFileError as error:
                     raise BadDataError([error]) from None
 
-    def _bad_files(self) -> list[BadFileError]:
+    def _unpaired_files(self) -> list[BadFileError]:
+        cure = "fetch the rest of the data set"
+        errors = []
+        for files in self.files.values():
+            errors += [BadFileError(path, "the image has no mask", cure) for path in files.images_without_mask]
+            errors += [BadFileError(path, "the mask has no image", cure) for path in files.masks_without_image]
+            errors += [BadFileError(Path(id_), "listed, but not there", cure) for id_ in files.missing_ids]
+        return errors
+
+    def _unprepared_files(self) -> list[BadFileError]:
         """The reasons why samples are not in the prepared data set.
 
         Found by comparison, not remembered while preparing, so that other processes and caches change nothing.
@@ -280,11 +202,7 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description=f"{self.benchmark.title}, {self.label_table.num_labels} classes",
-            features=FEATURES,
-            homepage=self.benchmark.homepage,
-            license=self.benchmark.license,
-            citation=self.benchmark.citation,
+            description=f"{self.title}, {self.label_table.num_labels} classes", features=FEATURES
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -301,3 +219,15 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
                 logger.warning("bad file: %s", error)  # `load` accounts for it
             else:
                 yield sample.id, example
+
+
+def report_bad_files(bad_files: Sequence[BadFileError], title: str, can_skip: bool) -> None:
+    """Log the files that are left out of a data set, every one, or refuse them.
+
+    Raises:
+        BadDataError: if there are any and `can_skip` is false.
+    """
+    if bad_files and not can_skip:
+        raise BadDataError(bad_files)
+    if bad_files:
+        logger.warning("%s, left out: %s", title, list_errors(bad_files, limit=len(bad_files)))

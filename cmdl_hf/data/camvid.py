@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .base import Benchmark, SegmentationBuilder
+from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import IGNORE_INDEX, LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from .reading import IMAGE_SUFFIXES, BadFileError, decode, ids_to_image, map_ids
@@ -64,7 +64,7 @@ ORIGINAL_LABELS = LabelTable.of("camvid_original")
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
 
-class CamVid(SegmentationBuilder):
+class CamVid(BenchmarkBuilder):
     """Builder of CamVid with 11 classes; void is ignored.
 
     Note:

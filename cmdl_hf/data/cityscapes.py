@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .base import Benchmark, SegmentationBuilder
+from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, unlabelled
 from .reading import IMAGE_SUFFIXES, map_ids, open_mask
@@ -46,7 +46,7 @@ _RAW_ENDING = "_gtFine_labelIds"
 _READY_ENDING = "_gtFine_labelTrainIds"
 
 
-class Cityscapes(SegmentationBuilder):
+class Cityscapes(BenchmarkBuilder):
     """Builder of Cityscapes with 19 classes.
 
     Note:

@@ -6,12 +6,13 @@ those of the 10k release; a 164k mask holds the raw id less one, and 255 for unl
 """
 
 import io
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from .base import Benchmark, SegmentationBuilder, SegmentationConfig
+from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import IGNORE_INDEX, LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from .reading import IMAGE_SUFFIXES, BadFileError, ids_to_image, map_ids, open_mask
@@ -61,36 +62,32 @@ ALL_LABELS = LabelTable(
 _FOLDERS_164K = {"train": "train2017", "validation": "val2017"}
 
 
-@dataclass
-class CocoStuffConfig(SegmentationConfig):
-    """Configuration of [`CocoStuff`].
+class CocoStuff(BenchmarkBuilder):
+    """Builder of COCO-Stuff, whose layout tells the release.
 
     Args:
+        data_dir (`str` or `Path`): The data set's folder.
+        splits (`Sequence[str]`, *optional*): The splits to read.
+        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its Arrow files.
         num_classes (`int`): 171, or 182 to keep the classes without segmentation.
-    """
-
-    num_classes: int = 171
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_classes not in (171, 182):
-            raise ValueError(f"COCO-Stuff has num_classes 171 or 182, got {self.num_classes}")
-
-
-class CocoStuff(SegmentationBuilder):
-    """Builder of COCO-Stuff, whose layout tells the release.
 
     Note:
         The 10k release is split into train and test (both labelled), the 164k one into train and validation.
     """
 
-    BUILDER_CONFIG_CLASS = CocoStuffConfig
     benchmark = COCO_STUFF
 
-    @property
-    def label_table(self) -> LabelTable:
-        """171 or 182 classes."""
-        return self.benchmark.label_table if self.config.num_classes == 171 else ALL_LABELS
+    def __init__(
+        self,
+        data_dir: str | Path,
+        splits: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
+        num_classes: int = 171,
+    ) -> None:
+        tables = {171: COCO_STUFF.label_table, 182: ALL_LABELS}
+        if num_classes not in tables:
+            raise ValueError(f"COCO-Stuff has num_classes 171 or 182, got {num_classes}")
+        super().__init__(data_dir, splits, tables[num_classes], cache_dir)
 
     def find_files(self) -> dict[str, SplitFiles]:
         """Find the files of every split of the release that `data_dir` holds."""

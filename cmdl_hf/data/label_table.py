@@ -2,14 +2,20 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 IGNORE_INDEX = 255
 """Train id of pixels that count nowhere."""
 
 COLUMNS = ("raw_id", "train_id", "name", "red", "green", "blue")
+"""Columns of a label table's CSV file."""
+
+
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Label:
     raw_id: int
     train_id: int
     name: str
-    colour: tuple[int, int, int]
+    colour: Colour
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,63 @@ class LabelTable:
         text = (resources.files(__package__) / "labels" / f"{name}.csv").read_text(encoding="utf-8")
         return cls.from_rows(csv.DictReader(text.splitlines()))
 
+    @classmethod
+    def from_names(cls, id2label: Mapping[int, str] | Sequence[str]) -> "LabelTable":
+        """Build a table for masks that hold train ids already, 255 to ignore; it is given PASCAL VOC's colours.
+
+        Args:
+            id2label (`Mapping[int, str]` or `Sequence[str]`): Names of the classes 0..K-1, K at most 255.
+        """
+        names = dict(id2label) if isinstance(id2label, Mapping) else dict(enumerate(id2label))
+        classes = [Label(id_, id_, name, _voc_colour(id_ + 1)) for id_, name in sorted(names.items())]
+        return cls((*classes, Label(IGNORE_INDEX, IGNORE_INDEX, "ignore", (0, 0, 0))))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "LabelTable":
+        """Read the classes from a file.
+
+        Args:
+            path (`str` or `Path`): One of
+                - `.txt`: a name per line, for the classes 0..K-1;
+                - `.json`: a list of names, or an object of id and name;
+                - `.csv`: the columns id and name; or raw_id, train_id, name, red, green and blue where ids are to be
+                  mapped, as in this package's own tables.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file has another form, or the ids are not 0..K-1.
+        """
+        path = Path(path)
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return cls._from_text(path.suffix.lower(), text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_text(cls, suffix: str, text: str) -> "LabelTable":
+        if suffix == ".txt":
+            names = [line.strip() for line in text.strip().splitlines()]
+            if not all(names):
+                raise ValueError(f"line {names.index('') + 1} is empty; every line names a class")
+            return cls.from_names(names)
+        if suffix == ".json":
+            content = json.loads(text)
+            if isinstance(content, dict):
+                return cls.from_names({int(id_): name for id_, name in content.items()})
+            if isinstance(content, list):
+                return cls.from_names(content)
+            raise ValueError("expected a list of names or an object of id and name")
+        if suffix == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+            columns = tuple(rows[0]) if rows else ()
+            if columns == ("id", "name"):
+                return cls.from_names({int(row["id"]): row["name"] for row in rows})
+            if columns == COLUMNS:
+                return cls.from_rows(rows)
+            raise ValueError(f"expected the columns id,name or {','.join(COLUMNS)}, found {','.join(columns)}")
+        raise ValueError("class names are read from .txt, .json and .csv files")
+
     @property
     def raw_to_train(self) -> dict[int, int]:
         """Train id of every raw id."""
@@ -108,3 +171,9 @@ class LabelTable:
             if row.train_id != IGNORE_INDEX:
                 first_rows.setdefault(row.train_id, row)
         return dict(sorted(first_rows.items()))
+
+
+def _voc_colour(index: int) -> Colour:
+    """Colour `index` of PASCAL VOC's map: the bits of the index, three by three, from the top of each channel."""
+    red, green, blue = (sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3))
+    return red, green, blue

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass(frozen=True)
 class Layout:

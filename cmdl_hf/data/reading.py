@@ -62,23 +62,28 @@ def list_errors(errors: Sequence[BadFileError], limit: int = 10) -> str:
     return "\n".join(lines)
 
 
-def decode(path: Path) -> Image.Image:
-    """Decode an image file as it is stored, without heeding its EXIF orientation.
+def decode(path: Path, content: bytes | None = None) -> Image.Image:
+    """Decode an image as it is stored, without heeding its EXIF orientation.
+
+    Args:
+        path (`Path`): The file; or, where `content` is given, what messages call it.
+        content (`bytes`, *optional*): The encoded image, where it is no file of its own.
 
     Raises:
         BadFileError: if it cannot be decoded.
     """
-    with _decoding(path) as image:
+    with _decoding(path, content) as image:
         image.load()
     return image
 
 
-def open_mask(path: Path) -> Image.Image:
+def open_mask(path: Path, content: bytes | None = None) -> Image.Image:
     """Read a mask file of one class id per pixel.
 
     Args:
         path (`Path`): A grey, palette or one-bit file. The entries of a palette file are its ids, whatever the
             palette's colours; 16-bit files may hold ids up to 255.
+        content (`bytes`, *optional*): The encoded mask, where it is no file of its own.
 
     Returns:
         `Image` of mode L, the ids as they are stored.
@@ -86,7 +91,9 @@ def open_mask(path: Path) -> Image.Image:
     Raises:
         BadFileError: if the file cannot be decoded or holds no ids.
     """
-    mask = decode(path)
+    mask = decode(path, content)
+    if mask.format == "JPEG":
+        raise BadFileError(path, "a mask must be stored without loss, found JPEG", "save the class ids as PNG")
     if mask.mode in ("L", "P"):
         return mask if mask.mode == "L" else Image.frombytes("L", mask.size, mask.tobytes())
     if mask.mode == "1" or mask.mode.startswith("I"):
@@ -137,39 +144,39 @@ def encode_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def image_value(path: Path, mask_size: tuple[int, int] | None) -> ImageValue:
+def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | None) -> ImageValue:
     """Check an image against its mask and return what the data set stores of it.
 
     The image is not decoded: its header, its last bytes and its EXIF orientation tell enough.
 
     Args:
         path (`Path`): The image.
+        content (`bytes`, *optional*): The encoded image, where it is no file of its own.
         mask_size (`tuple[int, int]`, *optional*): Width and height of its mask; `None` without mask.
 
     Returns:
-        The path, as `datasets.Image` stores it; or, where a camera's EXIF orientation would turn the image but the
-        mask was drawn on the unturned one, the bytes of the unturned image.
+        The path or `content`, as `datasets.Image` stores them; or, where the camera's EXIF orientation would turn the
+        image but the mask was drawn on the unturned one, the bytes of the unturned image.
 
     Raises:
         BadFileError: if the file is damaged, of an unfit mode, or does not fit its mask.
     """
-    with _decoding(path) as image:
+    with _decoding(path, content) as image:
         if not _is_complete(image):
             image.load()
         orientation = _orientation(image)
     if image.mode not in _IMAGE_MODES:
         raise BadFileError(path, f"an image must have 8-bit channels, found mode {image.mode}", "convert it to RGB")
-    if mask_size is None:
-        return str(path)
-    if orientation == 1 and image.size == mask_size:
-        return str(path)
+    as_it_is: ImageValue = str(path) if content is None else {"path": None, "bytes": content}
+    if mask_size is None or (orientation == 1 and image.size == mask_size):
+        return as_it_is
     width, height = image.size
     if orientation in _QUARTER_TURNS and width != height:
         if mask_size == (height, width):
-            return str(path)
+            return as_it_is
         if mask_size == (width, height):
-            return {"path": None, "bytes": _without_exif(path)}
-    if orientation != 1 and image.size == mask_size:
+            return {"path": None, "bytes": encode_png(decode(path, content).convert("RGB"))}
+    if image.size == mask_size:
         raise BadFileError(
             path,
             f"its EXIF orientation {orientation} turns or mirrors it, and whether the mask was drawn before or after "
@@ -184,16 +191,17 @@ def image_value(path: Path, mask_size: tuple[int, int] | None) -> ImageValue:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[Image.Image]:
-    """Open `path` with PIL; what PIL cannot decode is a bad file, what the disk cannot read stays an OSError."""
-    with path.open("rb") as stream:
+def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
+    """Open an image with PIL; what PIL cannot decode is a bad file, what the disk cannot read stays an OSError."""
+    with path.open("rb") if content is None else io.BytesIO(content) as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
         try:
             with Image.open(stream) as image:
                 yield image
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            size = path.stat().st_size
             raise BadFileError(
                 path, f"cannot be decoded ({size} bytes: {error})", "fetch it again, it is damaged or no image"
             ) from error
@@ -216,10 +224,6 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # getexif would decode the whole file in search of a trailing chunk
     return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _without_exif(path: Path) -> bytes:
-    return encode_png(decode(path).convert("RGB"))
 
 
 def _unexpected_ids(path: Path, counts: Mapping[int, int] | Mapping[float, int], expected: str) -> BadFileError:

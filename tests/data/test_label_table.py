@@ -1,0 +1,74 @@
+import pytest
+
+from cmdl_hf.data import BENCHMARKS, Label, LabelTable
+
+FULL = "raw_id,train_id,name,red,green,blue\n0,255,void,0,0,0\n4,1,road,1,2,3\n9,0,sky,4,5,6\n7,1,lane,7,8,9\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("classes.txt", "sky\nroad\n"),
+        ("classes.json", '["sky", "road"]'),
+        ("classes.json", '{"1": "road", "0": "sky"}'),
+        ("classes.csv", "id,name\n1,road\n0,sky\n"),
+        ("classes.csv", FULL),
+    ],
+)
+def test_classes_from_a_file(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8-sig")
+    table = LabelTable.from_file(path)
+    assert table.id2label == {0: "sky", 1: "road"}
+    assert table.num_labels == len(table.palette) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("classes.txt", "sky\n\nroad\n", "line 2 is empty"),
+        ("classes.json", '"sky"', "a list of names or an object"),
+        ("classes.json", '{"1": "road", "2": "sky"}', r"must be 0..K-1 .*found \[1, 2\]"),
+        ("classes.csv", "number,class\n0,sky\n", "expected the columns id,name or .*found number,class"),
+        ("classes.yaml", "", "read from .txt, .json and .csv"),
+        ("classes.csv", FULL + "9,0,sun,0,0,0\n", r"one row per raw id, found several for \[9\]"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        LabelTable.from_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_several_raw_ids_may_make_one_class(tmp_path):
+    (tmp_path / "t.csv").write_text(FULL)
+    table = LabelTable.from_file(tmp_path / "t.csv")
+    assert table.raw_to_train == {0: 255, 4: 1, 9: 0, 7: 1}
+    assert table.palette == [[4, 5, 6], [1, 2, 3]]
+    assert table.train_to_train == {0: 0, 1: 1, 255: 255}
+
+
+def test_names_alone_get_pascal_vocs_colours():
+    table = LabelTable.from_names(["a", "b", "c", "d"])
+    assert table.palette == [[128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert table.raw_to_train[255] == 255
+
+
+def test_digest_follows_the_content():
+    first = LabelTable((Label(0, 0, "sky", (1, 2, 3)),))
+    assert first.digest == LabelTable((Label(0, 0, "sky", (1, 2, 3)),)).digest
+    assert first.digest != LabelTable((Label(0, 0, "sky", (1, 2, 4)),)).digest
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_every_benchmark_is_described(name):
+    benchmark = BENCHMARKS[name]
+    assert benchmark.name == name
+    assert list(benchmark.id2label) == list(range(benchmark.num_labels))
+    assert all(len(colour) == 3 and 0 <= min(colour) <= max(colour) <= 255 for colour in benchmark.palette)
+    assert benchmark.homepage in benchmark.origin
+    assert benchmark.license in benchmark.origin
+    assert benchmark.citation.startswith("@")
+    assert benchmark.layouts
