@@ -69,3 +69,12 @@ def make_camvid(tmp_path, write_image, write_mask):
 def label_array():
     """The label of a sample as an array."""
     return lambda sample: np.asarray(sample["label"])
+
+
+@pytest.fixture
+def photos(tmp_path, write_image, write_mask):
+    """A folder of own data: two pairs."""
+    for stem in ("a", "b"):
+        write_image(tmp_path / "photos/images" / f"{stem}.jpg")
+        write_mask(tmp_path / "photos/masks" / f"{stem}.png", [0, 1])
+    return tmp_path / "photos"
