@@ -30,6 +30,7 @@ class Benchmark:
         citation (`str`): BibTeX.
         unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
             are there, their labels are `None`.
+        ignore_index (`int`): Train id of pixels that count nowhere.
     """
 
     name: str

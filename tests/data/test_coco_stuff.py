@@ -1,11 +1,10 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from cmdl_hf.data import BadDataError, LabelTable, load_benchmark
-
-scipy_io = pytest.importorskip("scipy.io", reason="the 10k release's .mat masks need scipy")
 
 RAW_IDS = np.arange(183, dtype=np.uint8).reshape(3, 61)
 
@@ -24,7 +23,13 @@ def make_164k(tmp_path, write_image, write_mask):
 
 
 @pytest.fixture
-def make_10k(tmp_path, write_image):
+def scipy_io():
+    """What reads and writes the .mat masks of the 10k release."""
+    return pytest.importorskip("scipy.io", reason="the 10k release's .mat masks need scipy")
+
+
+@pytest.fixture
+def make_10k(tmp_path, write_image, scipy_io):
     def make(dtype=np.uint8):
         root = tmp_path / "coco10k"
         (root / "imageLists").mkdir(parents=True)
@@ -77,7 +82,14 @@ def test_a_damaged_mat_file_is_named(make_10k, cache_dir, content):
         load_benchmark("coco_stuff", root, cache_dir=cache_dir)
 
 
-def test_a_mat_file_of_fractions_is_refused(make_10k, cache_dir):
+def test_missing_scipy_is_named(make_10k, cache_dir, monkeypatch):
+    root = make_10k()
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match="pip install scipy"):
+        load_benchmark("coco_stuff", root, cache_dir=cache_dir)
+
+
+def test_a_mat_file_of_fractions_is_refused(make_10k, cache_dir, scipy_io):
     root = make_10k()
     scipy_io.savemat(root / "annotations" / "COCO_train2014_1.mat", {"S": RAW_IDS + 0.5})
     with pytest.raises(BadDataError, match=r"ids must lie in 0..255, found 0.5 \(1 px\)"):
@@ -97,7 +109,7 @@ def test_table_equals_the_source_row_by_row(shared_dir):
     assert ignored == source["ids_without_segmentation"]
 
 
-def test_real_images_have_equal_labels_in_both_releases(shared_dir, cache_dir, label_array):
+def test_real_images_have_equal_labels_in_both_releases(shared_dir, cache_dir, label_array, scipy_io):
     data = shared_dir / "data"
     big = load_benchmark("coco_stuff", data / "coco_stuff_164k", splits=["train"], cache_dir=cache_dir)["train"]
     small = load_benchmark("coco_stuff", data / "coco_stuff_10k", cache_dir=cache_dir)
