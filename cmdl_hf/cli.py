@@ -3,16 +3,21 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Yaml
 
 from . import __version__
+from .training_args import CMDLTrainingArguments
 
 app = App(
     name="cmdl",
     version=__version__,
     help="Class-wise Multiple Distributions Learning for semantic segmentation.",
+    default_parameter=Parameter(negative_iterable=()),
 )
+_DEFAULTS = CMDLTrainingArguments()
 
 
 @app.command
@@ -60,6 +65,62 @@ def demo(
     from .demo import run_demo
 
     run_demo(output_dir, data_dir, weights, max_steps)
+
+
+@app.command
+def train(
+    recipe: Path | None = None,
+    /,
+    *,
+    output_dir: Path,
+    data_dir: Path | None = None,
+    id2label: Path | None = None,
+    weights: Path | None = None,
+    args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS,
+) -> None:
+    """Train a model from a recipe, score it, and save it as a folder that from_pretrained loads.
+
+    Args:
+        recipe: YAML file with any of the options below (crop_size: [512, 512] and so on); a flag wins over it.
+        output_dir: Folder for the model; must be new or empty.
+        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
+        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+        weights: safetensors file with timm's weights of the backbone, or "timm" to download them; omitted, it starts
+            from scratch.
+    """
+    from .training import run
+
+    scores = run(args, output_dir, data_dir, id2label, weights)
+    for split, score in scores.items():
+        print(f"{split}: mean IoU {100 * score['mean_iou']:.2f} %, accuracy {100 * score['overall_accuracy']:.2f} %")
+    print(f"model: {output_dir}")
+
+
+@app.command
+def predict(model: str, /, *inputs: str, out: Path) -> None:
+    """Segment images: a palette PNG of class ids and an overlay for each.
+
+    Args:
+        model: Folder or Hub name of the model.
+        inputs: Image files, folders or quoted patterns.
+        out: Folder to write to.
+    """
+    from .prediction import predict_files
+
+    failures = predict_files(model, inputs, out)
+    for path, reason in failures.items():
+        print(f"not segmented: {path}: {reason}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def _read_recipe(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Let the YAML file that `cmdl train` was given stand in for the flags that were not."""
+    given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
+    if commands == ("train",) and given:
+        Yaml(given[0].tokens[0].value, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+
+
+app.config = (_read_recipe,)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,8 @@
-"""The training loop, on accelerate."""
+"""The training loop, on accelerate, and the run around it: data, model, scores, a folder that loads by name."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -8,9 +12,117 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 from transformers import get_polynomial_decay_schedule_with_warmup
 
-from .data.transforms import TrainTransform
-from .models import CMDLForSemanticSegmentation
-from .training_args import CMDLTrainingArguments
+from .data import SegmentationDataset, load_benchmark, load_folder, load_pairs, load_synthetic
+from .data.transforms import EvalTransform, TrainTransform
+from .evaluation import evaluate
+from .models import CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
+from .training_args import CONTEXT_MODULES, CMDLTrainingArguments
+
+
+def load_data(
+    args: CMDLTrainingArguments, data_dir: str | Path | None = None, id2label: str | Path | None = None
+) -> SegmentationDataset:
+    """Load the data set that a recipe names.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        data_dir (`str` or `Path`, *optional*): Its folder; for own data the folder of `images/` and `masks/`, or a
+            .csv or .jsonl list of pairs. Generated scenes have none.
+        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+
+    Raises:
+        ValueError: if what the data set needs was not given.
+    """
+    if args.benchmark == "synthetic":
+        return load_synthetic()
+    if data_dir is None:
+        raise ValueError(f"benchmark {args.benchmark} needs its folder: give --data-dir")
+    if args.benchmark != "own":
+        return load_benchmark(args.benchmark, data_dir)
+    if id2label is None:
+        raise ValueError("own data need a file with the names of the classes: give --id2label classes.txt")
+    return (load_folder if Path(data_dir).is_dir() else load_pairs)(data_dir, id2label)
+
+
+def make_model(
+    args: CMDLTrainingArguments, dataset: SegmentationDataset, weights: str | Path | None = None
+) -> CMDLForSemanticSegmentation:
+    """Build the network that a recipe states, for the classes of a data set.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe; its seed decides the weights.
+        dataset (`SegmentationDataset`): Names and colours the classes.
+        weights (`str` or `Path`, *optional*): safetensors file with timm's weights of the backbone, or `"timm"` to
+            download those that timm has; omitted, the backbone starts from scratch.
+    """
+    set_seed(args.seed)
+    backbone_config = {
+        "backbone": args.backbone,
+        "out_indices": [1, 2, 3, 4],
+        "output_stride": args.output_stride,
+    }
+    config = CMDLConfig(
+        id2label=dataset.id2label,
+        palette=dataset.palette,
+        backbone_config=backbone_config,
+        backbone_kwargs=args.backbone_kwargs,
+        context_module=CONTEXT_MODULES[args.framework],
+        use_distributions=args.use_distributions,
+        hidden_size=args.hidden_size,
+        attention_size=args.attention_size,
+    )
+    model = CMDLForSemanticSegmentation(config)
+    if weights is not None:
+        model.load_backbone_weights(None if str(weights) == "timm" else weights)
+    return model
+
+
+def run(
+    args: CMDLTrainingArguments,
+    output_dir: str | Path,
+    data_dir: str | Path | None = None,
+    id2label: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> dict[str, Any]:
+    """Train, score on the validation and test splits there are, and save model, processor and scores.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        output_dir (`str` or `Path`): Folder for the model, which `from_pretrained` loads; new or empty.
+        data_dir (`str` or `Path`, *optional*): See `load_data`.
+        id2label (`str` or `Path`, *optional*): See `load_data`.
+        weights (`str` or `Path`, *optional*): See `make_model`.
+
+    Returns:
+        Scores by split, as `evaluate` returns them.
+
+    Raises:
+        FileExistsError: if `output_dir` holds files.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise FileExistsError(f"{output_dir} is not empty; name a new folder with --output-dir")
+    dataset = load_data(args, data_dir, id2label)
+    model = make_model(args, dataset, weights)
+    transform = TrainTransform(args.crop_size, args.scale_range, args.resize)
+    train(model, dataset["train"], transform, args)
+    scores = {
+        split: evaluate(
+            model, dataset[split], EvalTransform(args.resize), dataset.num_labels, description=f"Scoring {split}"
+        )
+        for split in ("validation", "test")
+        if split in dataset and dataset[split][0]["label"] is not None
+    }
+    save(model, output_dir, args)
+    (output_dir / "scores.json").write_text(json.dumps(scores, indent=2))
+    return scores
+
+
+def save(model: CMDLForSemanticSegmentation, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
+    """Save a model with the image processor that fits its recipe."""
+    size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
+    model.save_pretrained(output_dir)
+    make_image_processor(size).save_pretrained(output_dir)
 
 
 def train(

@@ -1,12 +1,17 @@
+import json
+
 import pytest
 import torch
+from transformers import AutoImageProcessor
 
+from cmdl_hf import CMDLForSemanticSegmentation
+from cmdl_hf.cli import main
 from cmdl_hf.data import load_synthetic
 from cmdl_hf.data.transforms import EvalTransform, TrainTransform
 from cmdl_hf.evaluation import evaluate
 from cmdl_hf.inference import whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
-from cmdl_hf.training import make_optimizer, train
+from cmdl_hf.training import make_optimizer, save, train
 from cmdl_hf.training_args import CMDLTrainingArguments
 
 
@@ -109,3 +114,75 @@ def test_whole_image_logits_are_enlarged_once_to_the_size_asked(make_model):
     for size in (None, (50, 33)):
         expected = torch.nn.functional.interpolate(logits, size or (64, 96), mode="bilinear", align_corners=False)
         torch.testing.assert_close(whole_image_logits(model, pixel_values, size), expected)
+
+
+RECIPE = """
+benchmark: synthetic
+crop_size: [64, 96]
+backbone: resnet18
+hidden_size: 16
+attention_size: 8
+total_batch_size: 4
+max_steps: 9
+num_workers: 0
+"""
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def recipe(self, tmp_path):
+        (tmp_path / "recipe.yaml").write_text(RECIPE)
+        return tmp_path / "recipe.yaml"
+
+    def test_a_recipe_and_flags_train_and_save_a_model(self, recipe, tmp_path, capsys):
+        flags = ["--max-steps", "2", "--framework", "pspnet", "--no-distributions"]
+        main(["train", str(recipe), "--output-dir", str(tmp_path / "out"), *flags])
+        assert "test: mean IoU" in capsys.readouterr().out
+        model = CMDLForSemanticSegmentation.from_pretrained(tmp_path / "out")
+        assert model.config.context_module == "ppm"
+        assert not model.config.use_distributions
+        assert model.config.hidden_size == 16
+        assert model.config.palette == load_synthetic(1, 1, 1).palette
+        scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert scores.keys() == {"validation", "test"}
+
+    @pytest.mark.parametrize(
+        ("line", "flags", "message"),
+        [
+            ("max_stps: 3", [], "Did you mean\n--max-steps?"),
+            ("max_steps: many", [], "max_steps"),
+            ("", ["--learning-rat", "0.1"], "--learning-rate"),
+            ("", ["--framework", "unet"], "framework"),
+            ("power: -1", [], "power must be at least 0"),
+            ("", ["--benchmark", "camvid"], "give --data-dir"),
+            ("", ["--benchmark", "own", "--data-dir", "."], "give --id2label"),
+            ("", ["--benchmark", "camvid", "--data-dir", "."], "trainannot"),
+        ],
+    )
+    def test_mistakes_name_the_key_and_write_nothing(self, recipe, tmp_path, capsys, line, flags, message):
+        recipe.write_text(RECIPE.replace("max_steps: 9", line or "max_steps: 9"))
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", str(recipe), "--output-dir", str(tmp_path / "out"), *flags])
+        printed = " ".join((capsys.readouterr().err + str(stopped.value)).replace("│", " ").split())
+        assert " ".join(message.split()) in printed
+        assert not (tmp_path / "out").exists()
+
+    def test_a_missing_recipe_is_an_error(self, tmp_path):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", str(tmp_path / "no.yaml"), "--output-dir", str(tmp_path / "out")])
+        assert "no.yaml" in str(stopped.value)
+
+    def test_a_folder_with_files_is_kept(self, recipe, tmp_path):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", str(recipe), "--output-dir", str(tmp_path)])
+        assert "not empty" in str(stopped.value)
+
+
+def test_the_saved_processor_prepares_images_as_the_evaluation_did(tmp_path, make_model):
+    (sample,) = load_synthetic(0, 0, 1, size=(90, 120))["test"]
+    for resize in (None, (45, 60)):
+        save(make_model(), tmp_path, make_args(resize=resize))
+        processor = AutoImageProcessor.from_pretrained(tmp_path)
+        expected = EvalTransform(resize)({name: [value] for name, value in sample.items()})["pixel_values"][0]
+        actual = processor(sample["image"], return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(actual, expected, atol=0.02 if resize else 1e-5, rtol=0)
