@@ -1,0 +1,134 @@
+"""The card of a prepared data set: what `load_dataset` and the Hub read of it, and what people do."""
+
+from collections.abc import Iterable, Sequence
+
+import datasets
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from .base import SegmentationDataset
+from .benchmark import Benchmark
+from .label_table import IGNORE_INDEX
+from .listing import Layout
+from .preparing import CLASSES_FILE
+
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+"""The Hub's size categories, by the number of samples that each stays below."""
+
+_TEXT = """\
+---
+{metadata}
+---
+
+# {title}
+
+{title} for semantic segmentation: {num_images:,} images, {num_labels} classes. Prepared with `cmdl_hf` from the files
+as their owner distributes them (layout "{layout}"); images keep the bytes they had.
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("{path}")  # with streaming=True nothing is downloaded first
+sample = dataset["{split}"][0]  # image, label, id
+```
+
+## Labels
+
+`label` is an 8-bit image of the ids below, {ignore_index} where a pixel is to be ignored. The owner's ids are mapped
+already: they must be neither shifted nor reduced again. `id2label.json` has the names, `{classes_file}` the colours
+too; with a copy of it at hand, `cmdl_hf.data.load_hub("{path}", "{classes_file}", mask_column="label")` knows both.
+
+{classes}
+
+## Splits
+
+{splits}
+{left_out}
+## License and source
+
+{license}. Source: {homepage}
+
+## Citation
+
+```bibtex
+{citation}
+```
+"""
+
+
+def make_dataset_card(
+    dataset: SegmentationDataset, info: datasets.DatasetInfo, benchmark: Benchmark, layout: Layout, path: str
+) -> DatasetCard:
+    """Write the card of a benchmark that `write_parquet` has written.
+
+    Args:
+        dataset (`SegmentationDataset`): The data set.
+        info (`datasets.DatasetInfo`): What `write_parquet` returned.
+        benchmark (`Benchmark`): Where the data set comes from.
+        layout (`Layout`): The layout it was read from, which knows how many images a complete split has.
+        path (`str`): What the card's example loads: `"organisation/name"`, or the folder's name.
+
+    Returns:
+        `huggingface_hub.DatasetCard`, to be saved as `README.md` beside `data/`.
+    """
+    num_images = sum(len(rows) for rows in dataset.values())
+    classes = zip(dataset.id2label.items(), dataset.palette, strict=True)
+    text = _TEXT.format(
+        metadata=_metadata(info, benchmark, num_images).to_yaml(),
+        title=benchmark.title,
+        num_images=num_images,
+        num_labels=dataset.num_labels,
+        layout=layout.name,
+        path=path,
+        split=next(iter(dataset)),
+        ignore_index=IGNORE_INDEX,
+        classes_file=CLASSES_FILE,
+        classes=_table(
+            ("id", "name", "colour"), ((id_, name, "`#{:02x}{:02x}{:02x}`".format(*c)) for (id_, name), c in classes)
+        ),
+        splits=_table(("split", "images", "complete", "labels"), _split_rows(dataset, benchmark, layout)),
+        left_out=_left_out(dataset),
+        license=benchmark.license,
+        homepage=benchmark.homepage,
+        citation=benchmark.citation,
+    )
+    return DatasetCard(text)
+
+
+def _metadata(info: datasets.DatasetInfo, benchmark: Benchmark, num_images: int) -> DatasetCardData:
+    card_data = DatasetCardData(
+        pretty_name=benchmark.title,
+        license="other",  # the owners' terms are in none of the Hub's words
+        license_name=f"{benchmark.name.replace('_', '-')}-terms",
+        license_link=benchmark.homepage.split()[0],
+        task_categories=["image-segmentation"],
+        task_ids=["semantic-segmentation"],
+        size_categories=next((size for limit, size in _SIZES.items() if num_images < limit), "n>1M"),
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(card_data)
+    data_files = [{"split": split, "path": f"data/{split}-*"} for split in info.splits]
+    MetadataConfigs({"default": {"data_files": data_files}}).to_dataset_card_data(card_data)
+    return card_data
+
+
+def _split_rows(
+    dataset: SegmentationDataset, benchmark: Benchmark, layout: Layout
+) -> Iterable[tuple[str, str, str, str]]:
+    for split, rows in dataset.items():
+        labels = "withheld by the owner" if split in benchmark.unlabelled_splits else "yes"
+        yield split, f"{len(rows):,}", f"{layout.num_images[split]:,}", labels
+
+
+def _left_out(dataset: SegmentationDataset) -> str:
+    """Name the files that were skipped on request."""
+    if not dataset.bad_files:
+        return ""
+    lines = [f"- `{error.path.name}`: {error.args[1]}" for error in dataset.bad_files]
+    return f"\n{len(lines)} file(s) of the owner were left out:\n\n" + "\n".join(lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out a table of Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
