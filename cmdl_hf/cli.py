@@ -113,6 +113,69 @@ def predict(model: str, /, *inputs: str, out: Path) -> None:
     sys.exit(1 if failures else 0)
 
 
+@app.command
+def prepare(
+    name: str,
+    /,
+    *,
+    data_dir: Path,
+    out: Path,
+    push: str | None = None,
+    private: bool = True,
+    splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    skip_bad_files: bool = False,
+) -> None:
+    """Write a public data set as Parquet with a card: datasets.load_dataset reads and streams it.
+
+    Args:
+        name: ade20k, camvid, cityscapes or coco_stuff.
+        data_dir: Folder of the data set as its owner distributes it.
+        out: Folder to write; must be new or empty.
+        push: Also upload it to the Hub as ORG/NAME.
+        private: Whether only its owners see the data set that --push makes; few owners allow to pass files on.
+        splits: Splits to write, of train, validation and test; omitted, all.
+        skip_bad_files: Leave out files that break a rule; they are listed here and in the card.
+    """
+    from .data_commands import prepare
+
+    dataset = prepare(name, data_dir, out, push, private, splits, skip_bad_files)
+    for split, rows in dataset.items():
+        print(f"{split}: {len(rows):,} images")
+    print(f"Saved to {out}: load it with datasets.load_dataset({str(out)!r})")
+    if push is not None:
+        print(f"Pushed to {push}: load it with datasets.load_dataset({push!r})")
+
+
+@app.command
+def check_data(
+    name: str,
+    /,
+    *,
+    data_dir: Path | None = None,
+    id2label: Path | None = None,
+    splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    contact_sheet: Path = Path("outputs/contact_sheet.png"),
+) -> None:
+    """Look through all files of a data set, print what is in them and what is wrong, and draw some.
+
+    The exit status is 1 if anything is wrong.
+
+    Args:
+        name: ade20k, camvid, cityscapes or coco_stuff; or a folder of own images/ and masks/.
+        data_dir: Folder of the public data set.
+        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+        splits: Splits of the public data set to check; omitted, all.
+        contact_sheet: PNG file for images beside their overlays.
+    """
+    from .data_commands import check_data, format_report
+
+    report, is_drawn = check_data(name, contact_sheet, data_dir, id2label, splits)
+    print(format_report(report))
+    if is_drawn:
+        print(f"contact sheet: {contact_sheet}")
+    sys.exit(1 if report.errors else 0)
+
+
 def _read_recipe(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Let the YAML file that `cmdl train` was given stand in for the flags that were not."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]

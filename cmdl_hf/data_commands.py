@@ -1,0 +1,217 @@
+"""What `cmdl prepare` and `cmdl check-data` do: data sets as Parquet, and a look through all their files."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .contact_sheet import draw_contact_sheet, load_font
+from .data import BENCHMARKS, LabelTable, SegmentationDataset, make_builder
+from .data.base import FEATURES, SegmentationBuilder
+from .data.checking import DataReport, SplitReport, check_files, find_folder
+from .data.dataset_card import make_dataset_card
+from .data.label_table import IGNORE_INDEX
+from .data.preparing import check_can_push, new_folder, push_folder, write_parquet
+
+_SHEET_SIZE = 12  # samples on a contact sheet
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    output_dir: str | Path,
+    push_to: str | None = None,
+    private: bool = True,
+    splits: Sequence[str] | None = None,
+    skip_bad_files: bool = False,
+) -> SegmentationDataset:
+    """Write a public data set as Parquet with a card, and push it to the Hub if asked to.
+
+    Args:
+        name (`str`): One of `BENCHMARKS`.
+        data_dir (`str` or `Path`): The folder of the data set as its owner distributes it.
+        output_dir (`str` or `Path`): Folder to write, for `datasets.load_dataset`; it must not exist or be empty.
+        push_to (`str`, *optional*): `"organisation/name"` on the Hub.
+        private (`bool`): Whether only its owners see the data set, should pushing make it.
+        splits (`Sequence[str]`, *optional*): Splits to write; by default all.
+        skip_bad_files (`bool`): Leave out files that break a rule; the card lists them.
+
+    Returns:
+        `SegmentationDataset`: what was written.
+
+    Raises:
+        FileExistsError: if `output_dir` holds files.
+        FileNotFoundError, ValueError: as `load_benchmark` raises them.
+        OSError: if nobody is logged in to the Hub, before anything is written.
+    """
+    builder = make_builder(name, data_dir, splits=splits)
+    output_dir = new_folder(output_dir)
+    if push_to is not None:
+        check_can_push(push_to)
+    dataset = builder.load(skip_bad_files=skip_bad_files)
+    info = write_parquet(dataset, output_dir)
+    card = make_dataset_card(dataset, info, builder.benchmark, builder.layout, push_to or output_dir.absolute().name)
+    card.save(output_dir / "README.md")
+    if push_to is not None:
+        push_folder(output_dir, push_to, private)
+    return dataset
+
+
+def check_data(
+    name: str,
+    contact_sheet: str | Path,
+    data_dir: str | Path | None = None,
+    id2label: str | Path | None = None,
+    splits: Sequence[str] | None = None,
+) -> tuple[DataReport, bool]:
+    """Look through all files of a data set, and draw some of them.
+
+    Args:
+        name (`str`): One of `BENCHMARKS`, with `data_dir`; or the folder of own data, with `id2label`.
+        contact_sheet (`str` or `Path`): PNG file to write.
+        data_dir (`str` or `Path`, *optional*): The benchmark's folder.
+        id2label (`str` or `Path`, *optional*): The file with own data's classes.
+        splits (`Sequence[str]`, *optional*): The benchmark's splits to check; by default all.
+
+    Returns:
+        `DataReport`, for [`format_report`], and whether there were readable samples with labels to draw.
+
+    Raises:
+        FileNotFoundError: if a folder or a split is missing.
+        ValueError: if `name` and the options do not fit, or two files have one id.
+        ImportError: if matplotlib is not installed.
+    """
+    load_font()  # whoever lacks it should know before all files are read
+    builder = _find_builder(name, data_dir, id2label, splits)
+    report = check_files(builder)
+    samples = list(_samples_to_draw(builder, report))
+    if samples:
+        sheet = draw_contact_sheet(samples, report.label_table.id2label, report.label_table.palette)
+        Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(contact_sheet, "PNG")
+    return report, bool(samples)
+
+
+def _find_builder(
+    name: str, data_dir: str | Path | None, id2label: str | Path | None, splits: Sequence[str] | None
+) -> SegmentationBuilder:
+    if name in BENCHMARKS:
+        if data_dir is None or id2label is not None:
+            raise ValueError(f"{name} needs --data-dir, and knows its classes: leave --id2label out")
+        return make_builder(name, data_dir, splits=splits)
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"{name!r} is neither a folder nor a benchmark; known are {', '.join(BENCHMARKS)}")
+    if id2label is None or data_dir is not None or splits is not None:
+        raise ValueError(
+            f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes, "
+            "and takes neither --data-dir nor --splits"
+        )
+    return find_folder(name, LabelTable.from_file(id2label))
+
+
+def _samples_to_draw(
+    builder: SegmentationBuilder, report: DataReport
+) -> Iterator[tuple[str, Image.Image, Image.Image]]:
+    """Read readable samples with labels, spread evenly over every split."""
+    labelled = {split: found.readable for split, found in report.splits.items() if found.pixels.any()}
+    for split, samples in labelled.items():
+        count = min(len(samples), _SHEET_SIZE // len(labelled))
+        for index in np.linspace(0, len(samples) - 1, count).round().astype(int):
+            sample = FEATURES.decode_example(FEATURES.encode_example(builder.read_sample(samples[index])))
+            yield f"{split}  {sample['id']}", sample["image"], sample["label"]
+
+
+def format_report(report: DataReport) -> str:
+    """Lay a report out for the terminal: splits, classes present, what is missing, every error."""
+    K = report.label_table.num_labels
+    split_header = ("split", "images", "readable", "complete set", "size", "ids in masks", "classes")
+    class_header = ("id", "class", *(f"{split} %" for split in report.splits), "pixels", "in images")
+    parts = [
+        f"{report.title}: {K} classes",
+        _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()]),
+        _table(class_header, _class_rows(report)),
+        *_notes(report),
+    ]
+    if report.errors:
+        parts.append("\n".join(f"error: {error}" for error in report.errors))
+    num_images = sum(found.num_images for found in report.splits.values())
+    parts.append(f"images checked: {num_images:,}, errors: {len(report.errors):,}")
+    return "\n\n".join(parts)
+
+
+def _split_row(split: str, found: SplitReport, num_labels: int) -> list[str]:
+    ids = _describe_ids(found.raw_ids)
+    if not found.raw_ids and found.readable:
+        ids = "withheld" if found.num_withheld else "not stored as ids"
+    num_present = int(found.images_with[:num_labels].astype(bool).sum())
+    return [
+        split,
+        f"{found.num_images:,}",
+        f"{len(found.readable):,}",
+        "–" if found.num_expected is None else f"{found.num_expected:,}",
+        _describe_sizes(found.sizes),
+        ids,
+        f"{num_present} of {num_labels}",
+    ]
+
+
+def _describe_ids(ids: set[int]) -> str:
+    """Say which ids there are: `0..11`, or `20 of 0..139, 255`."""
+    inner = ids - {IGNORE_INDEX}
+    texts = []
+    if inner:
+        low, high = min(inner), max(inner)
+        texts.append(f"{low}..{high}" if len(inner) == high - low + 1 else f"{len(inner)} of {low}..{high}")
+    return ", ".join([*texts, *(["255"] if IGNORE_INDEX in ids else [])]) or "–"
+
+
+def _describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    """Say which sizes there are: `480×360`, or `9: 500×375 to 640×480`."""
+    texts = [f"{width}×{height}" for width, height in sorted(sizes, key=math.prod)]
+    if len(texts) < 2:
+        return texts[0] if texts else "–"
+    return f"{len(texts)}: {texts[0]} to {texts[-1]}"
+
+
+def _class_rows(report: DataReport) -> Iterator[list[str]]:
+    """Describe the classes that occur, by their shares of every split's pixels, and what is ignored."""
+    pixels = np.stack([found.pixels for found in report.splits.values()])  # (splits, 256)
+    images_with = np.sum([found.images_with for found in report.splits.values()], axis=0)  # (256,)
+    shares = 100 * pixels / pixels.sum(axis=1, keepdims=True).clip(min=1)
+    for id_, name in [*report.label_table.id2label.items(), (IGNORE_INDEX, "(ignored)")]:
+        if pixels[:, id_].any():
+            texts = [f"{share:.2f}" for share in shares[:, id_]]
+            yield [
+                str(id_),
+                textwrap.shorten(name, 32, placeholder=" …"),
+                *texts,
+                f"{pixels[:, id_].sum():,}",
+                f"{images_with[id_]:,}",
+            ]
+
+
+def _notes(report: DataReport) -> Iterator[str]:
+    """Mention what is no error but worth knowing."""
+    present = np.any([found.pixels > 0 for found in report.splits.values()], axis=0)
+    if absent := [name for id_, name in report.label_table.id2label.items() if not present[id_]]:
+        yield textwrap.fill(f"classes without a pixel ({len(absent)}): {'; '.join(absent)}", width=110)
+    if ids := report.shared_ids:
+        yield f"ids in more than one split ({len(ids)}), such as {ids[0]}: make sure that these images differ"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align columns, those of numbers at their right."""
+    lines = [header, *rows]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    is_number = [all(text[:1].isdigit() or text == "–" for text in column[1:]) for column in columns]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, is_number, strict=True)
+        ).rstrip()
+        for line in lines
+    )

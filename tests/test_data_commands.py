@@ -1,0 +1,151 @@
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from cmdl_hf import data_commands
+from cmdl_hf.cli import main
+
+FRAMES = ("0016E5_00001", "0016E5_00002")
+
+
+@pytest.fixture
+def camvid(tmp_path, monkeypatch):
+    """A tree of CamVid with two frames a split."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    root = tmp_path / "CamVid"
+    for folder in ("train", "val", "test"):
+        for kind in (folder, f"{folder}annot"):
+            (root / kind).mkdir(parents=True)
+        for frame in FRAMES:
+            Image.new("RGB", (8, 6), (90, 120, 200)).save(root / folder / f"{frame}.png")
+            ids = np.resize(np.arange(12, dtype=np.uint8), (6, 8))
+            Image.fromarray(ids).save(root / f"{folder}annot" / f"{frame}.png")
+    return root
+
+
+def _run(*arguments):
+    """Run a command; return its exit status."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def test_prepare_writes_what_load_dataset_reads(camvid, tmp_path, capsys):
+    main(["prepare", "camvid", "--data-dir", str(camvid), "--out", str(tmp_path / "out"), "--splits", "train", "test"])
+    assert "train: 2 images\ntest: 2 images" in capsys.readouterr().out
+    read = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert list(read) == ["train", "test"]
+    assert np.asarray(read["test"][0]["label"]).ravel()[:12].tolist() == [*range(11), 255]
+    assert 'load_dataset("out")' in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_prepare_skips_bad_files_on_request_and_the_card_lists_them(camvid, tmp_path):
+    (camvid / "train" / f"{FRAMES[0]}.png").write_bytes(b"")
+    arguments = ["prepare", "camvid", "--data-dir", str(camvid), "--out", str(tmp_path / "out")]
+    assert "cannot be decoded" in _run(*arguments)
+    main([*arguments, "--skip-bad-files"])
+    assert f"- `{FRAMES[0]}.png`: cannot be decoded" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("flags", "private"), [([], True), (["--no-private"], False)])
+def test_prepare_pushes_the_finished_folder(camvid, tmp_path, monkeypatch, capsys, flags, private):
+    calls = []
+    monkeypatch.setattr(data_commands, "check_can_push", lambda repo_id: calls.append(("check", repo_id)))
+
+    def push(folder, repo_id, private):
+        calls.append(("push", repo_id, private, (folder / "README.md").is_file()))
+
+    monkeypatch.setattr(data_commands, "push_folder", push)
+    main(["prepare", "camvid", "--data-dir", str(camvid), "--out", str(tmp_path / "out"), "--push", "me/it", *flags])
+    assert calls == [("check", "me/it"), ("push", "me/it", private, True)]
+    assert "load_dataset('me/it')" in capsys.readouterr().out
+
+
+def test_prepare_asks_the_hub_before_it_reads_anything(camvid, tmp_path):
+    (camvid / "train" / f"{FRAMES[0]}.png").write_bytes(b"")
+    message = _run("prepare", "camvid", "--data-dir", camvid, "--out", tmp_path / "out", "--push", "it")
+    assert "organisation/name, found 'it'" in message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_prepare_keeps_an_existing_folder(camvid, tmp_path):
+    assert "is not empty" in _run("prepare", "camvid", "--data-dir", camvid, "--out", tmp_path)
+
+
+def test_check_data_prints_tables_and_draws(camvid, tmp_path, capsys):
+    sheet = tmp_path / "new" / "sheet.png"
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", sheet) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["train", "2", "2", "367", "8×6", "0..11", "11", "of", "11"] in lines
+    assert ["0", "Sky", "8.33", "8.33", "8.33", "24", "6"] in lines
+    assert ["255", "(ignored)", "8.33", "8.33", "8.33", "24", "6"] in lines
+    assert ["images", "checked:", "6,", "errors:", "0"] in lines
+    assert ["contact", "sheet:", str(sheet)] in lines
+    assert Image.open(sheet).width > 1000
+
+
+def test_check_data_lists_every_error_and_exits_with_1(camvid, tmp_path, capsys):
+    (camvid / "train" / f"{FRAMES[0]}.png").write_bytes(b"")
+    (camvid / "valannot" / f"{FRAMES[1]}.png").unlink()
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
+    printed = capsys.readouterr().out
+    assert printed.count("error: ") == 2
+    assert "images checked: 5, errors: 2" in printed
+
+
+def test_check_data_of_nothing_readable_draws_nothing(camvid, tmp_path, capsys):
+    for path in camvid.glob("*annot/*"):
+        path.write_bytes(b"")
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
+    assert "contact sheet" not in capsys.readouterr().out
+    assert not (tmp_path / "s.png").exists()
+
+
+def test_check_data_of_own_files_names_absent_classes_and_shared_ids(tmp_path, capsys):
+    for split in ("train", "val"):
+        for kind, picture in (("images", Image.new("RGB", (4, 3))), ("masks", Image.new("L", (4, 3), 1))):
+            (tmp_path / kind / split).mkdir(parents=True)
+            picture.save(tmp_path / kind / split / "a.png")
+    (tmp_path / "classes.txt").write_text("leaf\nroot\n")
+    arguments = ("--id2label", tmp_path / "classes.txt", "--contact-sheet", tmp_path / "s.png")
+    assert _run("check-data", tmp_path, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "classes without a pixel (1): leaf" in printed
+    assert "ids in more than one split (1), such as a:" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "neither a folder nor a benchmark; known are"),
+        (["camvid"], "camvid needs --data-dir"),
+        (["."], "needs --id2label"),
+        ([".", "--id2label", "a.txt", "--splits", "train"], "neither --data-dir nor --splits"),
+    ],
+)
+def test_check_data_says_which_option_is_missing(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in _run("check-data", *arguments)
+
+
+def test_check_data_names_files_of_one_id(camvid):
+    Image.new("RGB", (8, 6)).save(camvid / "train" / f"{FRAMES[0]}.jpg")
+    message = _run("check-data", "camvid", "--data-dir", camvid)
+    assert "have one id" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "splits"),
+    [
+        ("camvid", "CamVid-mini", ["train", "validation", "test"]),
+        ("ade20k", "ade20k/ADEChallengeData2016", ["train"]),
+        ("coco_stuff", "coco_stuff_164k", ["train"]),
+        ("cityscapes", "cityscapes", ["validation"]),
+    ],
+)
+def test_real_data_has_no_errors(shared_dir, tmp_path, name, folder, splits):
+    report, is_drawn = data_commands.check_data(
+        name, tmp_path / "sheet.png", shared_dir / "data" / folder, splits=splits
+    )
+    assert (report.errors, is_drawn) == ([], True)
