@@ -84,7 +84,7 @@ def test_classes_lie_beside_the_files(prepare, cache_dir):
     assert {int(id_): name for id_, name in names.items()} == dataset.id2label
     table = LabelTable.from_file(folder / CLASSES_FILE)
     assert (table.id2label, table.palette) == (dataset.id2label, dataset.palette)
-    again = load_hub(str(folder), folder / CLASSES_FILE, mask_column="label", cache_dir=cache_dir)
+    again = load_hub(str(folder), table, mask_column="label", cache_dir=cache_dir)
     _assert_same(again["train"], dataset["train"])
 
 
