@@ -1,7 +1,10 @@
 """The package itself: lazy import, public names, command line."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,30 @@ def test_a_mistyped_command_or_flag_is_an_error_that_names_the_nearest(arguments
     assert stopped.value.code == 2
     printed = capsys.readouterr()
     assert message in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(tmp_path):
+    root = Path(__file__).parents[1]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = tmp_path / "source"  # building in place would leave a build folder in the checkout
+    shutil.copytree(root, source, ignore=shutil.ignore_patterns(".venv", ".git", "outputs", "build", "*.egg-info"))
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    code = """
+import cmdl_hf, torch
+assert cmdl_hf.__file__.startswith({site!r}), cmdl_hf.__file__
+from cmdl_hf.data import BENCHMARKS, load_synthetic
+assert BENCHMARKS["ade20k"].num_labels == 150
+config = cmdl_hf.CMDLConfig(num_labels=3, backbone_config=dict(backbone="resnet18", out_indices=[3, 4]))
+image = load_synthetic(0, 0, 1)["test"][0]["image"]
+pixels = cmdl_hf.make_image_processor()(image, return_tensors="pt")["pixel_values"]
+assert cmdl_hf.CMDLForSemanticSegmentation(config).eval()(pixels).logits.shape[1] == 3
+""".format(site=str(tmp_path / "site"))
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site" / "bin" / "cmdl").exists()

@@ -1,6 +1,6 @@
 """The parts of CMDL that any segmenter can take: semantic aggregation and distribution learning.
 
-Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
 from typing import NamedTuple, cast

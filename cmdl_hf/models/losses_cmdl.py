@@ -3,7 +3,7 @@
 In all of them a pixel whose label names no class is left out, a class without pixels does not count, and
 without any pixel the loss is zero, where the reference divides 0 by 0.
 
-Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
 from typing import Any

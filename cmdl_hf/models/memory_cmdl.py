@@ -1,6 +1,6 @@
 """The memory bank: class distributions kept as prototypes, and how pixels are assigned to them.
 
-Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
 from typing import Literal

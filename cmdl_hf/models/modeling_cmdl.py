@@ -1,6 +1,6 @@
 """CMDL for semantic segmentation on `PreTrainedModel`.
 
-Reference: "Class-wise Multiple Distributions Learning for semantic segmentation" (arXiv 2303.08029).
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
 import math
