@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user's prints one line and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"cmdl: {error}")
 
 

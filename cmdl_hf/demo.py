@@ -20,13 +20,15 @@ from .visualization import draw_prediction
 SYNTHETIC = CMDLTrainingArguments(
     benchmark="synthetic",
     crop_size=(96, 128),
+    scale_range=(0.75, 1.5),
     backbone="resnet18",
     hidden_size=256,
     attention_size=128,
     max_steps=120,
     total_batch_size=8,
-    learning_rate=0.02,
+    learning_rate=0.05,
     use_channels_last=True,
+    num_workers=1,
 )
 CAMVID = CMDLTrainingArguments(
     benchmark="camvid",

@@ -164,7 +164,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "file.pth").write_bytes(pickle.dumps({"model": _Malicious()}))
+    (tmp_path / "file.pth").write_bytes(pickle.dumps({"model": _Malicious()}, protocol=2))
     with pytest.raises(ValueError, match="without running code"):
         load_reference_checkpoint("file.pth")
     torch.save({"model": _Malicious()}, "other.pth")

@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from cmdl_hf import CMDLMemoryBank, sinkhorn
@@ -178,3 +180,39 @@ def test_sample_follows_the_plan():
     similarity = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(500, 1)
     ids = bank.assign(similarity, torch.zeros(1000, dtype=torch.int64))
     assert (ids == torch.tensor([0, 1]).repeat(500)).float().mean() > 0.99
+
+
+def make_pixels():
+    generator = torch.Generator().manual_seed(7)
+    embeddings = F.normalize(torch.randn(120, 8, generator=generator), dim=-1)
+    labels = torch.randint(0, 4, (120,), generator=generator)
+    labels[60:] = labels[60:] % 2  # the second process sees no pixel of classes 2 and 3
+    is_correct = torch.rand(120, generator=generator) < 0.8
+    return embeddings, labels, is_correct
+
+
+def update_bank(part, folder):
+    torch.manual_seed(1)
+    bank = CMDLMemoryBank(num_labels=4, num_distributions=3, hidden_size=8, assignment="argmax")
+    embeddings, labels, is_correct = (tensor[part] for tensor in make_pixels())
+    for _ in range(3):
+        bank.update(embeddings, bank.similarity(embeddings), labels, is_correct)
+    torch.save(bank.state_dict(), folder)
+
+
+def update_in_process_group(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    assert dist.get_world_size() == 2
+    update_bank(slice(60 * rank, 60 * rank + 60), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_update_the_bank_as_one_does(tmp_path):
+    update_bank(slice(None), tmp_path / "one.pt")
+    mp.spawn(update_in_process_group, args=(tmp_path,), nprocs=2)
+    one, *ranks = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "rank0", "rank1"))
+    assert one["num_updates"].sum() > 0
+    for rank in ranks:
+        torch.testing.assert_close(rank["prototypes"], one["prototypes"], atol=1e-6, rtol=0)
+        assert torch.equal(rank["num_updates"], one["num_updates"])
+    assert torch.equal(ranks[0]["prototypes"], ranks[1]["prototypes"])
