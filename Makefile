@@ -34,11 +34,14 @@ test: $(STAMP)  ## the fast test suite
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
-demo: $(STAMP)  ## train on real CamVid: make demo DATA=DIR WEIGHTS=FILE [OUT=DIR]
+demo: $(STAMP)  ## train with and without CMDL and compare: make demo [DATA=CAMVID WEIGHTS=FILE OUT=DIR]
 	$(BIN)/cmdl demo $(if $(DATA),--data-dir "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(OUT),--output-dir "$(OUT)")
 
-bench: $(STAMP)  ## the learning step against the literal loop
+bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README.md
 	$(BIN)/python benchmarks/learning_step.py
+	$(BIN)/python benchmarks/assignment.py
+	$(BIN)/python benchmarks/transforms.py
+	$(BIN)/python benchmarks/metrics.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
