@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedModel
@@ -72,7 +73,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     accepts_loss_kwargs = False
-    _supports_sdpa = True
+    _supports_sdpa = True  # of which the attention here is a call, whatever `attn_implementation` asks for
     _no_split_modules = ()
     # Whatever the model's dtype: the bank moves by thousandths, and similarities are float32 always.
     _keep_in_fp32_modules_strict = ("memory_bank", "embedding_norm", "prototype_norm")
@@ -275,7 +276,8 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
                 folder or Hub name that its `from_pretrained` takes.
 
         Raises:
-            ValueError: if the file does not hold every tensor of the backbone, or one of another shape.
+            ValueError: if the file is no safetensors file, lacks a tensor of the backbone, or holds one of another
+                shape.
 
         Note:
             `AutoBackbone.from_pretrained` would drop `output_stride`, and transformers 5 resets the running
@@ -299,7 +301,12 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
                 **(self.config.backbone_kwargs or {}),
             ).state_dict()
         else:
-            state_dict = {name: tensor.float() for name, tensor in load_file(os.fspath(weights)).items()}
+            try:
+                state_dict = {name: tensor.float() for name, tensor in load_file(os.fspath(weights)).items()}
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{weights} is no safetensors file ({error}); convert it, or fetch it again"
+                ) from error
         _load_all(self.backbone._backbone, state_dict, f"{weights or config.backbone}")
 
 

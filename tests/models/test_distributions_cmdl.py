@@ -1,6 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cmdl_hf import (
     CMDLAttention,
@@ -33,6 +35,27 @@ def test_attention_equals_the_full_matrix():
     attention = randomise_norms(CMDLAttention(16, 8)).eval()
     query, key = torch.randn(2, 16, 4, 5), torch.randn(2, 16, 3, 6)
     torch.testing.assert_close(attention(query, key), literal_attention(attention, query, key), atol=1e-5, rtol=1e-5)
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation returns."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [tensor.numel() for tensor in tree_leaves(result) if isinstance(tensor, torch.Tensor)]
+        self.numel = max(self.numel, *sizes, 0)
+        return result
+
+
+@pytest.mark.parametrize("attention", [CMDLAttention(16, 8), CrissCrossAttention(16)])
+def test_no_matrix_of_all_pairs_of_pixels_exists(attention):
+    attention.eval()
+    x = torch.randn(1, 16, 64, 64)
+    with torch.no_grad(), _LargestTensor() as largest:
+        attention(x, x) if isinstance(attention, CMDLAttention) else attention(x)
+    assert largest.numel < (64 * 64) ** 2 / 10
 
 
 def test_aggregation_equals_voting_then_fusion():

@@ -233,6 +233,15 @@ def test_autocast_trains(make_model, make_batch):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_device_map(make_model, make_batch, tmp_path):
+    model = make_model().eval()
+    model.save_pretrained(tmp_path)
+    placed = CMDLForSemanticSegmentation.from_pretrained(tmp_path, device_map="auto")
+    pixel_values, _ = make_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(placed(pixel_values.to(placed.device)).logits.cpu(), model(pixel_values).logits)
+
+
 def test_fine_tuning_with_other_classes_resets_bank_and_classifiers(make_model, make_config, tmp_path):
     make_model().save_pretrained(tmp_path)
     config = make_config(num_labels=7)
@@ -270,6 +279,11 @@ class TestBackboneWeights:
     def test_a_file_with_other_shapes(self, make_config, tmp_path):
         save_file(timm.create_model("resnet18", in_chans=4).state_dict(), tmp_path / "weights.safetensors")
         with pytest.raises(ValueError, match=r"conv1.weight has shape \(64, 4, 7, 7\)"):
+            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+
+    def test_a_file_that_is_no_safetensors_file(self, make_config, tmp_path):
+        (tmp_path / "weights.safetensors").write_bytes(b"<html>not found</html>")
+        with pytest.raises(ValueError, match=r"weights.safetensors is no safetensors file"):
             self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
 
     def test_the_timm_weights_of_the_name(self, make_config, monkeypatch):
