@@ -11,6 +11,7 @@ from cmdl_hf import (
     CMDLProjectionHead,
     CMDLSemanticAggregation,
 )
+from cmdl_hf.models.context_cmdl import CrissCrossAttention
 
 
 def randomise_norms(module):
