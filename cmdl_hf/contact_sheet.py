@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .data.label_table import IGNORE_INDEX
 from .visualization import VOID_COLOR, Palette, overlay
 
 _PANEL = (360, 270)  # the most that an image takes, in pixels
@@ -22,15 +23,14 @@ def draw_contact_sheet(
     samples: Sequence[tuple[str, Image.Image, Image.Image]],
     id2label: Mapping[int, str],
     palette: Palette,
-    ignore_index: int = 255,
 ) -> Image.Image:
     """Draw pairs of an image and its overlay, each under its name, and a legend of the classes that occur.
 
     Args:
-        samples (`Sequence` of name, PIL image and its label): Labels hold class ids at the image's size.
+        samples (`Sequence` of name, PIL image and its label): Labels hold class ids at the image's size; void pixels,
+            255, show the image alone.
         id2label (`Mapping`): Name of every class.
         palette (`Sequence` of K rows): Colours of the classes.
-        ignore_index (`int`): Id of void pixels, which show the image alone.
 
     Returns:
         PIL image, RGB, about 1500 pixels wide.
@@ -39,7 +39,7 @@ def draw_contact_sheet(
         ImportError: If matplotlib, whose font this uses, is not installed.
     """
     present = sorted({int(id_) for _, _, label in samples for id_ in np.unique(np.asarray(label))})
-    legend = [(id2label[id_], tuple(palette[id_])) for id_ in present if id_ != ignore_index]
+    legend = [(id2label[id_], tuple(palette[id_])) for id_ in present if id_ != IGNORE_INDEX]
     pairs = [_draw_pair(name, image, overlay(image, label, palette)) for name, image, label in samples]
     width = _PAIRS_A_ROW * (pairs[0].width + _GAP) + _GAP
     rows = [pairs[start : start + _PAIRS_A_ROW] for start in range(0, len(pairs), _PAIRS_A_ROW)]
