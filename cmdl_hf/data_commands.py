@@ -9,14 +9,16 @@ import numpy as np
 from PIL import Image
 
 from .contact_sheet import draw_contact_sheet, load_font
-from .data import BENCHMARKS, LabelTable, SegmentationDataset, make_builder
+from .data import BENCHMARKS, SegmentationDataset, make_builder
 from .data.base import FEATURES, SegmentationBuilder
-from .data.checking import DataReport, SplitReport, check_files, find_folder
+from .data.checking import DataReport, IdCount, SplitReport, check_files
+from .data.custom import find_folder
 from .data.dataset_card import make_dataset_card
-from .data.label_table import IGNORE_INDEX
+from .data.label_table import IGNORE_INDEX, Label
 from .data.preparing import check_can_push, new_folder, push_folder, write_parquet
 
 _SHEET_SIZE = 12  # samples on a contact sheet
+_MOST_UNEXPECTED = 20  # ids listed; a mask of blended colours has thousands
 
 
 def prepare(
@@ -81,7 +83,7 @@ def check_data(
 
     Raises:
         FileNotFoundError: if a folder or a split is missing.
-        ValueError: if `name` and the options do not fit, or two files have one id.
+        ValueError: if `name` and the options do not fit.
         ImportError: if matplotlib is not installed.
     """
     load_font()  # whoever lacks it should know before all files are read
@@ -109,7 +111,7 @@ def _find_builder(
             f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes, "
             "and takes neither --data-dir nor --splits"
         )
-    return find_folder(name, LabelTable.from_file(id2label))
+    return find_folder(name, id2label)
 
 
 def _samples_to_draw(
@@ -125,16 +127,17 @@ def _samples_to_draw(
 
 
 def format_report(report: DataReport) -> str:
-    """Lay a report out for the terminal: splits, classes present, what is missing, every error."""
+    """Lay a report out for the terminal: splits, ids found against expected, classes, every error."""
     K = report.label_table.num_labels
-    split_header = ("split", "images", "readable", "complete set", "size", "ids in masks", "classes")
-    class_header = ("id", "class", *(f"{split} %" for split in report.splits), "pixels", "in images")
-    parts = [
-        f"{report.title}: {K} classes",
-        _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()]),
-        _table(class_header, _class_rows(report)),
-        *_notes(report),
-    ]
+    split_header = ("split", "images", "readable", "complete set", "size", "ignored %", "classes")
+    splits = _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()])
+    parts = [f"{report.title}: {K} classes", splits, *_id_parts(report)]
+    if _several_ids_make_a_class(report.expected):
+        parts += _class_parts(report)
+    if ids := report.shared_ids:
+        parts.append(
+            f"names in more than one split ({len(ids)}), such as {ids[0]}: make sure that these images differ"
+        )
     if report.errors:
         parts.append("\n".join(f"error: {error}" for error in report.errors))
     num_images = sum(found.num_images for found in report.splits.values())
@@ -143,29 +146,16 @@ def format_report(report: DataReport) -> str:
 
 
 def _split_row(split: str, found: SplitReport, num_labels: int) -> list[str]:
-    ids = _describe_ids(found.raw_ids)
-    if not found.raw_ids and found.readable:
-        ids = "withheld" if found.num_withheld else "not stored as ids"
-    num_present = int(found.images_with[:num_labels].astype(bool).sum())
+    num_pixels, num_present = found.pixels.sum(), np.count_nonzero(found.pixels[:num_labels])
     return [
         split,
         f"{found.num_images:,}",
         f"{len(found.readable):,}",
         "–" if found.num_expected is None else f"{found.num_expected:,}",
         _describe_sizes(found.sizes),
-        ids,
-        f"{num_present} of {num_labels}",
+        f"{100 * found.pixels[IGNORE_INDEX] / num_pixels:.2f}" if num_pixels else "–",
+        "withheld" if found.num_withheld else f"{num_present} of {num_labels}",
     ]
-
-
-def _describe_ids(ids: set[int]) -> str:
-    """Say which ids there are: `0..11`, or `20 of 0..139, 255`."""
-    inner = ids - {IGNORE_INDEX}
-    texts = []
-    if inner:
-        low, high = min(inner), max(inner)
-        texts.append(f"{low}..{high}" if len(inner) == high - low + 1 else f"{len(inner)} of {low}..{high}")
-    return ", ".join([*texts, *(["255"] if IGNORE_INDEX in ids else [])]) or "–"
 
 
 def _describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
@@ -176,30 +166,84 @@ def _describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
     return f"{len(texts)}: {texts[0]} to {texts[-1]}"
 
 
-def _class_rows(report: DataReport) -> Iterator[list[str]]:
-    """Describe the classes that occur, by their shares of every split's pixels, and what is ignored."""
+def _id_parts(report: DataReport) -> Iterator[str]:
+    """Set the ids found in the masks against those expected, in the order of their classes."""
+    header = ("id", "name", "class", *_share_header(report), "pixels", "in images")
+    expected = sorted(report.expected, key=lambda row: (row.train_id, row.raw_id))
+    found = [row for row in expected if any(row in split.raw_ids for split in report.splits.values())]
+    if found:
+        yield _table(header, [_id_row(row, report) for row in found])
+    if unexpected := report.unexpected:
+        lines = [(id_, f"{count.images:,}", f"{count.pixels:,}") for id_, count in unexpected.items()]
+        text = _table(("unexpected id", "in masks", "pixels"), lines[:_MOST_UNEXPECTED])
+        more = len(lines) - _MOST_UNEXPECTED
+        yield text + (f"\nand {more:,} more unexpected ids" if more > 0 else "")
+    if absent := [row for row in expected if row not in found]:
+        kinds = {
+            "of classes": [f"{row.raw_id} {row.name}" for row in absent if row.train_id != IGNORE_INDEX],
+            "ignored anyway": [f"{row.raw_id} {row.name}" for row in absent if row.train_id == IGNORE_INDEX],
+        }
+        texts = [f"{kind} ({len(names)}): {'; '.join(names)}" for kind, names in kinds.items() if names]
+        yield "\n".join(_fill(f"expected ids never seen, {text}") for text in texts)
+
+
+def _id_row(row: Label, report: DataReport) -> list[str]:
+    counts = [split.raw_ids.get(row, IdCount()) for split in report.splits.values()]
+    return [
+        str(row.raw_id),
+        _shorten(row.name),
+        "ignored" if row.train_id == IGNORE_INDEX else str(row.train_id),
+        *_shares([count.pixels for count in counts], report),
+        f"{sum(count.pixels for count in counts):,}",
+        f"{sum(count.images for count in counts):,}",
+    ]
+
+
+def _several_ids_make_a_class(expected: Sequence[Label]) -> bool:
+    train_ids = [row.train_id for row in expected if row.train_id != IGNORE_INDEX]
+    return len(set(train_ids)) < len(train_ids)
+
+
+def _class_parts(report: DataReport) -> Iterator[str]:
+    """Describe the classes that ids are gathered to, and what is ignored."""
+    header = ("class", "name", *_share_header(report), "pixels", "in images")
     pixels = np.stack([found.pixels for found in report.splits.values()])  # (splits, 256)
     images_with = np.sum([found.images_with for found in report.splits.values()], axis=0)  # (256,)
-    shares = 100 * pixels / pixels.sum(axis=1, keepdims=True).clip(min=1)
-    for id_, name in [*report.label_table.id2label.items(), (IGNORE_INDEX, "(ignored)")]:
-        if pixels[:, id_].any():
-            texts = [f"{share:.2f}" for share in shares[:, id_]]
-            yield [
+    names = {**report.label_table.id2label, IGNORE_INDEX: "(ignored)"}
+    yield _table(
+        header,
+        [
+            [
                 str(id_),
-                textwrap.shorten(name, 32, placeholder=" …"),
-                *texts,
+                _shorten(name),
+                *_shares(pixels[:, id_], report),
                 f"{pixels[:, id_].sum():,}",
                 f"{images_with[id_]:,}",
             ]
+            for id_, name in names.items()
+            if pixels[:, id_].any()
+        ],
+    )
+    if absent := [name for id_, name in report.label_table.id2label.items() if not pixels[:, id_].any()]:
+        yield _fill(f"classes never seen ({len(absent)}): {'; '.join(absent)}")
 
 
-def _notes(report: DataReport) -> Iterator[str]:
-    """Mention what is no error but worth knowing."""
-    present = np.any([found.pixels > 0 for found in report.splits.values()], axis=0)
-    if absent := [name for id_, name in report.label_table.id2label.items() if not present[id_]]:
-        yield textwrap.fill(f"classes without a pixel ({len(absent)}): {'; '.join(absent)}", width=110)
-    if ids := report.shared_ids:
-        yield f"ids in more than one split ({len(ids)}), such as {ids[0]}: make sure that these images differ"
+def _share_header(report: DataReport) -> list[str]:
+    return [f"{split} %" for split in report.splits]
+
+
+def _shares(pixels: Iterable[int], report: DataReport) -> list[str]:
+    """Write pixels of every split as shares of all that the split has."""
+    totals = [max(1, found.pixels.sum()) for found in report.splits.values()]
+    return [f"{100 * count / total:.2f}" for count, total in zip(pixels, totals, strict=True)]
+
+
+def _shorten(name: str) -> str:
+    return textwrap.shorten(name, 32, placeholder=" …")
+
+
+def _fill(text: str) -> str:
+    return textwrap.fill(text, width=110, break_on_hyphens=False)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

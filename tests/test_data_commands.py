@@ -45,7 +45,9 @@ def test_prepare_skips_bad_files_on_request_and_the_card_lists_them(camvid, tmp_
     arguments = ["prepare", "camvid", "--data-dir", str(camvid), "--out", str(tmp_path / "out")]
     assert "cannot be decoded" in _run(*arguments)
     main([*arguments, "--skip-bad-files"])
-    assert f"- `{FRAMES[0]}.png`: cannot be decoded" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"- `{FRAMES[0]}.png`: cannot be decoded (0 bytes, of no known format)" in card
+    assert str(tmp_path) not in card
 
 
 @pytest.mark.parametrize(("flags", "private"), [([], True), (["--no-private"], False)])
@@ -77,9 +79,9 @@ def test_check_data_prints_tables_and_draws(camvid, tmp_path, capsys):
     sheet = tmp_path / "new" / "sheet.png"
     assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", sheet) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["train", "2", "2", "367", "8×6", "0..11", "11", "of", "11"] in lines
-    assert ["0", "Sky", "8.33", "8.33", "8.33", "24", "6"] in lines
-    assert ["255", "(ignored)", "8.33", "8.33", "8.33", "24", "6"] in lines
+    assert ["train", "2", "2", "367", "8×6", "8.33", "11", "of", "11"] in lines
+    assert ["0", "Sky", "0", "8.33", "8.33", "8.33", "24", "6"] in lines
+    assert ["11", "Void", "ignored", "8.33", "8.33", "8.33", "24", "6"] in lines
     assert ["images", "checked:", "6,", "errors:", "0"] in lines
     assert ["contact", "sheet:", str(sheet)] in lines
     assert Image.open(sheet).width > 1000
@@ -94,6 +96,44 @@ def test_check_data_lists_every_error_and_exits_with_1(camvid, tmp_path, capsys)
     assert "images checked: 5, errors: 2" in printed
 
 
+def test_check_data_sets_ids_found_against_those_expected(camvid, tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        Image.new("L", (8, 6), 3).save(camvid / f"{split}annot" / f"{FRAMES[0]}.png")
+        Image.new("L", (8, 6), 77).save(camvid / f"{split}annot" / f"{FRAMES[1]}.png")
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["3", "Road", "3", "100.00", "100.00", "100.00", "144", "3"] in lines
+    assert ["unexpected", "id", "in", "masks", "pixels"] in lines
+    assert ["77", "3", "144"] in lines
+    assert "expected ids never seen, of classes (10): 0 Sky; 1 Building; 2 Pole; 4 Pavement;" in printed
+    assert "expected ids never seen, ignored anyway (1): 11 Void" in printed
+
+
+def test_check_data_gathers_ids_of_one_class(tmp_path, capsys):
+    for kind, picture in (("images", Image.new("RGB", (4, 3))), ("masks", Image.new("L", (4, 3), 7))):
+        (tmp_path / kind).mkdir()
+        picture.putpixel((0, 0), 8 if kind == "masks" else (0, 0, 0))
+        picture.save(tmp_path / kind / "a.png")
+    rows = ("raw_id,train_id,name,red,green,blue", "7,1,stem,0,0,1", "8,1,twig,0,0,2", "9,0,root,0,0,3")
+    (tmp_path / "classes.csv").write_text("\n".join(rows))
+    arguments = ("--id2label", tmp_path / "classes.csv", "--contact-sheet", tmp_path / "s.png")
+    assert _run("check-data", tmp_path, *arguments) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["7", "stem", "1", "91.67", "11", "1"] in lines
+    assert ["8", "twig", "1", "8.33", "1", "1"] in lines
+    assert ["1", "stem", "100.00", "12", "1"] in lines
+    assert "classes never seen (1): root" in printed
+
+
+def test_check_data_cuts_a_long_list_of_unexpected_ids(camvid, tmp_path, capsys):
+    ids = np.arange(100, 148, dtype=np.uint8).reshape(6, 8)
+    Image.fromarray(ids).save(camvid / "trainannot" / f"{FRAMES[0]}.png")
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
+    assert "and 28 more unexpected ids" in capsys.readouterr().out
+
+
 def test_check_data_of_nothing_readable_draws_nothing(camvid, tmp_path, capsys):
     for path in camvid.glob("*annot/*"):
         path.write_bytes(b"")
@@ -102,7 +142,7 @@ def test_check_data_of_nothing_readable_draws_nothing(camvid, tmp_path, capsys):
     assert not (tmp_path / "s.png").exists()
 
 
-def test_check_data_of_own_files_names_absent_classes_and_shared_ids(tmp_path, capsys):
+def test_check_data_of_own_files_names_absent_ids_and_shared_names(tmp_path, capsys):
     for split in ("train", "val"):
         for kind, picture in (("images", Image.new("RGB", (4, 3))), ("masks", Image.new("L", (4, 3), 1))):
             (tmp_path / kind / split).mkdir(parents=True)
@@ -111,8 +151,8 @@ def test_check_data_of_own_files_names_absent_classes_and_shared_ids(tmp_path, c
     arguments = ("--id2label", tmp_path / "classes.txt", "--contact-sheet", tmp_path / "s.png")
     assert _run("check-data", tmp_path, *arguments) == 0
     printed = capsys.readouterr().out
-    assert "classes without a pixel (1): leaf" in printed
-    assert "ids in more than one split (1), such as a:" in printed
+    assert "expected ids never seen, of classes (1): 0 leaf" in printed
+    assert "names in more than one split (1), such as a:" in printed
 
 
 @pytest.mark.parametrize(
@@ -129,10 +169,14 @@ def test_check_data_says_which_option_is_missing(tmp_path, monkeypatch, argument
     assert message in _run("check-data", *arguments)
 
 
-def test_check_data_names_files_of_one_id(camvid):
-    Image.new("RGB", (8, 6)).save(camvid / "train" / f"{FRAMES[0]}.jpg")
-    message = _run("check-data", "camvid", "--data-dir", camvid)
-    assert "have one id" in message
+def test_check_data_lists_all_files_of_one_id(camvid, tmp_path, capsys):
+    for frame in FRAMES:
+        Image.new("RGB", (8, 6)).save(camvid / "train" / f"{frame}.jpg")
+    assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
+    printed = capsys.readouterr().out
+    for frame in FRAMES:
+        assert f"train/{frame}.png: it and train/{frame}.jpg have one id" in printed
+    assert "images checked: 4, errors: 2" in printed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from .benchmark import Benchmark, BenchmarkBuilder
 from .camvid import CamVid
 from .cityscapes import Cityscapes
 from .coco_stuff import CocoStuff
-from .custom import load_folder, load_hub, load_pairs
+from .custom import load_folder, load_pairs
+from .hub import load_hub
 from .label_table import Label, LabelTable
 from .reading import BadDataError, BadFileError
 from .synthetic import load_synthetic
@@ -85,8 +86,8 @@ def load_benchmark(
 
     Raises:
         FileNotFoundError: if the folder, a split or the partner of a file is missing.
-        BadDataError: if files break a rule.
-        ValueError: if the benchmark or a split is unknown, or two files have one id.
+        BadDataError: if files break a rule, or two of them have one id.
+        ValueError: if the benchmark or a split is unknown.
         TypeError: if the benchmark has no such option.
 
     Example:

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from .label_table import IGNORE_INDEX, LabelTable
+from .label_table import HasClasses, LabelTable
 from .listing import Sample, SplitFiles, digest_files
 from .reading import BadDataError, BadFileError, encode_png, image_value, list_errors, map_ids, open_mask
 
@@ -20,7 +20,7 @@ FEATURES = datasets.Features(
 )
 
 
-class SegmentationDataset(datasets.DatasetDict):
+class SegmentationDataset(HasClasses, datasets.DatasetDict):
     """A `DatasetDict` that knows its classes.
 
     Each split has the columns `image` (RGB), `label` (8-bit image of train ids, 255 = ignore, already mapped; `None`
@@ -30,6 +30,9 @@ class SegmentationDataset(datasets.DatasetDict):
         splits (`Mapping[str, Dataset]`): Data sets by split.
         label_table (`LabelTable`): The classes.
         bad_files (`Sequence[BadFileError]`): Files left out on request, with the reasons.
+
+    Attributes:
+        id2label, palette, num_labels, ignore_index: What `label_table` has.
     """
 
     def __init__(
@@ -41,22 +44,6 @@ class SegmentationDataset(datasets.DatasetDict):
         super().__init__(splits)
         self.label_table = label_table
         self.bad_files = list(bad_files)
-        self.ignore_index = IGNORE_INDEX
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Name of every class."""
-        return self.label_table.id2label
-
-    @property
-    def palette(self) -> list[list[int]]:
-        """K rows of red, green, blue."""
-        return self.label_table.palette
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes K."""
-        return self.label_table.num_labels
 
 
 @dataclass
@@ -104,13 +91,25 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             **config_kwargs,
         )
 
+    def mask_table(self, path: Path) -> LabelTable:
+        """The table whose raw ids a mask holds."""
+        return self.label_table
+
+    def read_ids(self, path: Path) -> Image.Image:
+        """Read a mask as an image (mode L) of the raw ids of its table.
+
+        Raises:
+            BadFileError: if the file breaks a rule.
+        """
+        return open_mask(path)
+
     def read_label(self, path: Path) -> Image.Image:
         """Read a mask as an image (mode L) of train ids.
 
         Raises:
             BadFileError: if the file breaks a rule.
         """
-        return map_ids(open_mask(path), self.label_table.raw_to_train, path)
+        return map_ids(self.read_ids(path), self.mask_table(path).raw_to_train, path)
 
     def read_sample(self, sample: Sample) -> dict[str, Any]:
         """Read and check one sample.
@@ -132,22 +131,27 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
 
         Args:
             num_proc (`int`, *optional*): Processes that read files.
-            skip_bad_files (`bool`): Leave out files that break a rule and images or masks without partner, log their
-                number and the reasons, and list them in `bad_files` of the result.
+            skip_bad_files (`bool`): Leave out files that break a rule, that lack a partner or that share an id, log
+                their number and the reasons, and list them in `bad_files` of the result.
 
         Raises:
             FileNotFoundError: if an image or a mask lacks its partner.
-            BadDataError: if files break a rule, or every file of a split does.
+            BadDataError: if files break a rule or share an id, or every file of a split does.
         """
         if not skip_bad_files:
+            self._refuse_id_errors()
             self._refuse_unpaired_files()
             self._refuse_bad_first_samples()
         self.download_and_prepare(num_proc=num_proc)
-        bad_files = self._unpaired_files() + self._unprepared_files()
+        bad_files = [error for files in self.files.values() for error in files.errors()] + self._unprepared_files()
         has_samples = all(self.info.splits[split].num_examples for split in self.files)
         report_bad_files(bad_files, self.title, skip_bad_files and has_samples)
         splits = {split: self.as_dataset(split) for split in self.files}
         return SegmentationDataset(splits, self.label_table, bad_files)
+
+    def _refuse_id_errors(self) -> None:
+        if errors := [error for files in self.files.values() for error in files.id_errors]:
+            raise BadDataError(errors)
 
     def _refuse_unpaired_files(self) -> None:
         unpaired = [
@@ -170,15 +174,6 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
                     self.read_sample(sample)
                 except BadFileError as error:
                     raise BadDataError([error]) from None
-
-    def _unpaired_files(self) -> list[BadFileError]:
-        cure = "fetch the rest of the data set"
-        errors = []
-        for files in self.files.values():
-            errors += [BadFileError(path, "the image has no mask", cure) for path in files.images_without_mask]
-            errors += [BadFileError(path, "the mask has no image", cure) for path in files.masks_without_image]
-            errors += [BadFileError(Path(id_), "listed, but not there", cure) for id_ in files.missing_ids]
-        return errors
 
     def _unprepared_files(self) -> list[BadFileError]:
         """The reasons why samples are not in the prepared data set.

@@ -10,14 +10,14 @@ from typing import ClassVar
 import datasets
 
 from .base import SegmentationBuilder
-from .label_table import IGNORE_INDEX, LabelTable
-from .listing import Layout, SplitFiles, locate
+from .label_table import HasClasses, LabelTable
+from .listing import Layout, SplitFiles, absolute, locate
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(HasClasses):
     """A public data set: its classes, its layouts on disk, its owner.
 
     Args:
@@ -30,7 +30,9 @@ class Benchmark:
         citation (`str`): BibTeX.
         unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
             are there, their labels are `None`.
-        ignore_index (`int`): Train id of pixels that count nowhere.
+
+    Attributes:
+        id2label, palette, num_labels, ignore_index: What `label_table` has.
     """
 
     name: str
@@ -41,22 +43,6 @@ class Benchmark:
     license: str
     citation: str
     unlabelled_splits: tuple[str, ...] = ()
-    ignore_index: int = IGNORE_INDEX
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Name of every class."""
-        return self.label_table.id2label
-
-    @property
-    def palette(self) -> list[list[int]]:
-        """K rows of red, green, blue."""
-        return self.label_table.palette
-
-    @property
-    def num_labels(self) -> int:
-        """Number of classes K."""
-        return self.label_table.num_labels
 
     @property
     def origin(self) -> str:
@@ -75,7 +61,7 @@ class BenchmarkBuilder(SegmentationBuilder):
 
     Raises:
         FileNotFoundError: if the folder or a split is not there; it names the tree expected and the cure.
-        ValueError: if two files have one id.
+        ValueError: if the data set has no such split.
     """
 
     benchmark: ClassVar[Benchmark]
@@ -87,7 +73,7 @@ class BenchmarkBuilder(SegmentationBuilder):
         label_table: LabelTable | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.data_dir = Path(data_dir).expanduser().absolute()
+        self.data_dir = absolute(data_dir)
         self.layout = locate(self.data_dir, self.benchmark.layouts, self.benchmark.origin)
         super().__init__(
             self._select_splits(self.find_files(), splits),
@@ -106,10 +92,10 @@ class BenchmarkBuilder(SegmentationBuilder):
         if unknown := set(splits or ()) - set(known):
             raise ValueError(f"{self.benchmark.title} has the splits {', '.join(known)}, not {', '.join(unknown)}")
         optional = self.benchmark.unlabelled_splits
-        wanted = splits or [split for split in known if files[split].samples or split not in optional]
+        wanted = splits or [split for split in known if split not in optional or not files[split].is_empty]
         for split in wanted:
             found, expected = len(files[split].samples), self.layout.num_images[split]
-            if not found and files[split].is_paired:
+            if files[split].is_empty:
                 present = [name for name in known if files[name].samples]
                 raise FileNotFoundError(
                     f"{self.data_dir} has no files of the {split} split: is it half a download? "

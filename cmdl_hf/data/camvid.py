@@ -15,7 +15,7 @@ from PIL import Image
 from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import IGNORE_INDEX, LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
-from .reading import IMAGE_SUFFIXES, BadFileError, decode, ids_to_image, map_ids
+from .reading import IMAGE_SUFFIXES, BadFileError, decode, describe_counts, ids_to_image
 
 _NUM_IMAGES = {"train": 367, "validation": 101, "test": 233}
 
@@ -85,11 +85,13 @@ class CamVid(BenchmarkBuilder):
             files[split] = pair_files(images, masks, read_stems(list_file) if list_file.is_file() else None)
         return files
 
-    def read_label(self, path: Path) -> Image.Image:
-        """Read a mask of ids 0..11, or one of label colours, as train ids."""
-        if self.layout is _ORIGINAL:
-            return map_ids(_read_colours(path), ORIGINAL_LABELS.raw_to_train, path)
-        return super().read_label(path)
+    def mask_table(self, path: Path) -> LabelTable:
+        """The 11 classes and void, or the 32 labels of the original masks."""
+        return ORIGINAL_LABELS if self.layout is _ORIGINAL else self.label_table
+
+    def read_ids(self, path: Path) -> Image.Image:
+        """Read a mask of ids, or one of label colours."""
+        return _read_colours(path) if self.layout is _ORIGINAL else super().read_ids(path)
 
     def _find_original_files(self) -> dict[str, SplitFiles]:
         images = index_by_id(list_files(self.data_dir / "701_StillsRaw_full", IMAGE_SUFFIXES))
@@ -145,6 +147,7 @@ def _read_colours(path: Path) -> Image.Image:
     ids = _colour_to_raw_id()[packed]
     if (ids == IGNORE_INDEX).any():
         colours, counts = np.unique(packed[ids == IGNORE_INDEX], return_counts=True)
-        found = ", ".join(f"#{colour:06x} ({count} px)" for colour, count in zip(colours[:10], counts, strict=False))
-        raise BadFileError(path, f"label_colors.txt does not have the colours {found}", "fetch it again")
+        unexpected = {f"#{colour:06x}": int(count) for colour, count in zip(colours, counts, strict=True)}
+        found = describe_counts(unexpected)
+        raise BadFileError(path, f"label_colors.txt does not have the colours {found}", "fetch it again", unexpected)
     return ids_to_image(ids, path)

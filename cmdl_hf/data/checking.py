@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,18 @@ from accelerate.utils import tqdm
 
 from .base import SegmentationBuilder
 from .benchmark import BenchmarkBuilder
-from .custom import _LAYOUT, _SPLIT_OF, OwnFiles, _split_folders
-from .label_table import IGNORE_INDEX, LabelTable
-from .listing import Sample, SplitFiles, index_by_id, list_files, locate, pair_files
-from .reading import IMAGE_SUFFIXES, BadFileError, decode, image_value, open_mask
+from .label_table import IGNORE_INDEX, Label, LabelTable
+from .listing import Sample
+from .reading import BadFileError, decode, image_value, map_ids
 from .statistics import label_histogram
+
+
+@dataclass
+class IdCount:
+    """How often an id occurs: in how many pixels, and in the masks of how many images."""
+
+    pixels: int = 0
+    images: int = 0
 
 
 @dataclass
@@ -28,8 +35,7 @@ class SplitReport:
         num_withheld (`int`): Images whose label the owner withholds.
         readable (`list[Sample]`): Samples without any error.
         sizes (`Counter`): Readable images by width and height.
-        raw_ids (`set[int]`): Ids in the mask files, the unexpected among them. Masks that are no images of ids, but of
-            colours or matrices, add none.
+        raw_ids (`dict[Label, IdCount]`): What readable masks hold, by rows of their label tables.
         pixels (`np.ndarray` of shape (256,), int64): Pixels of each id after mapping, in readable samples.
         images_with (`np.ndarray` of shape (256,), int64): Readable samples in which each id occurs.
     """
@@ -39,7 +45,7 @@ class SplitReport:
     num_withheld: int = 0
     readable: list[Sample] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    raw_ids: set[int] = field(default_factory=set)
+    raw_ids: dict[Label, IdCount] = field(default_factory=dict)
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, dtype=np.int64))
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE_INDEX + 1, dtype=np.int64))
 
@@ -51,26 +57,37 @@ class DataReport:
     Args:
         title (`str`): What the data set is called.
         label_table (`LabelTable`): The classes expected.
+        expected (`list[Label]`): Rows of the tables of all masks: what these may hold.
         splits (`dict[str, SplitReport]`): Reports by split.
-        errors (`list[BadFileError]`): Every file that breaks a rule or lacks its partner.
+        errors (`list[BadFileError]`): Every file that breaks a rule, lacks its partner or shares its id.
         shared_ids (`list[str]`): Ids that occur in several splits; right only if those are different images.
     """
 
     title: str
     label_table: LabelTable
+    expected: list[Label]
     splits: dict[str, SplitReport]
     errors: list[BadFileError]
     shared_ids: list[str]
+
+    @property
+    def unexpected(self) -> dict[str, IdCount]:
+        """The ids and colours that no mask may hold, of bad masks; those of most pixels first."""
+        found: dict[str, IdCount] = {}
+        for error in self.errors:
+            for id_, pixels in error.unexpected_ids.items():
+                _add(found.setdefault(id_, IdCount()), pixels)
+        return dict(sorted(found.items(), key=lambda item: -item[1].pixels))
 
 
 def check_files(builder: SegmentationBuilder) -> DataReport:
     """Decode all images and masks of a data set, and collect what is wrong instead of stopping at it.
 
     Args:
-        builder (`SegmentationBuilder`): The data set, by `make_builder` or [`find_folder`]; nothing is prepared.
+        builder (`SegmentationBuilder`): The data set, by `make_builder` or `find_folder`; nothing is prepared.
 
     Returns:
-        `DataReport`, without `errors` if and only if the data set would load.
+        `DataReport`. Without `errors` the data set loads; with some it may, because images are not decoded to load.
     """
     expected = builder.layout.num_images if isinstance(builder, BenchmarkBuilder) else {}
     reports = {split: SplitReport(len(files.samples), expected.get(split)) for split, files in builder.files.items()}
@@ -78,42 +95,25 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
     with tqdm(total=sum(len(files.samples) for files in builder.files.values()), unit="image") as progress:
         for split, files in builder.files.items():
             progress.set_description(f"checking {split}")
-            errors += _unpaired_files(files)
+            errors += files.errors()
             for sample in files.samples:
                 errors += _check_sample(builder, sample, reports[split])
                 progress.update()
     ids = Counter(sample.id for files in builder.files.values() for sample in files.samples)
     shared_ids = [id_ for id_, count in ids.items() if count > 1]
-    return DataReport(builder.title, builder.label_table, reports, errors, shared_ids)
+    return DataReport(builder.title, builder.label_table, _expected(builder), reports, errors, shared_ids)
 
 
-def find_folder(data_dir: str | Path, label_table: LabelTable) -> OwnFiles:
-    """Find own files below `images` and `masks`, as `load_folder` does, without reading them.
-
-    Args:
-        data_dir (`str` or `Path`): The folder that holds `images` and `masks`.
-        label_table (`LabelTable`): The classes.
-
-    Raises:
-        FileNotFoundError: if one of the folders is missing.
-        ValueError: if two files have one id.
-    """
-    data_dir = Path(data_dir).expanduser().absolute()
-    locate(data_dir, (_LAYOUT,), "The names of an image and its mask differ in the suffix only.")
-    files = {}
-    for folder in _split_folders(data_dir):
-        images, masks = (index_by_id(list_files(data_dir / kind / folder, IMAGE_SUFFIXES)) for kind in _LAYOUT.needs)
-        files[_SPLIT_OF[folder]] = pair_files(images, masks)
-    return OwnFiles(files, label_table, str(data_dir))
+def _expected(builder: SegmentationBuilder) -> list[Label]:
+    """What the masks of a data set may hold."""
+    masks = (sample.mask for files in builder.files.values() for sample in files.samples if sample.mask is not None)
+    tables = dict.fromkeys(builder.mask_table(mask) for mask in masks)
+    return [row for table in tables for row in _pixel_rows(table)]
 
 
-def _unpaired_files(files: SplitFiles) -> list[BadFileError]:
-    cure = "fetch what is missing, or remove the file"
-    return [
-        *(BadFileError(path, "the image has no mask", cure) for path in files.images_without_mask),
-        *(BadFileError(path, "the mask has no image", cure) for path in files.masks_without_image),
-        *(BadFileError(Path(id_), "listed, but not there", "fetch it") for id_ in files.missing_ids),
-    ]
+def _pixel_rows(table: LabelTable) -> list[Label]:
+    """The rows whose raw id can be a pixel's value; that of Cityscapes' licence plate, -1, cannot."""
+    return [row for row in table.rows if 0 <= row.raw_id <= 255]
 
 
 def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitReport) -> list[BadFileError]:
@@ -124,8 +124,9 @@ def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitRep
         image_value(sample.image, None, None)
     if sample.mask is not None:
         with _collecting(errors, sample.mask):
-            report.raw_ids |= _raw_ids(sample.mask)
-            label = builder.read_label(sample.mask)
+            raw = builder.read_ids(sample.mask)
+            table = builder.mask_table(sample.mask)
+            label = map_ids(raw, table.raw_to_train, sample.mask)
         if not errors:
             with _collecting(errors, sample.image):
                 image_value(sample.image, None, label.size)
@@ -139,7 +140,17 @@ def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitRep
         histogram = label_histogram(label)
         report.pixels += histogram
         report.images_with += histogram > 0
+        raw_histogram = raw.histogram()
+        for row in _pixel_rows(table):
+            if raw_histogram[row.raw_id]:
+                _add(report.raw_ids.setdefault(row, IdCount()), raw_histogram[row.raw_id])
     return []
+
+
+def _add(count: IdCount, pixels: int) -> None:
+    """Count one more image."""
+    count.pixels += pixels
+    count.images += 1
 
 
 @contextmanager
@@ -151,10 +162,3 @@ def _collecting(errors: list[BadFileError], path: Path) -> Iterator[None]:
         errors.append(error)
     except OSError as error:
         errors.append(BadFileError(path, f"cannot be read ({error.strerror})", "check the disk and its permissions"))
-
-
-def _raw_ids(path: Path) -> set[int]:
-    """The ids in a mask file as they are stored, none if it is no image of ids."""
-    with suppress(BadFileError):  # whether that is an error is for the builder to say
-        return {id_ for id_, count in enumerate(open_mask(path).histogram()) if count}
-    return set()

@@ -5,12 +5,10 @@ Source of `labels/cityscapes.csv`: cityscapesscripts/helpers/labels.py of github
 
 from pathlib import Path
 
-from PIL import Image
-
 from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, unlabelled
-from .reading import IMAGE_SUFFIXES, map_ids, open_mask
+from .reading import IMAGE_SUFFIXES
 
 CITYSCAPES = Benchmark(
     name="cityscapes",
@@ -67,13 +65,11 @@ class Cityscapes(BenchmarkBuilder):
             files[split] = pair_files(images, masks)
         return files
 
-    def read_label(self, path: Path) -> Image.Image:
-        """Read labelIds or labelTrainIds as train ids."""
-        is_ready = path.stem.endswith(_READY_ENDING)
-        mapping = self.label_table.train_to_train if is_ready else self.label_table.raw_to_train
-        return map_ids(open_mask(path), mapping, path)
+    def mask_table(self, path: Path) -> LabelTable:
+        """The table of labelIds, or of labelTrainIds."""
+        return self.label_table.of_train_ids if path.stem.endswith(_READY_ENDING) else self.label_table
 
-    def _index(self, kind: str, folder: str, ending: str) -> dict[str, Path]:
+    def _index(self, kind: str, folder: str, ending: str) -> dict[str, list[Path]]:
         paths = list_files(self.data_dir / kind / folder, IMAGE_SUFFIXES, "*/*")
         return index_by_id(
             (path for path in paths if path.stem.endswith(ending)), lambda path: path.stem.removesuffix(ending)

@@ -8,6 +8,7 @@ those of the 10k release; a 164k mask holds the raw id less one, and 255 for unl
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 from .benchmark import Benchmark, BenchmarkBuilder
 from .label_table import IGNORE_INDEX, LabelTable
 from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
-from .reading import IMAGE_SUFFIXES, BadFileError, ids_to_image, map_ids, open_mask
+from .reading import IMAGE_SUFFIXES, BadFileError, ids_to_image
 
 _10K = Layout(
     "10k",
@@ -102,13 +103,13 @@ class CocoStuff(BenchmarkBuilder):
             files[split] = pair_files(images, masks)
         return files
 
-    def read_label(self, path: Path) -> Image.Image:
-        """Read a mask of either release as train ids."""
-        raw_to_train = self.label_table.raw_to_train
-        if self.layout is _10K:
-            return map_ids(_read_mat(path), raw_to_train, path)
-        less_one = {raw_id - 1: train_id for raw_id, train_id in raw_to_train.items() if raw_id > 0}
-        return map_ids(open_mask(path), less_one | {255: IGNORE_INDEX}, path)
+    def mask_table(self, path: Path) -> LabelTable:
+        """The table of the 10k release, or that of the 164k one, whose masks hold other ids."""
+        return self.label_table if self.layout is _10K else _less_one(self.label_table)
+
+    def read_ids(self, path: Path) -> Image.Image:
+        """Read a mask of either release."""
+        return _read_mat(path) if self.layout is _10K else super().read_ids(path)
 
     def _find_10k_files(self) -> dict[str, SplitFiles]:
         images = index_by_id(list_files(self.data_dir / "images", IMAGE_SUFFIXES))
@@ -118,6 +119,12 @@ class CocoStuff(BenchmarkBuilder):
             list_file = self.data_dir / "imageLists" / f"{split}.txt"
             files[split] = pair_files(images, masks, read_stems(list_file) if list_file.is_file() else [])
         return files
+
+
+@cache
+def _less_one(table: LabelTable) -> LabelTable:
+    """The table with the ids of 164k masks: one less, and 255 for unlabelled."""
+    return LabelTable(tuple(replace(row, raw_id=(row.raw_id - 1) % 256) for row in table.rows))
 
 
 def _read_mat(path: Path) -> Image.Image:

@@ -1,21 +1,15 @@
-"""Own data: folders of images and masks, a list of pairs, or a data set of the Hub."""
+"""Own data: folders of images and masks, or a list of pairs."""
 
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import datasets
-
-from .base import FEATURES, SegmentationBuilder, SegmentationDataset, report_bad_files
-from .label_table import LabelTable
-from .listing import Layout, SplitFiles, index_by_id, list_files, locate, pair_files
-from .reading import IMAGE_SUFFIXES, BadFileError, encode_png, image_value, map_ids, open_mask
-
-Classes = str | Path | LabelTable | Mapping[int, str] | Sequence[str]
-"""The classes of own data: a file that `LabelTable.from_file` reads, their names, or a table."""
+from .base import SegmentationDataset
+from .label_table import Classes, to_label_table
+from .listing import Layout, SplitFiles, absolute, index_by_id, list_files, locate, pair_files
+from .own_files import OwnFiles
+from .reading import IMAGE_SUFFIXES
 
 _SPLIT_OF = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """The split that a folder's name, or an entry of a list, means."""
@@ -31,8 +25,18 @@ DIR/
 )
 
 
-class OwnFiles(SegmentationBuilder):
-    """Builder of own images and masks."""
+def find_folder(data_dir: str | Path, id2label: Classes, cache_dir: str | Path | None = None) -> OwnFiles:
+    """Find own files as `load_folder` does, without reading them: `files` of the result lists them.
+
+    Args are those of [`load_folder`].
+    """
+    data_dir = absolute(data_dir)
+    locate(data_dir, (_LAYOUT,), "The names of an image and its mask differ in the suffix only.")
+    files = {}
+    for folder in _split_folders(data_dir):
+        images, masks = (index_by_id(list_files(data_dir / kind / folder, IMAGE_SUFFIXES)) for kind in _LAYOUT.needs)
+        files[_SPLIT_OF[folder]] = pair_files(images, masks)
+    return _make_builder(files, id2label, data_dir, cache_dir)
 
 
 def load_folder(
@@ -60,9 +64,9 @@ def load_folder(
         `SegmentationDataset`, as `load_benchmark` returns it.
 
     Raises:
-        FileNotFoundError: if the folders or the partner of a file are missing.
-        BadDataError: if files break a rule.
-        ValueError: if two files have one id, or the classes cannot be read.
+        FileNotFoundError: if the folders, all files in them or the partner of a file are missing.
+        BadDataError: if files break a rule, or two of them have one id.
+        ValueError: if the classes cannot be read.
 
     Example:
         ```python
@@ -72,14 +76,7 @@ def load_folder(
         >>> dataset["train"].train_test_split(test_size=0.2)
         ```
     """
-    data_dir = Path(data_dir).expanduser().absolute()
-    locate(data_dir, (_LAYOUT,), "The names of an image and its mask differ in the suffix only.")
-    files: dict[str, SplitFiles] = {}
-    for folder in _split_folders(data_dir):
-        images = index_by_id(list_files(data_dir / "images" / folder, IMAGE_SUFFIXES))
-        masks = index_by_id(list_files(data_dir / "masks" / folder, IMAGE_SUFFIXES))
-        files[_SPLIT_OF[folder]] = pair_files(images, masks)
-    return _load_files(files, id2label, data_dir, cache_dir, num_proc, skip_bad_files)
+    return find_folder(data_dir, id2label, cache_dir).load(num_proc=num_proc, skip_bad_files=skip_bad_files)
 
 
 def load_pairs(
@@ -106,10 +103,10 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: if the list or a file it names is missing.
-        BadDataError: if files break a rule.
-        ValueError: if the list lacks a column, names an image twice or another split, or the classes cannot be read.
+        BadDataError: if files break a rule, or the list names one twice.
+        ValueError: if the list lacks a column or names another split, or the classes cannot be read.
     """
-    pairs_file = Path(pairs_file).expanduser().absolute()
+    pairs_file = absolute(pairs_file)
     rows_of: dict[str, list[dict[str, str]]] = {}
     for row in _read_rows(pairs_file):
         folder = row.get("split") or ""
@@ -117,83 +114,20 @@ def load_pairs(
             raise ValueError(f"{pairs_file}: {folder!r} is no split; known are {', '.join(filter(None, _SPLIT_OF))}")
         rows_of.setdefault(_SPLIT_OF[folder], []).append(row)
     files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
-    return _load_files(files, id2label, pairs_file, cache_dir, num_proc, skip_bad_files)
-
-
-def load_hub(
-    path: str,
-    id2label: Classes,
-    *,
-    image_column: str = "image",
-    mask_column: str = "mask",
-    cache_dir: str | Path | None = None,
-    num_proc: int | None = None,
-    skip_bad_files: bool = False,
-    **load_options: Any,
-) -> SegmentationDataset:
-    """Load a data set of the Hub, or a folder of Parquet files, that has a column of images and one of masks.
-
-    Args:
-        path (`str`): What `datasets.load_dataset` takes: `"organisation/name"`, or a folder.
-        id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): As in `load_folder`.
-        image_column (`str`): Name of the column of images.
-        mask_column (`str`): Name of the column of masks, images of class ids.
-        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its files.
-        num_proc (`int`, *optional*): Processes that prepare.
-        skip_bad_files (`bool`): Leave out samples that break a rule, counted and listed.
-        **load_options: Further arguments of `datasets.load_dataset`, such as `name` and `revision`.
-
-    Returns:
-        `SegmentationDataset`, as `load_benchmark` returns it, with the data set's own splits. The ids are its column
-        `id` where it has one, else split and row.
-
-    Raises:
-        BadDataError: if samples break a rule.
-        ValueError: if a column is missing or holds no images, or the classes cannot be read.
-    """
-    label_table = _label_table(id2label)
-    cache = None if cache_dir is None else str(cache_dir)
-    splits, bad_files = {}, []
-    for split, rows in datasets.load_dataset(path, cache_dir=cache, num_proc=num_proc, **load_options).items():
-        for column in (image_column, mask_column):
-            if not isinstance(rows.features.get(column), datasets.Image):
-                raise ValueError(f"{path} must have a column {column!r} of images; its columns are {rows.features}")
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-        read = rows.map(
-            partial(_read_row, split=split, columns=(image_column, mask_column), mapping=label_table.raw_to_train),
-            with_indices=True,
-            remove_columns=rows.column_names,
-            features=datasets.Features(FEATURES | {"error": datasets.List(datasets.Value("string"))}),
-            num_proc=num_proc,
-        )
-        errors = read["error"][:]
-        bad_files += [BadFileError(Path(error[0]), *error[1:]) for error in errors if error]
-        splits[split] = read.remove_columns("error").select([row for row, error in enumerate(errors) if not error])
-    report_bad_files(bad_files, path, skip_bad_files and all(map(len, splits.values())))
-    return SegmentationDataset(splits, label_table, bad_files)
-
-
-def _load_files(
-    files: Mapping[str, SplitFiles],
-    id2label: Classes,
-    source: Path,
-    cache_dir: str | Path | None,
-    num_proc: int | None,
-    skip_bad_files: bool,
-) -> SegmentationDataset:
-    if not any(split_files.samples for split_files in files.values()):
-        unpaired = "; ".join(split_files.describe_unpaired() for split_files in files.values())
-        raise FileNotFoundError(f"{source} gives no pair of an image and a mask, but {unpaired or 'no files at all'}")
-    builder = OwnFiles(files, _label_table(id2label), str(source), cache_dir)
+    builder = _make_builder(files, id2label, pairs_file, cache_dir)
     return builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
 
 
-def _label_table(id2label: Classes) -> LabelTable:
-    if isinstance(id2label, LabelTable):
-        return id2label
-    if isinstance(id2label, str | Path):
-        return LabelTable.from_file(id2label)
-    return LabelTable.from_names(id2label)
+def _make_builder(
+    files: Mapping[str, SplitFiles], id2label: Classes, source: Path, cache_dir: str | Path | None
+) -> OwnFiles:
+    empty = [split for split, split_files in files.items() if split_files.is_empty]
+    if empty or not files:
+        raise FileNotFoundError(
+            f"{source} has neither images nor masks of {', '.join(empty) or 'any split'}; "
+            "add them, or remove the empty folders of a split"
+        )
+    return OwnFiles(files, to_label_table(id2label), str(source), cache_dir)
 
 
 def _split_folders(data_dir: Path) -> list[str]:
@@ -222,35 +156,17 @@ def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
 
 def _pair_rows(rows: Sequence[Mapping[str, str]], folder: Path) -> SplitFiles:
     ids = [Path(row["image"]).with_suffix("").as_posix() for row in rows]
-    images = {id_: folder / row["image"] for id_, row in zip(ids, rows, strict=True)}
-    masks = {id_: folder / row["mask"] for id_, row in zip(ids, rows, strict=True)}
-    return pair_files(_existing(images), _existing(masks), ids)
+    images, masks = (_index_rows(rows, column, ids, folder) for column in ("image", "mask"))
+    return pair_files(images, masks, ids)
 
 
-def _existing(paths: Mapping[str, Path]) -> dict[str, Path]:
-    return {id_: path for id_, path in paths.items() if path.is_file()}
-
-
-def _read_row(
-    row: dict[str, Any], index: int, split: str, columns: tuple[str, str], mapping: Mapping[int, int]
-) -> dict[str, Any]:
-    """Read a row of a data set as `FEATURES` have it, or say in `error` what is wrong."""
-    image_column, mask_column = columns
-    id_ = str(row.get("id", f"{split}_{index:06d}"))
-    try:
-        mask_path, mask = _image_bytes(row, mask_column, id_)
-        label = map_ids(open_mask(mask_path, mask), mapping, mask_path)
-        value = image_value(*_image_bytes(row, image_column, id_), label.size)
-    except BadFileError as error:
-        return {"image": None, "label": None, "id": id_, "error": [str(part) for part in error.args]}
-    return {"image": value, "label": {"path": None, "bytes": encode_png(label)}, "id": id_, "error": None}
-
-
-def _image_bytes(row: Mapping[str, Any], column: str, id_: str) -> tuple[Path, bytes | None]:
-    """The file of an undecoded image; or what messages call it, and its bytes."""
-    value = row[column]
-    if value is None:
-        raise BadFileError(Path(id_), f"the column {column!r} is empty", "fill it, or leave the row out")
-    if value["bytes"] is None:
-        return Path(value["path"]), None
-    return Path(id_) / column, value["bytes"]
+def _index_rows(
+    rows: Sequence[Mapping[str, str]], column: str, ids: Sequence[str], folder: Path
+) -> dict[str, list[Path]]:
+    """Map ids to the files that are there, each of them once."""
+    index: dict[str, list[Path]] = {}
+    for id_, row in zip(ids, rows, strict=True):
+        path = folder / row[column]
+        if path.is_file() and path not in index.setdefault(id_, []):
+            index[id_].append(path)
+    return index

@@ -11,7 +11,7 @@ from .base import SegmentationDataset
 from .benchmark import Benchmark
 from .label_table import IGNORE_INDEX
 from .listing import Layout
-from .preparing import CLASSES_FILE
+from .preparing import CLASSES_FILE, NAMES_FILE
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 """The Hub's size categories, by the number of samples that each stays below."""
@@ -36,8 +36,8 @@ sample = dataset["{split}"][0]  # image, label, id
 ## Labels
 
 `label` is an 8-bit image of the ids below, {ignore_index} where a pixel is to be ignored. The owner's ids are mapped
-already: they must be neither shifted nor reduced again. `id2label.json` has the names, `{classes_file}` the colours
-too; with a copy of it at hand, `cmdl_hf.data.load_hub("{path}", "{classes_file}", mask_column="label")` knows both.
+already: they must be neither shifted nor reduced again. `{names_file}` has the names, `{classes_file}` the colours
+too; `cmdl_hf.data.load_hub("{path}", mask_column="label")` knows both.
 
 {classes}
 
@@ -84,6 +84,7 @@ def make_dataset_card(
         split=next(iter(dataset)),
         ignore_index=IGNORE_INDEX,
         classes_file=CLASSES_FILE,
+        names_file=NAMES_FILE,
         classes=_table(
             ("id", "name", "colour"), ((id_, name, "`#{:02x}{:02x}{:02x}`".format(*c)) for (id_, name), c in classes)
         ),

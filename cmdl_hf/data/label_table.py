@@ -4,8 +4,9 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 
 IGNORE_INDEX = 255
@@ -33,6 +34,9 @@ class Label:
     train_id: int
     name: str
     colour: Colour
+
+
+_IGNORED = Label(IGNORE_INDEX, IGNORE_INDEX, "ignore", (0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,10 @@ class LabelTable:
         """
         names = dict(id2label) if isinstance(id2label, Mapping) else dict(enumerate(id2label))
         classes = [Label(id_, id_, name, _voc_colour(id_ + 1)) for id_, name in sorted(names.items())]
-        return cls((*classes, Label(IGNORE_INDEX, IGNORE_INDEX, "ignore", (0, 0, 0))))
+        return cls((*classes, _IGNORED))
 
     @classmethod
-    def from_file(cls, path: str | Path) -> "LabelTable":
+    def from_file(cls, path: str | PathLike[str]) -> "LabelTable":
         """Read the classes from a file.
 
         Args:
@@ -140,9 +144,10 @@ class LabelTable:
         return {row.raw_id: row.train_id for row in self.rows}
 
     @property
-    def train_to_train(self) -> dict[int, int]:
-        """The mapping for masks that hold train ids already."""
-        return {train_id: train_id for train_id in (*self.id2label, IGNORE_INDEX)}
+    def of_train_ids(self) -> "LabelTable":
+        """The table of masks that hold train ids already."""
+        classes = (replace(row, raw_id=train_id) for train_id, row in self._classes.items())
+        return LabelTable((*classes, _IGNORED))
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -171,6 +176,41 @@ class LabelTable:
             if row.train_id != IGNORE_INDEX:
                 first_rows.setdefault(row.train_id, row)
         return dict(sorted(first_rows.items()))
+
+
+class HasClasses:
+    """What data sets and their descriptions tell of their `label_table`."""
+
+    label_table: LabelTable
+    ignore_index = IGNORE_INDEX
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Name of every class."""
+        return self.label_table.id2label
+
+    @property
+    def palette(self) -> list[list[int]]:
+        """K rows of red, green, blue."""
+        return self.label_table.palette
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes K."""
+        return self.label_table.num_labels
+
+
+Classes = str | PathLike[str] | LabelTable | Mapping[int, str] | Sequence[str]
+"""The classes of own data: a file that `LabelTable.from_file` reads, their names, or a table."""
+
+
+def to_label_table(classes: Classes) -> LabelTable:
+    """Make a label table of the classes of own data."""
+    if isinstance(classes, LabelTable):
+        return classes
+    if isinstance(classes, str | PathLike):
+        return LabelTable.from_file(classes)
+    return LabelTable.from_names(classes)
 
 
 def _voc_colour(index: int) -> Colour:

@@ -1,9 +1,12 @@
 """Finding a data set's files: its folder, its layout, which mask belongs to which image."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .reading import BadFileError
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,35 @@ class SplitFiles:
         images_without_mask (`list[Path]`): Images whose mask is missing.
         masks_without_image (`list[Path]`): Masks whose image is missing.
         missing_ids (`list[str]`): Names in the split's list for which there is neither.
+        id_errors (`list[BadFileError]`): Files that have one id, and names that the split's list has several times;
+            they are in none of the other lists.
     """
 
     samples: list[Sample]
     images_without_mask: list[Path] = field(default_factory=list)
     masks_without_image: list[Path] = field(default_factory=list)
     missing_ids: list[str] = field(default_factory=list)
+    id_errors: list[BadFileError] = field(default_factory=list)
 
     @property
     def is_paired(self) -> bool:
         """Whether nothing lacks its partner."""
         return not (self.images_without_mask or self.masks_without_image or self.missing_ids)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no files at all, neither good nor bad."""
+        return not (self.samples or self.errors())
+
+    def errors(self) -> list[BadFileError]:
+        """Why files are in none of the samples."""
+        cure = "fetch what is missing, or remove the file"
+        return [
+            *self.id_errors,
+            *(BadFileError(path, "the image has no mask", cure) for path in self.images_without_mask),
+            *(BadFileError(path, "the mask has no image", cure) for path in self.masks_without_image),
+            *(BadFileError(Path(id_), "listed, but not there", "fetch it") for id_ in self.missing_ids),
+        ]
 
     def describe_unpaired(self) -> str:
         """Say how many files lack a partner, with the first of each."""
@@ -65,6 +86,15 @@ class SplitFiles:
             ("listed name(s) without either", self.missing_ids),
         ]
         return ", ".join(f"{len(paths)} {kind} (first: {paths[0]})" for kind, paths in kinds if paths)
+
+
+def absolute(path: str | Path) -> Path:
+    """The absolute form of a path the caller named.
+
+    Paths are made in this module rather than in those of builders, where `datasets` replaces `Path` by a class of its
+    own that takes `::` in a name for an address.
+    """
+    return Path(path).expanduser().absolute()
 
 
 def locate(data_dir: Path, layouts: Sequence[Layout], origin: str) -> Layout:
@@ -134,55 +164,66 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str] = stem) -> dict[str, Path]:
-    """Map ids to files.
-
-    Raises:
-        ValueError: if two files have one id.
-    """
-    index: dict[str, Path] = {}
+def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str] = stem) -> dict[str, list[Path]]:
+    """Map ids to the files that have them, one each if all is well."""
+    index: dict[str, list[Path]] = {}
     for path in paths:
-        other = index.setdefault(id_of(path), path)
-        if other != path:
-            raise ValueError(f"{other} and {path} have one id, {id_of(path)!r}; remove or rename one of them")
+        index.setdefault(id_of(path), []).append(path)
     return index
 
 
-def pair_files(images: Mapping[str, Path], masks: Mapping[str, Path], ids: Sequence[str] | None = None) -> SplitFiles:
+def pair_files(
+    images: Mapping[str, Sequence[Path]], masks: Mapping[str, Sequence[Path]], ids: Sequence[str] | None = None
+) -> SplitFiles:
     """Pair images and masks of one id.
 
     Args:
-        images (`Mapping[str, Path]`): Images by id.
-        masks (`Mapping[str, Path]`): Masks by id.
+        images (`Mapping[str, Sequence[Path]]`): Images by id.
+        masks (`Mapping[str, Sequence[Path]]`): Masks by id.
         ids (`Sequence[str]`, *optional*): The ids of the split in its order; without it, every id there is.
 
     Returns:
-        The pairs, and what lacks its partner.
-
-    Raises:
-        ValueError: if `ids` holds one id twice.
+        The pairs, what lacks its partner, and what shares its id.
     """
-    ids = [*images, *(id_ for id_ in masks if id_ not in images)] if ids is None else ids
-    if len(set(ids)) < len(ids):
-        repeated = next(id_ for position, id_ in enumerate(ids) if id_ in ids[:position])
-        raise ValueError(f"the split's list names {repeated!r} twice; remove one of the lines")
     files = SplitFiles([])
-    for id_ in ids:
-        image, mask = images.get(id_), masks.get(id_)
-        if image and mask:
-            files.samples.append(Sample(id_, image, mask))
-        elif image:
-            files.images_without_mask.append(image)
-        elif mask:
-            files.masks_without_image.append(mask)
+    for id_, count in Counter([*dict.fromkeys((*images, *masks))] if ids is None else ids).items():
+        found = images.get(id_, ()), masks.get(id_, ())
+        if errors := [error for paths in found for error in _shared_id(id_, paths)]:
+            files.id_errors += errors
+        elif count > 1:
+            problem = f"the split's list names it {count} times"
+            files.id_errors.append(BadFileError(Path(id_), problem, "remove the other lines"))
         else:
-            files.missing_ids.append(id_)
+            _pair(id_, *found, files)
     return files
 
 
-def unlabelled(images: Mapping[str, Path]) -> SplitFiles:
+def _shared_id(id_: str, paths: Sequence[Path]) -> Iterator[BadFileError]:
+    for path in paths[1:]:
+        first = f"{paths[0].parent.name}/{paths[0].name}"
+        yield BadFileError(path, f"it and {first} have one id, {id_!r}", "remove or rename one of them")
+
+
+def _pair(id_: str, images: Sequence[Path], masks: Sequence[Path], files: SplitFiles) -> None:
+    """Add at most one image and at most one mask to `files`."""
+    if images and masks:
+        files.samples.append(Sample(id_, images[0], masks[0]))
+    elif images:
+        files.images_without_mask.append(images[0])
+    elif masks:
+        files.masks_without_image.append(masks[0])
+    else:
+        files.missing_ids.append(id_)
+
+
+def unlabelled(images: Mapping[str, Sequence[Path]]) -> SplitFiles:
     """A split whose labels the owner withholds."""
-    return SplitFiles([Sample(id_, image, None) for id_, image in images.items()])
+    files = SplitFiles([])
+    for id_, paths in images.items():
+        files.id_errors += _shared_id(id_, paths)
+        if len(paths) == 1:
+            files.samples.append(Sample(id_, paths[0], None))
+    return files
 
 
 def digest_files(files: Mapping[str, SplitFiles]) -> str:

@@ -9,10 +9,13 @@ from datasets.table import embed_table_storage
 from huggingface_hub import HfApi
 
 from .base import FEATURES, SegmentationDataset
-from .label_table import COLUMNS, IGNORE_INDEX, LabelTable
+from .label_table import COLUMNS, LabelTable
 
 CLASSES_FILE = "label_table.csv"
 """Ids, names and colours of the classes beside the Parquet files, as `LabelTable.from_file` reads them."""
+
+NAMES_FILE = "id2label.json"
+"""Ids and names alone, where users of the Hub look for them."""
 
 _ROWS_AT_A_TIME = 100
 
@@ -23,8 +26,7 @@ def write_parquet(
     """Write a data set as Parquet files that hold the bytes of its images, with its classes beside them.
 
     Images keep their files' own bytes. Labels hold train ids, 255 = ignore; they are not to be mapped again. Beside
-    `data/` lie `id2label.json`, where users of the Hub look for the classes, and `CLASSES_FILE`, which has the colours
-    too.
+    `data/` lie `CLASSES_FILE` and `NAMES_FILE`.
 
     Args:
         dataset (`SegmentationDataset`): The data set.
@@ -158,10 +160,8 @@ def _num_bytes(value: dict[str, str | bytes | None] | None) -> int:
 
 def _write_classes(label_table: LabelTable, output_dir: Path) -> None:
     names = json.dumps(label_table.id2label, indent=2, ensure_ascii=False)
-    (output_dir / "id2label.json").write_text(names + "\n", encoding="utf-8")
-    classes = zip(label_table.id2label.items(), label_table.palette, strict=True)
+    (output_dir / NAMES_FILE).write_text(names + "\n", encoding="utf-8")
     with (output_dir / CLASSES_FILE).open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
-        writer.writerows([id_, id_, name, *colour] for (id_, name), colour in classes)
-        writer.writerow([IGNORE_INDEX, IGNORE_INDEX, "ignore", 0, 0, 0])
+        writer.writerows([row.raw_id, row.train_id, row.name, *row.colour] for row in label_table.of_train_ids.rows)

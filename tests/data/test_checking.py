@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmdl_hf.data import LabelTable, make_builder
-from cmdl_hf.data.checking import check_files, find_folder
+from cmdl_hf.data import Label, LabelTable, make_builder
+from cmdl_hf.data.checking import IdCount, check_files
+from cmdl_hf.data.custom import find_folder
 
 
 @pytest.fixture
@@ -19,6 +20,10 @@ def check(cache_dir):
     return check
 
 
+def _raw_ids(found):
+    return {row.raw_id: (count.pixels, count.images) for row, count in found.raw_ids.items()}
+
+
 def test_a_sound_data_set_has_no_errors(make_camvid, check):
     report, errors = check(make_camvid())
     assert errors == []
@@ -26,7 +31,9 @@ def test_a_sound_data_set_has_no_errors(make_camvid, check):
     train = report.splits["train"]
     assert (train.num_images, train.num_expected, len(train.readable), train.num_withheld) == (2, 367, 2, 0)
     assert train.sizes == {(8, 6): 2}
-    assert train.raw_ids == set(range(12))
+    assert _raw_ids(train) == dict.fromkeys(range(12), (8, 2))
+    assert [(row.raw_id, row.train_id) for row in report.expected] == [*((id_, id_) for id_ in range(11)), (11, 255)]
+    assert report.unexpected == {}
     assert train.pixels.tolist() == [8] * 11 + [0] * 244 + [8]
     assert train.images_with.tolist() == [2] * 11 + [0] * 244 + [2]
 
@@ -70,8 +77,34 @@ def test_every_bad_file_is_listed_and_the_others_are_counted(make_camvid, write_
     train = report.splits["train"]
     assert [sample.id for sample in train.readable] == ["0016E5_00007"]
     assert train.pixels.sum() == 48
-    assert {77, 88} < train.raw_ids
+    assert report.unexpected == {"88": IdCount(48, 1), "77": IdCount(24, 1)}
+    assert _raw_ids(train) == dict.fromkeys(range(12), (4, 1))
     assert len(report.splits["test"].readable) == 8
+
+
+def test_all_files_of_one_id_are_listed(make_camvid, write_image, check):
+    root = make_camvid()
+    for split in ("train", "val"):
+        for frame in ("0016E5_00001", "0016E5_00002"):
+            write_image(root / split / f"{frame}.jpg")
+    (root / "test.txt").write_text("0016E5_00001\n0016E5_00001\n")
+    _, errors = check(root)
+    assert errors == [
+        *(
+            (f"{frame}.png", f"it and {split}/{frame}.jpg have one id, {frame!r}")
+            for split in ("train", "val")
+            for frame in ("0016E5_00001", "0016E5_00002")
+        ),
+        ("0016E5_00001", "the split's list names it 2 times"),
+    ]
+
+
+def test_an_unexpected_id_is_counted_over_all_masks(make_camvid, write_mask, check):
+    root = make_camvid()
+    write_mask(root / "trainannot" / "0016E5_00001.png", [0, 77])
+    write_mask(root / "valannot" / "0016E5_00001.png", [0, 77, 12])
+    report, _ = check(root)
+    assert report.unexpected == {"77": IdCount(24 + 16, 2), "12": IdCount(16, 1)}
 
 
 def test_damage_inside_an_image_is_found(make_camvid, check):
@@ -118,35 +151,76 @@ def test_withheld_labels_are_no_errors(tmp_path, cache_dir, write_image, write_m
     assert report.errors == []
     assert report.splits["test"].num_withheld == 1
     assert not report.splits["test"].pixels.any()
-    assert report.splits["validation"].raw_ids == {0, 7, 8}
+    assert _raw_ids(report.splits["validation"]) == dict.fromkeys((0, 7, 8), (16, 1))
+    assert min(row.raw_id for row in report.expected) == 0  # the licence plate's -1 is no pixel value
     assert np.flatnonzero(report.splits["validation"].pixels).tolist() == [0, 1, 255]
 
 
-def test_masks_of_colours_have_no_ids(tmp_path, cache_dir, write_image):
-    write_image(tmp_path / "701_StillsRaw_full" / "0016E5_07959.png", size=(2, 1))
+def test_ready_train_ids_are_set_against_their_own_table(tmp_path, cache_dir, write_image, write_mask):
+    write_image(tmp_path / "leftImg8bit/val/bonn/x_leftImg8bit.png")
+    write_mask(tmp_path / "gtFine/val/bonn/x_gtFine_labelTrainIds.png", [0, 18, 255])
+    report = check_files(make_builder("cityscapes", tmp_path, splits=["validation"], cache_dir=cache_dir))
+    assert [row.raw_id for row in report.expected] == [*range(19), 255]
+    assert _raw_ids(report.splits["validation"]) == dict.fromkeys((0, 18, 255), (16, 1))
+
+
+def test_masks_of_colours_are_read_as_the_labels_they_show(tmp_path, cache_dir, write_image):
+    masks = {
+        "0016E5_07959": [[128, 64, 128], [128, 64, 128], [0, 0, 0]],
+        "0016E5_07961": [[1, 2, 3], [1, 2, 3], [0, 0, 0]],
+    }
     (tmp_path / "LabeledApproved_full").mkdir()
-    mask = np.array([[[128, 64, 128], [0, 0, 0]]], dtype=np.uint8)
-    Image.fromarray(mask).save(tmp_path / "LabeledApproved_full" / "0016E5_07959_L.png")
+    for frame, colours in masks.items():
+        write_image(tmp_path / "701_StillsRaw_full" / f"{frame}.png", size=(3, 1))
+        pixels = np.array([colours], dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "LabeledApproved_full" / f"{frame}_L.png")
     report = check_files(make_builder("camvid", tmp_path, splits=["validation"], cache_dir=cache_dir))
-    assert report.errors == []
-    assert report.splits["validation"].raw_ids == set()
-    assert np.flatnonzero(report.splits["validation"].pixels).tolist() == [3, 255]
+    found = report.splits["validation"]
+    assert {row.name: (count.pixels, count.images) for row, count in found.raw_ids.items()} == {
+        "Road": (2, 1),
+        "Void": (1, 1),
+    }
+    assert np.flatnonzero(found.pixels).tolist() == [3, 255]
+    assert len(report.expected) == 32
+    assert report.unexpected == {"#010203": IdCount(2, 1)}
+
+
+def test_ids_of_matrices_are_counted(tmp_path, cache_dir, write_image):
+    scipy_io = pytest.importorskip("scipy.io", reason="the 10k release's .mat masks need scipy")
+    for folder in ("annotations", "imageLists"):
+        (tmp_path / folder).mkdir()
+    for name, ids in (("a", [1.0, 1.0, 0.0]), ("b", [1.0, 0.5, 200.0])):
+        write_image(tmp_path / "images" / f"{name}.jpg", size=(3, 1))
+        scipy_io.savemat(tmp_path / "annotations" / f"{name}.mat", {"S": np.array([ids])})
+    (tmp_path / "imageLists" / "train.txt").write_text("a\nb\n")
+    report = check_files(make_builder("coco_stuff", tmp_path, splits=["train"], cache_dir=cache_dir))
+    assert _raw_ids(report.splits["train"]) == {1: (2, 1), 0: (1, 1)}
+    assert report.unexpected == {"0.5": IdCount(1, 1)}
 
 
 def test_own_folders(tmp_path, write_image, write_mask):
     for split in ("train", "val"):
         write_image(tmp_path / "images" / split / f"{split}_ü.jpg")
         write_mask(tmp_path / "masks" / split / f"{split}_ü.png", [0, 1, 255])
-    report = check_files(find_folder(tmp_path, LabelTable.from_names(["leaf", "root"])))
+    report = check_files(find_folder(tmp_path, ["leaf", "root"]))
     assert report.errors == []
     assert list(report.splits) == ["train", "validation"]
     assert report.splits["train"].num_expected is None
     assert report.shared_ids == []
-    report = check_files(find_folder(tmp_path, LabelTable.from_names(["leaf"])))
+    report = check_files(find_folder(tmp_path, ["leaf"]))
     assert len(report.errors) == 2
+
+
+def test_rows_of_a_table_that_no_pixel_can_hold_are_left_out(photos):
+    table = LabelTable(
+        (Label(0, 0, "sky", (0, 0, 0)), Label(1, 1, "road", (1, 1, 1)), Label(300, 1, "far", (2, 2, 2)))
+    )
+    report = check_files(find_folder(photos, table))
+    assert [row.raw_id for row in report.expected] == [0, 1]
+    assert _raw_ids(report.splits["train"]) == {0: (48, 2), 1: (48, 2)}
 
 
 def test_own_folders_without_masks_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(FileNotFoundError, match="has images but not masks"):
-        find_folder(tmp_path, LabelTable.from_names(["leaf"]))
+        find_folder(tmp_path, ["leaf"])

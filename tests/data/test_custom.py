@@ -1,11 +1,9 @@
 import json
 
-import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
-from cmdl_hf.data import BadDataError, Label, LabelTable, load_folder, load_hub, load_pairs
+from cmdl_hf.data import BadDataError, Label, LabelTable, load_folder, load_pairs
 
 NAMES = ["background", "leaf", "root"]
 
@@ -34,6 +32,14 @@ def test_folders_of_splits(make_folder, cache_dir, label_array, folders):
 def test_without_folders_of_splits_everything_is_the_train_split(make_folder, cache_dir):
     dataset = load_folder(make_folder([""]), NAMES, cache_dir=cache_dir)
     assert {split: dataset[split]["id"][:] for split in dataset} == {"train": ["a", "b"]}
+
+
+@pytest.mark.parametrize("form", [lambda path: path, str])
+def test_a_file_names_the_classes_every_time(make_folder, cache_dir, tmp_path, form):
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(NAMES))
+    for _ in range(2):  # `datasets` replaces Path in a builder's module when the first builder is made
+        assert load_folder(make_folder(), form(path), cache_dir=cache_dir).id2label == dict(enumerate(NAMES))
 
 
 def test_a_table_maps_other_ids(make_folder, cache_dir, label_array):
@@ -76,8 +82,22 @@ def test_a_split_without_masks_is_named(make_folder, cache_dir):
 def test_empty_folders_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    with pytest.raises(FileNotFoundError, match="no pair of an image and a mask, but no files at all"):
+    with pytest.raises(FileNotFoundError, match="has neither images nor masks of train; add them"):
         load_folder(tmp_path, NAMES)
+
+
+def test_empty_folders_of_a_split_are_named(make_folder):
+    root = make_folder(["train"])
+    for kind in ("images", "masks"):
+        (root / kind / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="of validation; add them, or remove the empty folders"):
+        load_folder(root, NAMES)
+
+
+def test_an_empty_list_is_named(tmp_path):
+    (tmp_path / "pairs.csv").write_text("image,mask\n")
+    with pytest.raises(FileNotFoundError, match=r"pairs.csv has neither images nor masks of any split"):
+        load_pairs(tmp_path / "pairs.csv", NAMES)
 
 
 def test_two_folders_of_one_split_are_refused(make_folder):
@@ -125,62 +145,20 @@ def test_pairs_without_splits_and_with_absolute_paths(make_folder, cache_dir):
             FileNotFoundError,
             r"beside 1 pairs there are 1 image\(s\) without mask \(first: .*b\.jpg",
         ),
-        ([{"image": "images/a.jpg", "mask": "masks/a.png"}] * 2, ValueError, "names 'images/a' twice"),
+        (
+            [{"image": "images/a.jpg", "mask": "masks/a.png"}] * 2,
+            BadDataError,
+            "images/a: the split's list names it 2",
+        ),
+        (
+            [{"image": f"images/{name}", "mask": "masks/a.png"} for name in ("a.jpg", "a.png")],
+            BadDataError,
+            r"a\.png: it and images/a\.jpg have one id, 'images/a'",
+        ),
     ],
 )
-def test_a_bad_list_is_refused(make_folder, cache_dir, rows, error, message):
+def test_a_bad_list_is_refused(make_folder, write_image, cache_dir, rows, error, message):
+    root = make_folder([""])
+    write_image(root / "images" / "a.png")
     with pytest.raises(error, match=message):
-        load_pairs(_write_pairs(make_folder([""]), ".csv", rows), NAMES, cache_dir=cache_dir)
-
-
-@pytest.fixture
-def make_parquet(tmp_path):
-    """Write a folder of Parquet as the Hub serves it; `rows` are pairs of mask pixels and image size."""
-
-    def make(rows, **columns):
-        root = tmp_path / "parquet"
-        (root / "data").mkdir(parents=True)
-        features = {"picture": datasets.Image(), "mask": datasets.Image()}
-        content = {
-            "picture": [Image.new("RGB", size, "red") for _, size in rows],
-            "mask": [pixels and Image.fromarray(np.array(pixels, dtype=np.uint8)) for pixels, _ in rows],
-        }
-        features |= {name: datasets.Value("string") for name in columns}
-        data = datasets.Dataset.from_dict(content | columns, features=datasets.Features(features))
-        data.to_parquet(root / "data" / "train-00000-of-00001.parquet")
-        return str(root)
-
-    return make
-
-
-def test_hub_columns_are_renamed_and_checked(make_parquet, cache_dir, label_array):
-    path = make_parquet([([[0, 255], [1, 2]], (2, 2)), ([[2, 2, 2]], (3, 1))])
-    dataset = load_hub(path, NAMES, image_column="picture", cache_dir=cache_dir)
-    assert dataset["train"]["id"][:] == ["train_000000", "train_000001"]
-    assert dataset["train"].column_names == ["image", "label", "id"]
-    assert label_array(dataset["train"][0]).tolist() == [[0, 255], [1, 2]]
-    assert dataset["train"][1]["image"].size == (3, 1)
-
-
-def test_hub_ids_are_kept(make_parquet, cache_dir):
-    path = make_parquet([([[0]], (1, 1))], id=["münze"])
-    dataset = load_hub(path, NAMES, image_column="picture", cache_dir=cache_dir)
-    assert dataset["train"]["id"][:] == ["münze"]
-
-
-def test_bad_rows_are_refused_or_left_out_and_listed(make_parquet, cache_dir):
-    path = make_parquet([([[0]], (1, 1)), ([[7]], (1, 1)), ([[0]], (2, 1)), (None, (1, 1))])
-    with pytest.raises(BadDataError, match=r"3 file\(s\) cannot be used(?s:.*)found 7 \(1 px\)"):
-        load_hub(path, NAMES, image_column="picture", cache_dir=cache_dir)
-    dataset = load_hub(path, NAMES, image_column="picture", cache_dir=cache_dir, skip_bad_files=True)
-    assert dataset["train"]["id"][:] == ["train_000000"]
-    assert [error.path.as_posix() for error in dataset.bad_files] == [
-        "train_000001/mask",
-        "train_000002/picture",
-        "train_000003",
-    ]
-
-
-def test_a_missing_hub_column_is_named(make_parquet, cache_dir):
-    with pytest.raises(ValueError, match="must have a column 'image' of images"):
-        load_hub(make_parquet([([[0]], (1, 1))]), NAMES, cache_dir=cache_dir)
+        load_pairs(_write_pairs(root, ".csv", rows), NAMES, cache_dir=cache_dir)

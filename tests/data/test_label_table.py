@@ -47,7 +47,8 @@ def test_several_raw_ids_may_make_one_class(tmp_path):
     table = LabelTable.from_file(tmp_path / "t.csv")
     assert table.raw_to_train == {0: 255, 4: 1, 9: 0, 7: 1}
     assert table.palette == [[4, 5, 6], [1, 2, 3]]
-    assert table.train_to_train == {0: 0, 1: 1, 255: 255}
+    assert table.of_train_ids.raw_to_train == {0: 0, 1: 1, 255: 255}
+    assert (table.of_train_ids.id2label, table.of_train_ids.palette) == (table.id2label, table.palette)
 
 
 def test_names_alone_get_pascal_vocs_colours():

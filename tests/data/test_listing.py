@@ -1,6 +1,4 @@
-import pytest
-
-from cmdl_hf.data.listing import digest_files, index_by_id, list_files, pair_files, read_stems
+from cmdl_hf.data.listing import digest_files, index_by_id, list_files, pair_files, read_stems, unlabelled
 
 
 def test_stems_come_from_names_and_from_paths(tmp_path):
@@ -20,26 +18,40 @@ def test_a_missing_folder_has_no_files(tmp_path):
 
 
 def test_pairs_and_what_lacks_its_partner(tmp_path):
-    images = {name: tmp_path / f"{name}.jpg" for name in "ab"}
-    masks = {name: tmp_path / f"{name}.png" for name in "bc"}
+    images = {name: [tmp_path / f"{name}.jpg"] for name in "ab"}
+    masks = {name: [tmp_path / f"{name}.png"] for name in "bc"}
     files = pair_files(images, masks)
     assert [sample.id for sample in files.samples] == ["b"]
-    assert (files.images_without_mask, files.masks_without_image) == ([images["a"]], [masks["c"]])
+    assert (files.images_without_mask, files.masks_without_image) == (images["a"], masks["c"])
     assert not files.is_paired
     assert pair_files(images, masks, ["b"]).is_paired
     assert pair_files(images, masks, ["b", "d"]).missing_ids == ["d"]
 
 
-def test_two_files_of_one_id_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png have one id, 'a'"):
-        index_by_id([tmp_path / "a.jpg", tmp_path / "a.png"])
+def test_files_of_one_id_and_repeated_names_are_collected(tmp_path):
+    images = index_by_id(tmp_path / name for name in ("a.jpg", "a.png", "b.jpg", "c.jpg", "d.jpg"))
+    masks = index_by_id(tmp_path / name for name in ("a.bmp", "b.bmp", "b.png", "c.bmp", "d.bmp"))
+    files = pair_files(images, masks, ["a", "b", "c", "c", "d"])
+    assert [sample.id for sample in files.samples] == ["d"]
+    assert files.is_paired
+    assert [(error.path.name, error.args[1]) for error in files.errors()] == [
+        ("a.png", f"it and {tmp_path.name}/a.jpg have one id, 'a'"),
+        ("b.png", f"it and {tmp_path.name}/b.bmp have one id, 'b'"),
+        ("c", "the split's list names it 2 times"),
+    ]
+
+
+def test_unlabelled_images_of_one_id_are_collected(tmp_path):
+    files = unlabelled(index_by_id(tmp_path / name for name in ("a.jpg", "a.png", "b.jpg")))
+    assert [sample.id for sample in files.samples] == ["b"]
+    assert [error.path.name for error in files.errors()] == ["a.png"]
 
 
 def test_the_digest_follows_names_sizes_and_times(tmp_path):
     image, mask = tmp_path / "a.jpg", tmp_path / "a.png"
     image.write_bytes(b"1")
     mask.write_bytes(b"1")
-    files = {"train": pair_files({"a": image}, {"a": mask})}
+    files = {"train": pair_files({"a": [image]}, {"a": [mask]})}
     first = digest_files(files)
     assert digest_files(files) == first
     assert digest_files({"validation": files["train"]}) != first

@@ -76,6 +76,9 @@ def test_labels_that_are_withheld_stay_none(tmp_path, cache_dir):
     read = datasets.load_dataset(str(tmp_path / "out" / "data"), cache_dir=str(cache_dir))
     assert read["test"]["label"][:] == [None, None]
     _assert_same(read["train"], scenes["train"])
+    again = load_hub(str(tmp_path / "out"), mask_column="label", cache_dir=cache_dir)
+    assert again["test"]["label"][:] == [None, None]
+    _assert_same(again["train"], scenes["train"])
 
 
 def test_classes_lie_beside_the_files(prepare, cache_dir):
@@ -84,8 +87,12 @@ def test_classes_lie_beside_the_files(prepare, cache_dir):
     assert {int(id_): name for id_, name in names.items()} == dataset.id2label
     table = LabelTable.from_file(folder / CLASSES_FILE)
     assert (table.id2label, table.palette) == (dataset.id2label, dataset.palette)
-    again = load_hub(str(folder), table, mask_column="label", cache_dir=cache_dir)
-    _assert_same(again["train"], dataset["train"])
+    for again in (
+        load_hub(str(folder), mask_column="label", cache_dir=cache_dir),
+        load_hub(str(folder), folder / CLASSES_FILE, mask_column="label", cache_dir=cache_dir),
+    ):
+        assert again.label_table == table
+        _assert_same(again["train"], dataset["train"])
 
 
 def test_the_card_tells_what_is_inside(prepare):
