@@ -38,11 +38,18 @@ class CMDLAttention(nn.Module):
 
         The matrix of all pairs of pixels, 4.3 GB for one 1024×2048 image at stride 8, never exists.
         """
-        query = self.query(query_features).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, T, h, w) -> (B, 1, N, T)
-        key = self.key(key_features).flatten(2).transpose(1, 2).unsqueeze(1)
-        value = self.value(key_features).flatten(2).transpose(1, 2).unsqueeze(1)
+        query = _to_sequence(self.query(query_features))
+        key, value = _to_sequence(self.key(key_features)), _to_sequence(self.value(key_features))
         attended = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         return self.output(attended.transpose(1, 2).unflatten(2, query_features.shape[-2:]))
+
+
+def _to_sequence(feature_map: Tensor) -> Tensor:
+    """Lay pixels out as a sequence of one head: (B, T, h, w) to (B, 1, h·w, T).
+
+    Contiguous, or the fused attention kernels refuse it and the matrix of all pairs of pixels comes into being.
+    """
+    return feature_map.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
 class CMDLSemanticAggregation(nn.Module):
