@@ -1,5 +1,6 @@
 """The package itself: lazy import, public names, command line."""
 
+import doctest
 import os
 import shutil
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import cmdl_hf
+from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 from cmdl_hf.cli import main
+from cmdl_hf.data import load_synthetic
 
 
 def run(*arguments):
@@ -32,10 +35,21 @@ def test_every_public_name_can_be_imported():
         _ = cmdl_hf.CMDL
 
 
+@pytest.mark.parametrize("described", [CMDLConfig, CMDLForSemanticSegmentation, load_synthetic])
+def test_docstring_examples_run(described):
+    text = described.__doc__.replace("```python", "").replace("```", "")
+    example = doctest.DocTestParser().get_doctest(text, {}, described.__name__, None, 0)
+    assert len(example.examples) >= 3
+    runner = doctest.DocTestRunner()
+    runner.run(example, out=print)
+    assert runner.failures == 0
+
+
 def test_help_names_the_commands():
     result = run("-m", "cmdl_hf.cli", "--help")
     assert result.returncode == 0, result.stderr
-    assert "convert" in result.stdout
+    for command in ("convert", "train", "predict", "demo", "prepare", "check-data"):
+        assert command in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def load_synthetic(
 
         >>> scenes = load_synthetic(num_train=8, num_labels=5)
         >>> scenes["train"][0]["image"].size, scenes.id2label[4]
+        ((160, 128), 'car')
         ```
     """
     if not 2 <= num_labels <= ALL_LABELS.num_labels:
