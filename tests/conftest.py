@@ -1,14 +1,15 @@
 """Shared fixtures: small models, and the data beside the checkout where there is some."""
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
 from pathlib import Path
 
 import pytest
 import torch
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
