@@ -111,9 +111,11 @@ class CMDLConfig(PreTrainedConfig):
         ValueError: for impossible values and combinations, naming the field.
 
     Note:
-        `argmax` with the warmed-up momentum is the default because it was the best of the assignments measured
-        (`benchmarks/assignment.py`): both `argmax` and `sample` recover the modes of a simulated class, and
-        `reference` does not.
+        Defaults chosen by measurement (`benchmarks/assignment.py`): on a simulated class with three modes `argmax` and
+        `sample` find all three, `reference` none, and only the warmed-up momentum does so within 100 updates. On
+        CamVid at 160×120, 250 steps, `argmax` and `sample` lie closer together than two seeds do (validation mean
+        IoU 37.1 and 36.7), and so do random prototypes and ones that started from the data; so the default is the
+        assignment without a draw, and the random start.
 
     Example:
         ```python
