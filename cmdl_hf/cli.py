@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from . import __version__
 from .training_args import CMDLTrainingArguments
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user's prints one line and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         sys.exit(f"cmdl: {error}")
 
 

@@ -63,7 +63,7 @@ def run_demo(
         Scores of both networks by name, as `evaluate` returns them, with `seconds` of training.
     """
     args = SYNTHETIC if data_dir is None else CAMVID
-    args = replace(args, max_steps=max_steps or args.max_steps)
+    args = replace(args, max_steps=args.max_steps if max_steps is None else max_steps)
     dataset = load_data(args, data_dir)
     scores: dict[str, Any] = {}
     for name, use_distributions in (("plain FCN", False), ("CMDL-FCN", True)):

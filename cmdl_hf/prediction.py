@@ -26,7 +26,7 @@ def predict_files(model: str | Path, inputs: Sequence[str | Path], output_dir: s
 
     Raises:
         FileNotFoundError: if an input is neither file nor folder, or there is no image in it.
-        ValueError: if two images would be written to one file.
+        ValueError: if two images would be written to one file, or one would replace an input.
     """
     targets = _name_outputs(inputs, Path(output_dir))
     segmenter = AutoModelForSemanticSegmentation.from_pretrained(model).eval()
@@ -47,7 +47,7 @@ def predict_files(model: str | Path, inputs: Sequence[str | Path], output_dir: s
         segmentation = Image.fromarray(ids.byte().numpy()).convert("P")
         segmentation.putpalette([channel for color in palette for channel in color])
         segmentation.save(target)
-        overlay(image, ids, palette).save(target.with_name(f"{target.stem}_overlay.jpg"), quality=92)
+        overlay(image, ids, palette).save(_overlay_of(target), quality=92)
     return failures
 
 
@@ -55,13 +55,20 @@ def _name_outputs(inputs: Iterable[str | Path], output_dir: Path) -> dict[Path, 
     """Find the images, and name the file each is segmented to."""
     targets: dict[Path, Path] = {}
     sources: dict[Path, Path] = {}
-    for given in inputs:
-        for path, name in _find_images(Path(given)):
-            target = (output_dir / name).with_suffix(".png")
-            if sources.setdefault(target, path) != path:
-                raise ValueError(f"{sources[target]} and {path} would both be written to {target}; rename one")
-            targets[path] = target
+    found = [image for given in inputs for image in _find_images(Path(given))]
+    originals = {path.resolve() for path, _ in found}
+    for path, name in found:
+        target = (output_dir / name).with_suffix(".png")
+        if originals & {target.resolve(), _overlay_of(target).resolve()}:
+            raise ValueError(f"{target} would replace an image that is to be segmented; name another folder")
+        if sources.setdefault(target, path) != path:
+            raise ValueError(f"{sources[target]} and {path} would both be written to {target}; rename one")
+        targets[path] = target
     return targets
+
+
+def _overlay_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}_overlay.jpg")
 
 
 def _find_images(given: Path) -> Iterator[tuple[Path, Path]]:

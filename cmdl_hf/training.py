@@ -98,14 +98,19 @@ def run(
 
     Raises:
         FileExistsError: if `output_dir` holds files.
+        NotADirectoryError: if `output_dir` is a file.
     """
     output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"{output_dir} is a file; name a new folder with --output-dir")
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} is not empty; name a new folder with --output-dir")
     dataset = load_data(args, data_dir, id2label)
     model = make_model(args, dataset, weights)
     transform = TrainTransform(args.crop_size, args.scale_range, args.resize)
+    output_dir.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
     train(model, dataset["train"], transform, args)
+    save(model, output_dir, args)
     scores = {
         split: evaluate(
             model, dataset[split], EvalTransform(args.resize), dataset.num_labels, description=f"Scoring {split}"
@@ -113,7 +118,6 @@ def run(
         for split in ("validation", "test")
         if split in dataset and dataset[split][0]["label"] is not None
     }
-    save(model, output_dir, args)
     (output_dir / "scores.json").write_text(json.dumps(scores, indent=2))
     return scores
 

@@ -75,6 +75,13 @@ def test_command_line_lists_unreadable_files_and_goes_on(folder, images, tmp_pat
     assert stopped.value.code == 0
 
 
+def test_an_input_is_never_replaced(folder, images):
+    before = (images / "b.png").read_bytes()
+    with pytest.raises(ValueError, match="would replace an image"):
+        predict_files(folder, [images], images)
+    assert (images / "b.png").read_bytes() == before
+
+
 def test_nothing_to_segment_and_names_that_clash_are_errors(folder, images, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is no image file"):
         predict_files(folder, [tmp_path / "nowhere"], tmp_path / "out")

@@ -154,6 +154,7 @@ class TestCommandLine:
             ("", ["--learning-rat", "0.1"], "--learning-rate"),
             ("", ["--framework", "unet"], "framework"),
             ("power: -1", [], "power must be at least 0"),
+            ("", ["--hidden-size", "0"], "hidden_size must be at least 1"),
             ("", ["--benchmark", "camvid"], "give --data-dir"),
             ("", ["--benchmark", "own", "--data-dir", "."], "give --id2label"),
             ("", ["--benchmark", "camvid", "--data-dir", "."], "trainannot"),
@@ -171,6 +172,20 @@ class TestCommandLine:
         with pytest.raises(SystemExit) as stopped:
             main(["train", str(tmp_path / "no.yaml"), "--output-dir", str(tmp_path / "out")])
         assert "no.yaml" in str(stopped.value)
+
+    def test_a_file_as_output_folder_is_refused_at_once(self, recipe, tmp_path):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", str(recipe), "--output-dir", str(recipe)])
+        assert "is a file" in str(stopped.value)
+
+    def test_a_model_that_cannot_be_scored_is_saved_all_the_same(self, recipe, tmp_path, monkeypatch):
+        def fail(*_, **__):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr("cmdl_hf.training.evaluate", fail)
+        with pytest.raises(RuntimeError):
+            main(["train", str(recipe), "--output-dir", str(tmp_path / "out"), "--max-steps", "1"])
+        CMDLForSemanticSegmentation.from_pretrained(tmp_path / "out")
 
     def test_a_folder_with_files_is_kept(self, recipe, tmp_path):
         with pytest.raises(SystemExit) as stopped:

@@ -25,6 +25,9 @@ _DEFAULT_BACKBONE = {"backbone": "resnet50", "out_indices": [1, 2, 3, 4], "outpu
 _NOT_FIELDS = {
     "backbone": "pass backbone_config=TimmBackboneConfig(backbone=NAME, out_indices=[1, 2, 3, 4], output_stride=8)",
     "use_pretrained_backbone": "call model.load_backbone_weights() after constructing the model",
+    "num_classes": "pass num_labels",
+    "ignore_index": "pass semantic_loss_ignore_index",
+    "output_stride": "set it in backbone_config",
     "preset": "call CMDLConfig.from_preset(NAME, **overrides)",
 }
 
@@ -108,7 +111,8 @@ class CMDLConfig(PreTrainedConfig):
             Label of pixels that count nowhere.
 
     Raises:
-        ValueError: for impossible values and combinations, naming the field.
+        StrictDataclassError (of huggingface_hub) or ValueError: for impossible values and combinations, naming the
+            field.
 
     Note:
         Defaults chosen by measurement (`benchmarks/assignment.py`): on a simulated class with three modes `argmax` and

@@ -89,6 +89,11 @@ class CMDLSemanticAggregation(nn.Module):
         return self.attention(pixel_features, activation(norm(voted)))
 
 
+def _layer_norm(hidden_state: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Apply a LayerNorm in float32, also where the module was cast to another dtype."""
+    return F.layer_norm(hidden_state, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+
+
 class CMDLProjectionHead(nn.Module):
     """Projection of pixels to where the distributions live.
 
@@ -109,7 +114,7 @@ class CMDLProjectionHead(nn.Module):
         with torch.autocast(projected.device.type, enabled=False):
             projected = F.normalize(projected.float(), dim=1)
             embeddings = projected.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, h, w) -> (N, C)
-            return F.normalize(self.embedding_norm(embeddings), dim=-1)
+            return F.normalize(_layer_norm(embeddings, self.embedding_norm), dim=-1)
 
 
 class DistributionLearningOutput(NamedTuple):
@@ -179,7 +184,7 @@ class CMDLDistributionLearning(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             grid_labels = F.interpolate(labels[:, None].float(), size=grid, mode="nearest").long().flatten()
             similarity = memory_bank.similarity(embeddings)
-            prototype_logits = self.prototype_norm(similarity.amax(dim=2))  # (N, K)
+            prototype_logits = _layer_norm(similarity.amax(dim=2), self.prototype_norm)  # (N, K)
             if self.prototype_loss_weight:
                 grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
                 loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, align_corners=True)

@@ -184,7 +184,8 @@ class CMDLMemoryBank(nn.Module):
         momentum = self._momentum()
         moved = momentum * old + (1 - momentum) * F.normalize(sums, dim=-1)
         new = torch.where(is_updated[..., None], moved, old)
-        self.prototypes.copy_(F.normalize(new, dim=-1))
+        # All are re-normalised, as in the reference, but a batch without any pixel changes nothing at all.
+        self.prototypes.copy_(torch.where(is_updated.any(), F.normalize(new, dim=-1), old))
         self.num_updates += is_updated
 
     def _momentum(self) -> Tensor:

@@ -287,7 +287,9 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         if config.model_type != "timm_backbone":
             if weights is None:
                 raise ValueError(f"weights: name a folder or Hub repository with {config.model_type} weights")
-            pretrained = type(self.backbone).from_pretrained(weights, config=config)
+            pretrained, report = type(self.backbone).from_pretrained(weights, config=config, output_loading_info=True)
+            if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms" not in name):
+                raise ValueError(f"{weights} lacks {len(missing)} tensors of the backbone, such as {missing[0]}")
             self.backbone.load_state_dict(pretrained.state_dict())
             return
         if weights is None:

@@ -98,6 +98,8 @@ def test_preset_reference_changes_what_the_reference_does_otherwise():
         ({"num_distribution": 3}, "did you mean num_distributions"),
         ({"backbone": "resnet50"}, "backbone_config"),
         ({"preset": "reference"}, "from_preset"),
+        ({"num_classes": 19}, "num_labels"),
+        ({"ignore_index": 0}, "semantic_loss_ignore_index"),
     ],
 )
 def test_impossible_values_are_refused_with_the_name_of_the_field(settings, named):

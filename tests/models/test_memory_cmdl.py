@@ -113,6 +113,17 @@ def test_ignored_and_non_finite_pixels_move_nothing(ignored):
     torch.testing.assert_close(bank.prototypes, other.prototypes)
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+def test_a_batch_without_pixels_changes_nothing_at_all(scale):
+    bank = CMDLMemoryBank(num_labels=3, num_distributions=2, hidden_size=8)
+    bank.prototypes.mul_(scale)
+    before = bank.read()
+    labels = torch.full((40,), 255)
+    embeddings = unit(40, 8)
+    bank.update(embeddings, bank.similarity(embeddings), labels, torch.ones(40, dtype=torch.bool))
+    assert torch.equal(bank.prototypes, before)
+
+
 def test_momentum_warm_up_lets_the_first_pixels_replace_the_random_start():
     bank = CMDLMemoryBank(num_labels=2, num_distributions=1, hidden_size=8, momentum_warmup=10)
     target = unit(1, 8)

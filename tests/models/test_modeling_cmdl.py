@@ -222,6 +222,14 @@ def test_half_precision_keeps_the_bank_in_float32(make_model, tmp_path, dtype):
     assert output.similarity.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_cast_after_construction_trains(make_model, make_batch, dtype):
+    model = make_model().to(dtype)
+    pixel_values, labels = make_batch()
+    model(pixel_values.to(dtype), labels=labels, output_distributions=True).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_autocast_trains(make_model, make_batch):
     model = make_model(context_module="ppm")
     pixel_values, labels = make_batch()
@@ -306,6 +314,9 @@ class TestBackboneWeights:
             assert torch.equal(model.backbone.state_dict()[name], tensor), name
         with pytest.raises(ValueError, match="name a folder or Hub repository"):
             model.load_backbone_weights()
+        make_model().save_pretrained(tmp_path / "whole")  # no backbone's own folder: every name has a prefix
+        with pytest.raises(ValueError, match=r"lacks .* tensors of the backbone"):
+            model.load_backbone_weights(tmp_path / "whole")
 
 
 class TestBadInput:
