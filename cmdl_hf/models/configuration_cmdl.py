@@ -199,6 +199,17 @@ class CMDLConfig(PreTrainedConfig):
             raise ValueError(f"preset: {preset!r} is unknown; known presets: {', '.join(PRESETS)}")
         return cls(**(PRESETS[preset] | overrides))
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from a saved one and changes to it, as `from_pretrained(..., num_labels=3)` does.
+
+        Another number of classes leaves the saved colours without meaning: they go, as the saved names do.
+        """
+        num_labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ())
+        if num_labels and len(config_dict.get("palette") or ()) != num_labels:
+            config_dict = config_dict | {"palette": None}
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_cmdl(self) -> None:
         """Refuse impossible values and combinations; runs at construction and when saving."""
         self._validate_ranges()

@@ -76,7 +76,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True  # of which the attention here is a call, whatever `attn_implementation` asks for
     _no_split_modules = ()
     # Whatever the model's dtype: the bank moves by thousandths, and similarities are float32 always.
-    _keep_in_fp32_modules_strict = ("memory_bank", "embedding_norm", "prototype_norm")
+    _keep_in_fp32_modules_strict = ("memory_bank.prototypes", "embedding_norm", "prototype_norm")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

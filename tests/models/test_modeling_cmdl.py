@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
+from transformers import AutoModelForSemanticSegmentation
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 from cmdl_hf.models.losses_cmdl import contrastive_loss
@@ -216,6 +217,7 @@ def test_half_precision_keeps_the_bank_in_float32(make_model, tmp_path, dtype):
     model = CMDLForSemanticSegmentation.from_pretrained(tmp_path, dtype=dtype).eval()
     assert model.fusion[0].weight.dtype == dtype
     assert model.memory_bank.prototypes.dtype == torch.float32
+    assert model.memory_bank.num_updates.dtype == torch.int64
     with torch.no_grad():
         output = model(torch.randn(1, 3, 64, 64, dtype=dtype), output_distributions=True)
     assert output.logits.dtype == torch.float32
@@ -258,6 +260,23 @@ def test_fine_tuning_with_other_classes_resets_bank_and_classifiers(make_model, 
     torch.testing.assert_close(model.memory_bank.prototypes.norm(dim=-1), torch.ones(7, 3))
     assert model.memory_bank.num_updates.sum() == 0
     assert model.decode_head[-1].weight.shape[0] == 7
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_labels": 3}, {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}]
+)
+def test_fine_tuning_by_the_keywords_of_transformers(make_model, tmp_path, change):
+    make_model(palette=[[i, i, i] for i in range(5)]).save_pretrained(tmp_path)
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, ignore_mismatched_sizes=True, **change)
+    assert model.config.num_labels == 3
+    assert model.config.palette is None
+    assert model.memory_bank.prototypes.shape == (3, 3, 16)
+    model.save_pretrained(tmp_path / "again")
+    palette = [[1, 2, 3]] * 3
+    again = CMDLForSemanticSegmentation.from_pretrained(
+        tmp_path, ignore_mismatched_sizes=True, palette=palette, **change
+    )
+    assert again.config.palette == palette
 
 
 class TestBackboneWeights:
