@@ -181,7 +181,12 @@ def _read_recipe(_: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     """Let the YAML file that `cmdl train` was given stand in for the flags that were not."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
     if commands == ("train",) and given:
-        Yaml(given[0].tokens[0].value, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+        recipe = given[0].tokens[0].value
+        if not Path(recipe).is_file():
+            raise FileNotFoundError(
+                f"{recipe} is no recipe file; name a YAML file such as examples/configs/camvid.yaml"
+            )
+        Yaml(recipe, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
 
 
 app.config = (_read_recipe,)

@@ -76,7 +76,7 @@ def load_reference_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError) as error:
         raise ValueError(
             f"{path} is not a PyTorch checkpoint that can be read without running code: {error}"
         ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed, tqdm
 from torch import nn, optim
 from torch.utils.data import DataLoader
@@ -71,7 +71,13 @@ def make_model(
         hidden_size=args.hidden_size,
         attention_size=args.attention_size,
     )
-    model = CMDLForSemanticSegmentation(config)
+    try:
+        model = CMDLForSemanticSegmentation(config)
+    except (RuntimeError, TypeError, AssertionError, IndexError) as error:  # what timm says no with
+        raise ValueError(
+            f"timm cannot build backbone={args.backbone!r} with output_stride={args.output_stride}, "
+            f"backbone_kwargs={args.backbone_kwargs} and four stages: {error or type(error).__name__}"
+        ) from error
     if weights is not None:
         model.load_backbone_weights(None if str(weights) == "timm" else weights)
     return model
@@ -99,13 +105,18 @@ def run(
     Raises:
         FileExistsError: if `output_dir` holds files.
         NotADirectoryError: if `output_dir` is a file.
+        ValueError: if timm cannot build the backbone, there is nothing to train on, or there are several processes.
     """
+    if PartialState().num_processes > 1:
+        raise ValueError("scoring and saving work in one process only so far; start it without a launcher")
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(f"{output_dir} is a file; name a new folder with --output-dir")
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} is not empty; name a new folder with --output-dir")
     dataset = load_data(args, data_dir, id2label)
+    if "train" not in dataset:
+        raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
     model = make_model(args, dataset, weights)
     transform = TrainTransform(args.crop_size, args.scale_range, args.resize)
     output_dir.mkdir(parents=True, exist_ok=True)  # before hours of training, not after

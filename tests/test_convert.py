@@ -173,6 +173,12 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     assert not Path("executed").exists()
 
 
+def test_a_text_file_is_refused(tmp_path):
+    (tmp_path / "b.yaml").write_text("max_steps: 3\n")
+    with pytest.raises(ValueError, match="is not a PyTorch checkpoint"):
+        load_reference_checkpoint(tmp_path / "b.yaml")
+
+
 def test_command_line_says_what_is_wrong_in_one_line(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(

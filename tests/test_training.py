@@ -154,6 +154,8 @@ class TestCommandLine:
             ("", ["--learning-rat", "0.1"], "--learning-rate"),
             ("", ["--framework", "unet"], "framework"),
             ("power: -1", [], "power must be at least 0"),
+            ("", ["--backbone", "resnet19"], "timm cannot build backbone='resnet19'"),
+            ("", ["--output-stride", "7"], "output_stride=7"),
             ("", ["--hidden-size", "0"], "hidden_size must be at least 1"),
             ("", ["--benchmark", "camvid"], "give --data-dir"),
             ("", ["--benchmark", "own", "--data-dir", "."], "give --id2label"),
