@@ -21,7 +21,7 @@ _REFUSED = {
     "upernet": "the reference hands its UPerNet one feature map where it needs four, so no checkpoint can exist",
 }
 
-# Reference key prefix -> ours. `{}` stands for the digits and words that carry over.
+# What a reference key begins with, and what ours begins with instead; the first that matches counts.
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"backbone_net\.stem\.7\.", "backbone._backbone.bn1."),
     (r"backbone_net\.stem\.([01346])\.", r"backbone._backbone.conv1.\1."),

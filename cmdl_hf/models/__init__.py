@@ -1,4 +1,4 @@
-"""The model island: flat siblings that import torch, timm and transformers only, so that they travel to the Hub."""
+"""The model island: flat siblings that need torch, timm and transformers only, so that they travel to the Hub."""
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
