@@ -13,7 +13,8 @@ from transformers.utils import logging
 
 from .data.transforms import EvalTransform, TrainTransform
 from .evaluation import evaluate
-from .training import load_data, make_model, save, train
+from .recipes import load_data, make_model
+from .training import save, train
 from .training_args import CMDLTrainingArguments
 from .visualization import draw_prediction
 
