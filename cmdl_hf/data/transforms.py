@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+from transformers.image_transforms import get_size_with_aspect_ratio
 
 from .photometric import PhotometricDistortion
 
@@ -226,8 +227,8 @@ def _crop_of_resized_label(label: Tensor, size: tuple[int, int], box: tuple[int,
 
 def _scaled_size(size: Sequence[int], resize: tuple[int, int] | None, scale: float = 1.0) -> tuple[int, int]:
     """Size of an image of `size` (height, width) at a scale; `resize` names the edges at scale 1."""
-    if resize is not None:
-        scale *= min(resize[0] / min(size), resize[1] / max(size))
+    if resize is not None:  # rounded as the image processor does, which prepares images for a saved model
+        size = get_size_with_aspect_ratio(size, *resize)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

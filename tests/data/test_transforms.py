@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from cmdl_hf import make_image_processor
 from cmdl_hf.data.photometric import PhotometricDistortion
 from cmdl_hf.data.transforms import (
     IMAGENET_MEAN,
@@ -174,13 +175,26 @@ def test_larger_inputs_are_not_padded():
 
 def test_evaluation_keeps_the_labels_and_only_resizes_the_image():
     image, label = make_sample()
-    for resize, size in ((None, (H, W)), ((50, 1000), (50, 75))):
+    for resize, size in ((None, (H, W)), ((50, 1000), (50, 74))):
         out = EvalTransform(resize)(as_batch((image, label)))
         assert out["pixel_values"][0].shape == (3, *size)
         assert torch.equal(out["labels"][0], as_mask(label).long())
         assert (type(out["labels"][0]), type(out["pixel_values"][0])) == (torch.Tensor, torch.Tensor)
     pixels = EvalTransform()(as_batch((image, label)))["pixel_values"][0] * STD + MEAN
     torch.testing.assert_close(pixels, F.pil_to_tensor(image) / 255)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_images_get_the_size_that_the_image_processor_of_a_saved_model_gives_them(seed):
+    rng = np.random.default_rng(seed)
+    height, width = (480, 360) if seed == 0 else rng.integers(20, 400, 2).tolist()
+    shortest_edge = 512 if seed == 0 else int(rng.integers(20, 200))
+    longest_edge = 4 * shortest_edge if seed == 0 else int(shortest_edge * rng.uniform(1, 4))
+    image = Image.new("RGB", (width, height))
+    processor = make_image_processor({"shortest_edge": shortest_edge, "longest_edge": longest_edge})
+    expected = processor(image, return_tensors="pt").pixel_values.shape[2:]
+    (found,) = EvalTransform((shortest_edge, longest_edge))(as_batch((image, None)))["pixel_values"]
+    assert found.shape[1:] == expected
 
 
 def test_withheld_labels_are_left_out_of_evaluation_and_refused_in_training():
