@@ -4,6 +4,7 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 import difflib
+import math
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
@@ -85,6 +86,16 @@ class CMDLConfig(PreTrainedConfig):
             Weight of the pixel-to-distribution contrast.
         class_margin_loss_weight (`float`, defaults to 0.01):
             Weight of the class margin.
+        class_weights (`list[float]`, *optional*):
+            K weights, 0 or more, of the pixels of each class in the cross-entropies of the final, coarse and auxiliary
+            logits, whose means then are Σ w·ce / Σ w. The prototype loss takes neither these nor the hard pixels: it
+            shapes the embeddings, of which every pixel is to have a good one, and its scores are bounded, so that
+            a threshold on their probabilities would mean something else.
+        ohem_threshold (`float`, *optional*):
+            In (0, 1]; 0.7 is usual. Online hard example mining: the same three cross-entropies count only the pixels
+            whose class has a probability below it.
+        ohem_min_kept (`int`, defaults to 100000):
+            With `ohem_threshold`, so many valid pixels of every image count in any case, those of the largest losses.
         contrastive_temperature (`float`, defaults to 1.0):
             Divides the similarities of the contrast, at least 0.025. The reference has none, which is 1.
         use_class_margin_reference (`bool`, defaults to `False`):
@@ -163,6 +174,9 @@ class CMDLConfig(PreTrainedConfig):
     prototype_loss_weight: float | int = 0.01
     contrastive_loss_weight: float | int = 0.05
     class_margin_loss_weight: float | int = 0.01
+    class_weights: list[float | int] | None = None
+    ohem_threshold: float | int | None = None
+    ohem_min_kept: int = 100_000
     contrastive_temperature: float | int = 1.0
     use_class_margin_reference: bool = False
     assignment: Literal["sample", "argmax", "reference"] = "argmax"
@@ -203,11 +217,13 @@ class CMDLConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a configuration from a saved one and changes to it, as `from_pretrained(..., num_labels=3)` does.
 
-        Another number of classes leaves the saved colours without meaning: they go, as the saved names do.
+        Another number of classes leaves the saved colours and class weights without meaning: they go, as the saved
+        names do.
         """
-        num_labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ())
-        if num_labels and len(config_dict.get("palette") or ()) != num_labels:
-            config_dict = config_dict | {"palette": None}
+        if num_labels := kwargs.get("num_labels") or len(kwargs.get("id2label") or ()):
+            names = ("palette", "class_weights")
+            stale = [name for name in names if len(config_dict.get(name) or ()) != num_labels]
+            config_dict = config_dict | dict.fromkeys(stale)
         return super().from_dict(config_dict, **kwargs)
 
     def validate_cmdl(self) -> None:
@@ -233,6 +249,7 @@ class CMDLConfig(PreTrainedConfig):
             "criss_cross_recurrence": 1,
             "sinkhorn_iterations": 1,
             "memory_momentum_warmup": 0,
+            "ohem_min_kept": 1,
             "sinkhorn_epsilon": 0.025,  # exp(1 / 0.025) and its square are float32 numbers
             "contrastive_temperature": 0.025,
         }
@@ -245,6 +262,8 @@ class CMDLConfig(PreTrainedConfig):
         for name in ("dropout", "memory_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
+            raise ValueError(f"ohem_threshold must lie in (0, 1], or be None, got {self.ohem_threshold}")
         for name in ("pool_scales", "aspp_dilations"):
             values = getattr(self, name)
             if not values or min(values) < 1:
@@ -267,11 +286,19 @@ class CMDLConfig(PreTrainedConfig):
                 f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {self.num_labels} "
                 f"classes; choose a value outside 0..{self.num_labels - 1}, such as 255 or -100"
             )
-        if self.palette is None:
-            return
-        if len(self.palette) != self.num_labels:
-            raise ValueError(f"palette has {len(self.palette)} colours for num_labels={self.num_labels}")
-        if any(len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in self.palette):
+        for name in ("palette", "class_weights"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_labels:
+                raise ValueError(
+                    f"{name} has {len(values)} entries for num_labels={self.num_labels}; give one per class"
+                )
+        if self.class_weights is not None and not (
+            all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
+        ):
+            raise ValueError(f"class_weights must be finite, 0 or more and not all 0, got {self.class_weights}")
+        if self.palette is not None and any(
+            len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in self.palette
+        ):
             raise ValueError("palette must hold [red, green, blue] rows with values in 0..255")
 
     def _validate_backbone(self) -> None:

@@ -3,6 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -117,6 +118,11 @@ class CMDLProjectionHead(nn.Module):
             return F.normalize(_layer_norm(embeddings, self.embedding_norm), dim=-1)
 
 
+def labels_on_grid(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Shrink labels (B, H, W) to the feature grid as training does: nearest, (B, h, w) with size = (h, w)."""
+    return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest").squeeze(1).long()
+
+
 class DistributionLearningOutput(NamedTuple):
     """What `CMDLDistributionLearning` returns: losses times their weights, and what they were computed from."""
 
@@ -131,7 +137,8 @@ class CMDLDistributionLearning(nn.Module):
     Args:
         num_labels (`int`): Number of classes K.
         hidden_size (`int`): Channels C.
-        prototype_loss_weight (`float`): Weight of the cross-entropy over the nearest prototypes; 0 leaves it out.
+        prototype_loss_weight (`float`): Weight of the cross-entropy over the nearest prototypes, a plain mean over
+            the pixels; 0 leaves it out.
         contrastive_loss_weight (`float`): Weight of the pixel-to-distribution contrast, likewise.
         class_margin_loss_weight (`float`): Weight of the class margin, likewise.
         contrastive_temperature (`float`): Temperature of the contrast.
@@ -176,21 +183,23 @@ class CMDLDistributionLearning(nn.Module):
 
         Note:
             Similarities, assignment and losses are float32 under autocast too: exp(20) overflows half precision.
-            The class margin reads the prototypes after the update, as in the reference.
+            The class margin reads the prototypes after the update, as in the reference. In training every mean runs
+            over the pixels of all processes of a process group, so each must make the call; in eval mode none does.
         """
+        across_processes = self.training  # in eval mode one process may compute a loss that the others do not
         batch_size, _, *grid = pixel_features.shape
         embeddings = self.projection_head(pixel_features)
         losses: dict[str, Tensor] = {}
         with torch.autocast(embeddings.device.type, enabled=False):
-            grid_labels = F.interpolate(labels[:, None].float(), size=grid, mode="nearest").long().flatten()
+            grid_labels = labels_on_grid(labels, grid).flatten()
             similarity = memory_bank.similarity(embeddings)
             prototype_logits = _layer_norm(similarity.amax(dim=2), self.prototype_norm)  # (N, K)
             if self.prototype_loss_weight:
                 grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
-                loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, align_corners=True)
+                loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, True, across_processes)
                 losses["prototype_loss"] = self.prototype_loss_weight * loss
             if self.contrastive_loss_weight:
-                loss = contrastive_loss(similarity, grid_labels, self.contrastive_temperature)
+                loss = contrastive_loss(similarity, grid_labels, self.contrastive_temperature, across_processes)
                 losses["contrastive_loss"] = self.contrastive_loss_weight * loss
             if self.training:
                 is_correct = prototype_logits.argmax(dim=1) == grid_labels
@@ -200,6 +209,7 @@ class CMDLDistributionLearning(nn.Module):
                 if self.use_class_margin_reference:
                     name, loss = "class_margin_reference", class_margin_reference(prototypes)
                 else:
-                    name, loss = "class_margin_loss", class_margin_loss(embeddings, grid_labels, prototypes)
+                    name = "class_margin_loss"
+                    loss = class_margin_loss(embeddings, grid_labels, prototypes, across_processes)
                 losses[name] = self.class_margin_loss_weight * loss
         return DistributionLearningOutput(losses, embeddings, similarity)

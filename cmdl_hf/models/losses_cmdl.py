@@ -1,11 +1,16 @@
-"""Losses of CMDL: pure functions, tensors in, a scalar out.
+"""Losses of CMDL: functions of tensors alone, a scalar out.
 
 In all of them a pixel whose label names no class is left out, a class without pixels does not count, and
 without any pixel the loss is zero, where the reference divides 0 by 0.
 
+With `across_processes=True` every mean runs over the pixels of all processes of the process group. All of them must
+then make the call, and the average of their results, as of their gradients, is what one process would compute on the
+whole batch. With `False` no process waits for another.
+
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,9 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .processes_cmdl import add_other_processes, divide_by_total, num_processes, sum_over_processes
+
 
 def image_size_cross_entropy(
-    logits: Tensor, labels: Tensor, ignore_index: int = 255, align_corners: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    align_corners: bool = False,
+    across_processes: bool = False,
 ) -> Tensor:
     """Cross-entropy of bilinearly enlarged logits, the mean over the pixels that are not ignored.
 
@@ -24,44 +35,112 @@ def image_size_cross_entropy(
         labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
         ignore_index (`int`): Label of the pixels to leave out.
         align_corners (`bool`): How the corners are enlarged.
+        across_processes (`bool`): Take the mean over the pixels of all processes.
 
     Returns:
         Scalar `Tensor`, float32.
     """
+    total, weight = weighted_cross_entropy_sums(logits, labels, ignore_index, align_corners)
+    return divide_by_total(total, weight, across_processes)
+
+
+def weighted_cross_entropy_sums(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    align_corners: bool = False,
+    class_weights: Tensor | None = None,
+    ohem_threshold: float | None = None,
+    ohem_min_kept: int = 100_000,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropies of bilinearly enlarged logits times their weights, and the weights, summed over the pixels.
+
+    The first divided by the second is the weighted mean. Several heads on the same labels can so share one
+    `divide_by_total`, which waits for the other processes once.
+
+    Args:
+        logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid.
+        labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
+        ignore_index (`int`): Label of the pixels to leave out.
+        align_corners (`bool`): How the corners are enlarged.
+        class_weights (`Tensor` of shape (K,), *optional*): Weight of each class's pixels, 0 or more; omitted, 1.
+        ohem_threshold (`float`, *optional*): In (0, 1]: keep `hard_pixels` only.
+        ohem_min_kept (`int`): See `hard_pixels`.
+
+    Returns:
+        `tuple` of two scalar `Tensor`, float32: the sum, and the total weight, which takes no gradient.
+    """
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp_min(1)
+    is_valid = labels != ignore_index
+    if class_weights is None and ohem_threshold is None:
+        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum"), is_valid.sum().float()
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")  # (B, H, W)
+    is_kept = is_valid
+    if ohem_threshold is not None:
+        is_kept = hard_pixels(losses, is_valid, ohem_threshold, ohem_min_kept)
+    weights = is_kept.float()
+    if class_weights is not None:
+        weights = weights * class_weights.float()[labels.where(is_valid, 0)]
+    return (losses * weights).sum(), weights.sum()
+
+
+@torch.no_grad()
+def hard_pixels(losses: Tensor, is_valid: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """Online hard example mining (OHEM): find the pixels of every image that the network is not sure about.
+
+    Args:
+        losses (`Tensor` of shape (B, H, W)): Cross-entropy of every pixel.
+        is_valid (`Tensor` of shape (B, H, W), bool): Which pixels count at all.
+        threshold (`float`): In (0, 1]: a pixel is hard if the probability of its class is below.
+        min_kept (`int`): At least 1: so many valid pixels of an image, those of the largest losses, are hard in any
+            case, and with them all whose loss equals the smallest of theirs.
+
+    Returns:
+        `Tensor` of shape (B, H, W), bool.
+
+    Note:
+        Like `OHEMPixelSampler` of mmsegmentation, but it takes its `min_kept` times B from the whole batch of a
+        process; from each image it does not depend on how the images are spread over processes.
+    """
+    ranked = torch.where(is_valid, losses, -1.0).flatten(1)  # (B, H·W), valid losses are 0 or more
+    min_kept = min(min_kept, ranked.shape[1])
+    smallest_kept = ranked.topk(min_kept, dim=1, sorted=False).values.amin(dim=1)[:, None, None]
+    return is_valid & ((losses > -math.log(threshold)) | (losses >= smallest_kept))
 
 
 class _PixelContrast(torch.autograd.Function):
-    """Contrast of every pixel, the mean over its class's distributions.
+    """Contrast of every pixel that is used, the mean over its class's distributions; 0 of the others.
 
     By hand because autograd would keep a masked copy of the similarities and their exponentials, and add two
     gradients of their size: half the time at K=171, and only the similarities are kept for backward.
     """
 
     @staticmethod
-    def forward(ctx: Any, similarity: Tensor, classes: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, similarity: Tensor, classes: Tensor, is_used: Tensor, temperature: float) -> Tensor:
         index = classes[:, None, None].expand(-1, 1, similarity.shape[2])
         own = similarity.gather(1, index).squeeze(1) / temperature  # (N, M)
         # No maximum to subtract: cosines over a temperature of 0.025 or more stay within float32.
         others = (similarity / temperature).exp_().scatter_(1, index, 0.0).sum(dim=(1, 2)).log_()
         margins = others[:, None] - own
-        ctx.save_for_backward(similarity, others, margins, index)
+        ctx.save_for_backward(similarity, others, margins, index, is_used)
         ctx.temperature = temperature
-        return F.softplus(margins).mean(dim=1)
+        return torch.where(is_used, F.softplus(margins).mean(dim=1), 0.0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        similarity, others, margins, index = ctx.saved_tensors
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        similarity, others, margins, index, is_used = ctx.saved_tensors
         slopes = margins.sigmoid() * (grad_output / (margins.shape[1] * ctx.temperature))[:, None]  # (N, M)
         grad = torch.add(-others[:, None, None], similarity, alpha=1 / ctx.temperature).exp_()
         grad.mul_(slopes.sum(dim=1)[:, None, None])
-        return grad.scatter_(1, index, -slopes.unsqueeze(1)), None, None
+        grad.scatter_(1, index, -slopes.unsqueeze(1))
+        # Not by a factor of 0: what stands at the other pixels may be infinite or no number.
+        return grad.masked_fill_(~is_used[:, None, None], 0.0), None, None, None
 
 
-def contrastive_loss(similarity: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+def contrastive_loss(
+    similarity: Tensor, labels: Tensor, temperature: float = 1.0, across_processes: bool = False
+) -> Tensor:
     """Pixel-to-distribution contrast: every distribution of a pixel's class against all of the other classes.
 
     For a pixel of class c and each distribution m of c, the cross-entropy of [s(c, m), all s(c', ·) with c' ≠ c]
@@ -72,6 +151,7 @@ def contrastive_loss(similarity: Tensor, labels: Tensor, temperature: float = 1.
         similarity (`Tensor` of shape (N, K, M), float32): Cosines to all distributions.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
         temperature (`float`): Divides the similarities, at least 0.025; the reference has none.
+        across_processes (`bool`): Take the means over the pixels and classes of all processes.
 
     Returns:
         Scalar `Tensor`.
@@ -79,14 +159,19 @@ def contrastive_loss(similarity: Tensor, labels: Tensor, temperature: float = 1.
     num_labels = similarity.shape[1]
     is_used = (labels >= 0) & (labels < num_labels)
     classes = labels.clamp(0, num_labels - 1)
-    pixel_losses = _PixelContrast.apply(similarity, classes, temperature)
+    pixel_losses = _PixelContrast.apply(similarity, classes, is_used, temperature)
     counts = pixel_losses.new_zeros(num_labels).index_add_(0, classes, is_used.to(pixel_losses.dtype))
+    if across_processes:
+        sum_over_processes(counts)
+        pixel_losses = pixel_losses * num_processes()
     num_present = (counts > 0).sum().clamp_min(1)
     weights = is_used / (counts.clamp_min(1)[classes] * num_present)
     return (pixel_losses * weights).sum()
 
 
-def class_margin_loss(pixel_embeddings: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+def class_margin_loss(
+    pixel_embeddings: Tensor, labels: Tensor, prototypes: Tensor, across_processes: bool = False
+) -> Tensor:
     """Class margin: how near the class means of this batch come to the nearest other class.
 
     Mean over the classes c present of (1 + max over c' ≠ c of cos(mean embedding of c, mean of prototypes[c'])) / 2.
@@ -95,6 +180,7 @@ def class_margin_loss(pixel_embeddings: Tensor, labels: Tensor, prototypes: Tens
         pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
         prototypes (`Tensor` of shape (K, M, C)): The memory bank; takes no gradient.
+        across_processes (`bool`): Take the mean embeddings over the pixels of all processes.
 
     Returns:
         Scalar `Tensor` in [0, 1].
@@ -108,6 +194,8 @@ def class_margin_loss(pixel_embeddings: Tensor, labels: Tensor, prototypes: Tens
     sums = pixel_embeddings.new_zeros(num_labels + 1, pixel_embeddings.shape[1])
     sums = sums.index_add(0, classes, pixel_embeddings)[:-1]
     counts = sums.new_zeros(num_labels + 1).index_add_(0, classes, torch.ones_like(classes, dtype=sums.dtype))[:-1]
+    both = add_other_processes(torch.cat([sums, counts[:, None]], dim=1), across_processes)
+    sums, counts = both[:, :-1], both[:, -1]
     centres = F.normalize(prototypes.detach().to(sums.dtype).mean(dim=1), dim=-1)
     cosines = F.normalize(sums, dim=-1) @ centres.t()
     cosines = cosines.masked_fill(torch.eye(num_labels, dtype=torch.bool, device=cosines.device), -1.0)

@@ -3,21 +3,15 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .processes_cmdl import copy_from_first_process, gather_over_processes, sum_over_processes
+
 Assignment = Literal["sample", "argmax", "reference"]
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Add `tensor` up over all processes, in place; one process leaves it as it is."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor
 
 
 @torch.no_grad()
@@ -75,6 +69,9 @@ class CMDLMemoryBank(nn.Module):
         sinkhorn_epsilon (`float`): Entropy of the assignment.
         sinkhorn_iterations (`int`): Rounds of Sinkhorn normalisation.
 
+    Raises:
+        ValueError: if there is no such assignment.
+
     Shape:
         - `prototypes`: (K, M, C), float32, read as stored.
         - `num_updates`: (K, M), int64, updates each prototype has had.
@@ -98,6 +95,8 @@ class CMDLMemoryBank(nn.Module):
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_iterations: int = 3,
     ) -> None:
+        if assignment not in get_args(Assignment):
+            raise ValueError(f"assignment must be one of {', '.join(get_args(Assignment))}, got {assignment!r}")
         super().__init__()
         self.num_labels = num_labels
         self.num_distributions = num_distributions
@@ -187,6 +186,122 @@ class CMDLMemoryBank(nn.Module):
         # All are re-normalised, as in the reference, but a batch without any pixel changes nothing at all.
         self.prototypes.copy_(torch.where(is_updated.any(), F.normalize(new, dim=-1), old))
         self.num_updates += is_updated
+
+    @torch.no_grad()
+    def start_from_clusters(
+        self, pixel_embeddings: Tensor, labels: Tensor, num_rounds: int = 10, generator: torch.Generator | None = None
+    ) -> None:
+        """Replace the random start by clusters of data: spherical k-means of the embeddings of each class, in place.
+
+        All classes at once. The first centre of a class is one of its pixels drawn at random; each next one is drawn
+        in proportion to the distance 1 - cosine from the nearest before it (k-means++). A class with fewer different
+        pixels than distributions keeps the random start of the rest, a class without pixels that of all.
+
+        In a process group every process must call this, each with pixels of its own: the clusters are those of the
+        pixels of all of them, and all banks end equal.
+
+        Args:
+            pixel_embeddings (`Tensor` of shape (N, C)): Embeddings of a sample of the data; K·M·N cosines are held
+                at once, so tens of thousands of pixels on each process are plenty.
+            labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
+            num_rounds (`int`): Rounds of k-means.
+            generator (`torch.Generator`, *optional*): Of the draws, on the embeddings' device.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+
+        Note:
+            A prototype that starts from data counts as one that has had 9 warm-ups of updates (`num_updates`), so the
+            next batch moves it with momentum 0.9, or the bank's where that is lower. With none behind it, momentum 0
+            would throw the cluster away for what one batch holds of it.
+        """
+        K, M = self.num_labels, self.num_distributions
+        if pixel_embeddings.dim() != 2 or pixel_embeddings.shape[1] != self.prototypes.shape[2]:
+            raise ValueError(
+                f"pixel_embeddings must have shape (pixels, {self.prototypes.shape[2]}), got "
+                f"{tuple(pixel_embeddings.shape)}"
+            )
+        if labels.shape != pixel_embeddings.shape[:1]:
+            raise ValueError(f"labels must have shape ({len(pixel_embeddings)},), got {tuple(labels.shape)}")
+        embeddings = F.normalize(pixel_embeddings.float(), dim=-1)
+        is_used = (labels >= 0) & (labels < K) & embeddings.isfinite().all(dim=1)
+        # Label K takes what is left out, and a last row without a pixel, which is there even where a process has none.
+        embeddings = F.pad(torch.where(is_used[:, None], embeddings, 0.0), (0, 0, 0, 1))
+        labels = F.pad(torch.where(is_used, labels, K), (0, 1), value=K)
+
+        centres, is_started = self._spread_out(embeddings, labels, generator)
+        index = labels.clamp_max(K - 1)[:, None, None].expand(-1, 1, M)
+        for _ in range(num_rounds):
+            own = self.similarity(embeddings, centres).gather(1, index).squeeze(1)  # (N, M)
+            own = own.masked_fill(~is_started[index[:, 0, 0]], -torch.inf)
+            sums = embeddings.new_zeros((K + 1) * M, embeddings.shape[1])
+            sums.index_add_(0, labels * M + own.argmax(dim=1), embeddings)
+            sums = sum_over_processes(sums).view(K + 1, M, -1)[:-1]
+            is_moved = sums.norm(dim=-1, keepdim=True) > 0
+            centres = torch.where(is_moved, F.normalize(sums, dim=-1), centres)
+
+        start = torch.where(is_started[..., None], centres, F.normalize(self.prototypes.float(), dim=-1))
+        self.prototypes.copy_(copy_from_first_process(start))
+        self.num_updates.masked_fill_(is_started, 9 * self.momentum_warmup)
+
+    def _spread_out(
+        self, embeddings: Tensor, labels: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Pick M pixels of every class, far from one another: (K, M, C), and which there were (K, M)."""
+        K, M = self.num_labels, self.num_distributions
+        classes = labels.clamp_max(K - 1)
+        distance = torch.where(labels < K, 1.0, 0.0)  # to the nearest centre picked so far
+        centres, is_started = [], []
+        for _ in range(M):
+            # The largest of log-weights with Gumbel noise is a draw in proportion to the weights.
+            noise = torch.empty_like(distance).exponential_(generator=generator).log_()
+            scores = distance.clamp_min(1e-6).log() - noise
+            centre, is_found = self._pick_highest(scores.masked_fill(distance < 1e-6, -torch.inf), embeddings, labels)
+            cosine = (embeddings * centre[classes]).sum(dim=1)
+            distance = torch.where(is_found[classes], torch.minimum(distance, 1 - cosine), distance)
+            centres.append(centre)
+            is_started.append(is_found)
+        return torch.stack(centres, dim=1), torch.stack(is_started, dim=1)
+
+    def _pick_highest(self, scores: Tensor, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the pixel of the highest score in every class, over all processes: (K, C), and whether there is one."""
+        K, N = self.num_labels, len(scores)
+        highest = scores.new_full((K + 1,), -torch.inf).scatter_reduce_(0, labels, scores, "amax")
+        is_highest = (scores == highest[labels]) & scores.isfinite()
+        order = torch.where(is_highest, torch.arange(N, device=scores.device), N - 1)
+        first = order.new_full((K + 1,), N - 1).scatter_reduce_(0, labels, order, "amin")
+        candidates = torch.cat([highest[:-1, None], embeddings[first[:-1]]], dim=1)
+        of_all = gather_over_processes(candidates)  # (P, K, 1 + C)
+        best, process = of_all[..., 0].max(dim=0)
+        return of_all[process, torch.arange(K, device=process.device), 1:], best > -torch.inf
+
+    @torch.no_grad()
+    def find_duplicates(self, threshold: float = 0.95) -> Tensor:
+        """Tell which distributions repeat an earlier one of their class.
+
+        Args:
+            threshold (`float`): Cosine of two prototypes above which the later one is a duplicate.
+
+        Returns:
+            `Tensor` of shape (K, M), bool.
+        """
+        directions = F.normalize(self.prototypes.float(), dim=-1)
+        cosines = directions @ directions.transpose(1, 2)  # (K, M, M)
+        return (cosines > threshold).tril(diagonal=-1).any(dim=2)
+
+    @torch.no_grad()
+    def find_dead(self, since: Tensor | None = None) -> Tensor:
+        """Tell which distributions were never updated although another one of their class was.
+
+        Args:
+            since (`Tensor` of shape (K, M), int64, *optional*): An earlier copy of `num_updates`, to ask about what
+                came after it. Omitted, the whole life of the bank, in which a start from data counts as updates.
+
+        Returns:
+            `Tensor` of shape (K, M), bool.
+        """
+        is_alive = self.num_updates > (0 if since is None else since)
+        return ~is_alive & is_alive.any(dim=1, keepdim=True)
 
     def _momentum(self) -> Tensor:
         """Momentum of each prototype's next update (K, M, 1)."""

@@ -7,16 +7,14 @@ import math
 import os
 from dataclasses import dataclass
 
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .backbone_cmdl import load_timm_weights, load_transformers_weights
 from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import (
@@ -29,8 +27,9 @@ from .context_cmdl import (
     resize,
 )
 from .distributions_cmdl import CMDLAttention, CMDLDistributionLearning, CMDLSemanticAggregation
-from .losses_cmdl import image_size_cross_entropy
+from .losses_cmdl import weighted_cross_entropy_sums
 from .memory_cmdl import CMDLMemoryBank
+from .processes_cmdl import divide_by_total
 
 
 @dataclass
@@ -92,6 +91,9 @@ class CMDLPreTrainedModel(PreTrainedModel):
             is_reference = self.config.memory_init == "reference"
             init.copy_(module.prototypes, start * 0.02 if is_reference else F.normalize(start, dim=-1))
             init.zeros_(module.num_updates)
+        elif module is self:
+            if self.config.class_weights is not None:
+                init.copy_(module.class_weights, torch.tensor(self.config.class_weights))
         else:
             super()._init_weights(module)
 
@@ -118,9 +120,13 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         ```
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, config: CMDLConfig) -> None:
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config, **(config.backbone_kwargs or {}))
+        class_weights = None if config.class_weights is None else torch.tensor(config.class_weights).float()
+        self.register_buffer("class_weights", class_weights, persistent=False)  # not saved: the config holds them
         channels, hidden_size = self.backbone.channels, config.hidden_size
         self.context_module = _make_context_module(config, channels)
         if config.use_distributions:
@@ -172,7 +178,9 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
             labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1 or
-                `config.semantic_loss_ignore_index`. In eval mode: losses, but no update and no draw.
+                `config.semantic_loss_ignore_index`. In eval mode: losses, but no update and no draw. In training
+                every process of a process group must pass labels: losses and update are those of all pixels, each
+                loss averaged over the processes being the one of the whole batch.
             output_distributions (`bool`): Also return `pixel_embeddings`, `similarity` and `distribution_ids`.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
@@ -256,16 +264,30 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None
     ) -> dict[str, Tensor]:
         """Image-size losses of the heads there are, each times its weight."""
+        config = self.config
         heads = {
-            "segmentation_loss": (logits, self.config.segmentation_loss_weight),
-            "coarse_loss": (coarse_logits, self.config.coarse_loss_weight),
-            "auxiliary_loss": (auxiliary_logits, self.config.auxiliary_loss_weight),
+            "segmentation_loss": (logits, config.segmentation_loss_weight),
+            "coarse_loss": (coarse_logits, config.coarse_loss_weight),
+            "auxiliary_loss": (auxiliary_logits, config.auxiliary_loss_weight),
         }
-        return {
-            name: weight * image_size_cross_entropy(scores, labels, self.config.semantic_loss_ignore_index)
+        sums = {
+            name: weighted_cross_entropy_sums(
+                scores,
+                labels,
+                config.semantic_loss_ignore_index,
+                class_weights=self.class_weights,
+                ohem_threshold=config.ohem_threshold,
+                ohem_min_kept=config.ohem_min_kept,
+            )
             for name, (scores, weight) in heads.items()
             if scores is not None and weight
         }
+        if not sums:
+            return {}
+        # All heads at once, so that processes wait for one another once; in eval mode one may be alone in computing.
+        totals, counts = (torch.stack(values) for values in zip(*sums.values(), strict=True))
+        means = divide_by_total(totals, counts, across_processes=self.training)
+        return {name: heads[name][1] * mean for name, mean in zip(sums, means.unbind(), strict=True)}
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.
@@ -277,57 +299,18 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
 
         Raises:
             ValueError: if the file is no safetensors file, lacks a tensor of the backbone, or holds one of another
-                shape.
+                shape, or timm has no weights for the name.
+            OSError: if there is no such file (`FileNotFoundError`), or the weights cannot be downloaded.
 
         Note:
             `AutoBackbone.from_pretrained` would drop `output_stride`, and transformers 5 resets the running
             statistics of timm's BatchNorms when it builds a pretrained backbone.
         """
         config = self.config.backbone_config
-        if config.model_type != "timm_backbone":
-            if weights is None:
-                raise ValueError(f"weights: name a folder or Hub repository with {config.model_type} weights")
-            pretrained, report = type(self.backbone).from_pretrained(weights, config=config, output_loading_info=True)
-            if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms" not in name):
-                raise ValueError(f"{weights} lacks {len(missing)} tensors of the backbone, such as {missing[0]}")
-            self.backbone.load_state_dict(pretrained.state_dict())
-            return
-        if weights is None:
-            state_dict = timm.create_model(
-                config.backbone,
-                pretrained=True,
-                features_only=True,
-                in_chans=config.num_channels,
-                out_indices=config.out_indices,
-                output_stride=config.output_stride,
-                **(self.config.backbone_kwargs or {}),
-            ).state_dict()
+        if config.model_type == "timm_backbone":
+            load_timm_weights(self.backbone._backbone, weights, config, self.config.backbone_kwargs or {})
         else:
-            try:
-                state_dict = {name: tensor.float() for name, tensor in load_file(os.fspath(weights)).items()}
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{weights} is no safetensors file ({error}); convert it, or fetch it again"
-                ) from error
-        _load_all(self.backbone._backbone, state_dict, f"{weights or config.backbone}")
-
-
-def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Load a state dict that may hold more than the module (a classifier, say), but not less."""
-    expected = module.state_dict()
-    missing = [name for name in expected if name not in state_dict and not name.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"{source} lacks {len(missing)} of the backbone's {len(expected)} tensors, such as {missing[0]}: "
-            "are these weights of another backbone?"
-        )
-    for name in expected.keys() & state_dict.keys():
-        if expected[name].shape != state_dict[name].shape:
-            raise ValueError(
-                f"{source}: {name} has shape {tuple(state_dict[name].shape)}, the backbone's has "
-                f"{tuple(expected[name].shape)}"
-            )
-    module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
+            load_transformers_weights(self.backbone, weights, config)
 
 
 def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:

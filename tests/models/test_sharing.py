@@ -54,7 +54,17 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
     sources = {path.name for path in folder.glob("*.py")}
     assert sources == {
         f"{name}_cmdl.py"
-        for name in ("checks", "configuration", "context", "distributions", "losses", "memory", "modeling")
+        for name in (
+            "backbone",
+            "checks",
+            "configuration",
+            "context",
+            "distributions",
+            "losses",
+            "memory",
+            "modeling",
+            "processes",
+        )
     }
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     assert auto_map == {

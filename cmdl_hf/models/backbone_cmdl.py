@@ -1,0 +1,116 @@
+"""Pretrained weights for the backbones of CMDL models."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def load_transformers_weights(
+    backbone: PreTrainedModel, weights: str | os.PathLike | None, config: PreTrainedConfig
+) -> None:
+    """Load pretrained weights into a transformers backbone, in place.
+
+    Args:
+        backbone (`PreTrainedModel`): A transformers backbone.
+        weights (`str` or `os.PathLike`): A folder or Hub name that its `from_pretrained` takes.
+        config (`PreTrainedConfig`): The backbone's configuration.
+
+    Raises:
+        ValueError: if no weights are named, or they lack a tensor of the backbone.
+        OSError: if there is no such folder or repository.
+    """
+    if weights is None:
+        raise ValueError(f"weights: name a folder or Hub repository with {config.model_type} weights")
+    pretrained, report = type(backbone).from_pretrained(weights, config=config, output_loading_info=True)
+    if missing := sorted(name for name in report["missing_keys"] if "hidden_states_norms" not in name):
+        raise ValueError(f"{weights} lacks {len(missing)} tensors of the backbone, such as {missing[0]}")
+    backbone.load_state_dict(pretrained.state_dict())
+
+
+def load_timm_weights(
+    backbone: nn.Module, weights: str | os.PathLike | None, config: PreTrainedConfig, kwargs: dict[str, Any]
+) -> None:
+    """Load pretrained weights into a timm network, in place.
+
+    Args:
+        backbone (`nn.Module`): timm's network, without a classifier.
+        weights (`str` or `os.PathLike`, *optional*): A safetensors file with timm's key names; omitted, timm
+            downloads the weights it has for the backbone's name.
+        config (`TimmBackboneConfig`): The backbone's configuration.
+        kwargs (`dict`): timm options that the configuration cannot hold.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no safetensors file, lacks a tensor of the backbone, or holds one of another shape,
+            or timm has no weights for the name.
+        OSError: if timm's weights cannot be downloaded.
+    """
+    state_dict = _download(config, kwargs) if weights is None else _read(Path(weights))
+    _load_all(backbone, state_dict, f"{weights or config.backbone}")
+
+
+def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+    """Have timm download its weights: built as a network, which fits them to `in_chans`."""
+    try:
+        network = timm.create_model(
+            config.backbone,
+            pretrained=True,
+            features_only=True,
+            in_chans=config.num_channels,
+            out_indices=config.out_indices,
+            output_stride=config.output_stride,
+            **kwargs,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"timm has no weights that fit {config.backbone} ({error}); pass a file: weights=FILE.safetensors"
+        ) from error
+    except Exception as error:  # of the HTTP client, whose classes differ between releases of huggingface_hub
+        raise OSError(
+            f"timm's weights for {config.backbone} could not be downloaded ({type(error).__name__}: {error}); connect "
+            "to the network, or fetch the file elsewhere and pass it: weights=FILE.safetensors"
+        ) from error
+    return network.state_dict()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file as float32."""
+    if path.is_dir():
+        found = ", ".join(sorted(file.name for file in path.glob("*.safetensors"))) or "none"
+        raise ValueError(
+            f"weights must be a safetensors file for a timm backbone, but {path} is a folder; name the file in it "
+            f"(safetensors files there: {found})"
+        )
+    if not path.exists():
+        raise FileNotFoundError(
+            f"weights must be a safetensors file for a timm backbone, but there is no {path}; check the path, or "
+            "leave weights out to download timm's"
+        )
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}); convert it, or fetch it again") from error
+
+
+def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
+    """Load a state dict that may hold more than the module (a classifier, say), but not less."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state_dict and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} of the backbone's {len(expected)} tensors, such as {missing[0]}: "
+            "are these weights of another backbone?"
+        )
+    for name in expected.keys() & state_dict.keys():
+        if expected[name].shape != state_dict[name].shape:
+            raise ValueError(
+                f"{source}: {name} has shape {tuple(state_dict[name].shape)}, the backbone's has "
+                f"{tuple(expected[name].shape)}"
+            )
+    module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
