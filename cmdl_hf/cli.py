@@ -1,7 +1,10 @@
 """The `cmdl` command line: thin commands that import what they need when they run."""
 
+import logging
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -73,28 +76,40 @@ def train(
     recipe: Path | None = None,
     /,
     *,
-    output_dir: Path,
+    output_dir: Path | None = None,
     data_dir: Path | None = None,
     id2label: Path | None = None,
     weights: Path | None = None,
     args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Train a model from a recipe, score it, and save it as a folder that from_pretrained loads.
+    """Train a model from a recipe, and keep the best as a folder that from_pretrained loads.
+
+    The same command continues a run that was interrupted. In several processes: accelerate launch -m
+    cmdl_hf.training, in place of cmdl train.
 
     Args:
         recipe: YAML file with any of the options below (crop_size: [512, 512] and so on); a flag wins over it.
-        output_dir: Folder for the model; must be new or empty.
+        output_dir: Folder for models, metrics, curves, scores and checkpoints; new, empty, or of this very run when
+            it was interrupted. By default outputs/ and the name of what is trained.
         data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
         id2label: File with the names of the classes of own data: .txt, .json or .csv.
         weights: safetensors file with timm's weights of the backbone, or "timm" to download them; omitted, it starts
             from scratch.
     """
+    from accelerate import PartialState
+
     from .training import run
 
-    scores = run(args, output_dir, data_dir, id2label, weights)
-    for split, score in scores.items():
-        print(f"{split}: mean IoU {100 * score['mean_iou']:.2f} %, accuracy {100 * score['overall_accuracy']:.2f} %")
-    print(f"model: {output_dir}")
+    output_dir = output_dir or Path("outputs") / args.name
+    with _logging_to_terminal():
+        scores = run(args, output_dir, data_dir, id2label, weights)
+    processes = PartialState()
+    if processes.is_main_process:
+        for split, score in scores.items():
+            mean_iou, accuracy = 100 * score["mean_iou"], 100 * score["overall_accuracy"]
+            print(f"{split}: mean IoU {mean_iou:.2f} %, accuracy {accuracy:.2f} %")
+        print(f"run: {output_dir}")
+    processes.destroy_process_group()
 
 
 @app.command
@@ -112,6 +127,24 @@ def predict(model: str, /, *inputs: str, out: Path) -> None:
     for path, reason in failures.items():
         print(f"not segmented: {path}: {reason}", file=sys.stderr)
     sys.exit(1 if failures else 0)
+
+
+@app.command
+def push(folder: Path, repo_id: str, /, *, private: bool | None = None) -> None:
+    """Push a model to the Hub, with a card that tells how it was trained and how good it is.
+
+    What goes there are the files of the folder and of its last/; checkpoints, hidden files and other folders stay. A
+    card (README.md) changed by hand is kept. Log in first: hf auth login.
+
+    Args:
+        folder: Output folder of cmdl train, or any folder that from_pretrained loads.
+        repo_id: ORG/NAME on the Hub; it is made where it does not exist.
+        private: Whether only its owners see the model, should it have to be made; omitted, as ORG has set it.
+    """
+    from .hub import push
+
+    address = push(folder, repo_id, private)
+    print(f"Pushed to {address}")
 
 
 @app.command
@@ -177,6 +210,19 @@ def check_data(
     sys.exit(1 if report.errors else 0)
 
 
+@contextmanager
+def _logging_to_terminal() -> Iterator[None]:
+    """Show what cmdl_hf has to say while it works, once where there are several processes."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("cmdl_hf").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    with logging_redirect_tqdm():
+        yield
+
+
 def _read_recipe(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Let the YAML file that `cmdl train` was given stand in for the flags that were not."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
@@ -196,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user's prints one line and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
-    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
         sys.exit(f"cmdl: {error}")
 
 

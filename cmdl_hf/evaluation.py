@@ -3,13 +3,15 @@
 from typing import Any
 
 import datasets
-from accelerate.utils import tqdm
+import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
 from .data.transforms import EvalTransform
 from .inference import whole_image_logits
 from .metrics import SegmentationMetrics
+from .progress import progress_bar
 
 
 def evaluate(
@@ -22,6 +24,8 @@ def evaluate(
     description: str = "Evaluating",
 ) -> dict[str, Any]:
     """Score a semantic segmenter at the original size of the labels, image by image.
+
+    In a process group each process scores its share of the images, all count once, and every process must call this.
 
     Args:
         model (`nn.Module`): The segmenter; it is put into eval mode, and back as it was.
@@ -39,8 +43,15 @@ def evaluate(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    loader = DataLoader(dataset.with_transform(transform), batch_size=1, num_workers=num_workers)
-    for batch in tqdm(loader, desc=description, unit="image"):
+    if dist.is_available() and dist.is_initialized():
+        dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
+    loader = DataLoader(
+        dataset.with_transform(transform),
+        batch_size=1,
+        num_workers=num_workers,
+        generator=torch.Generator(),  # scoring in the middle of a training draws no number of the training's
+    )
+    for batch in progress_bar(loader, desc=description, unit="image", leave=False):
         labels = batch["labels"].to(device)
         logits = whole_image_logits(model, batch["pixel_values"].to(device), labels.shape[-2:])
         metrics.update(logits.argmax(dim=1), labels)

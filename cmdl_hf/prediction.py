@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from accelerate.utils import tqdm
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from .progress import progress_bar
 from .visualization import default_palette, overlay
 
 
@@ -33,7 +33,7 @@ def predict_files(model: str | Path, inputs: Sequence[str | Path], output_dir: s
     processor = AutoImageProcessor.from_pretrained(model)
     palette = getattr(segmenter.config, "palette", None) or default_palette(segmenter.config.num_labels)
     failures: dict[Path, str] = {}
-    for path, target in tqdm(targets.items(), desc="Segmenting", unit="image"):
+    for path, target in progress_bar(targets.items(), desc="Segmenting", unit="image"):
         try:
             with Image.open(path) as file:
                 image = ImageOps.exif_transpose(file).convert("RGB")

@@ -1,22 +1,66 @@
-"""The training loop, on accelerate, and the run around it: data, model, scores, a folder that loads by name."""
+"""Training: the loop alone, or a whole run by a recipe.
 
-import json
+`cmdl train RECIPE` runs one; so does, in several processes, `accelerate launch -m cmdl_hf.training RECIPE`.
+"""
+
+import logging
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import datasets
-import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed, tqdm
-from torch import nn, optim
-from torch.utils.data import DataLoader
-from transformers import get_polynomial_decay_schedule_with_warmup
+from torch import nn
 
-from .data.transforms import EvalTransform, TrainTransform
-from .evaluation import evaluate
-from .models import CMDLForSemanticSegmentation, make_image_processor
+from .data.transforms import TrainTransform
+from .progress import progress_bar
 from .recipes import load_data, make_model
 from .training_args import CMDLTrainingArguments
+from .training_log import describe
+from .training_loop import TrainingLoop, start_processes
+from .training_run import TrainingRun, next_multiple, save
+
+__all__ = ["run", "save", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    model: nn.Module,
+    dataset: datasets.Dataset,
+    transform: TrainTransform,
+    args: CMDLTrainingArguments,
+    description: str = "Training",
+) -> list[dict[str, float]]:
+    """Train a model in place: the loop alone, without evaluation, checkpoints or files.
+
+    Args:
+        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`; moved to the device
+            that accelerate chooses.
+        dataset (`datasets.Dataset`): With the columns `image` and `label`.
+        transform (`TrainTransform`): How samples become crops.
+        args (`CMDLTrainingArguments`): The recipe.
+        description (`str`): Text before the progress bar.
+
+    Returns:
+        `list[dict]`: a row for every `args.logging_steps` steps, see [`TrainingLoop.advance`]. With
+        `args.ema_decay` the model ends as the moving average.
+
+    Raises:
+        ValueError: see [`TrainingLoop`].
+        FloatingPointError: if a loss is not finite.
+    """
+    loop = TrainingLoop(model, dataset, transform, args)
+    rows = []
+    with progress_bar(total=args.max_steps, desc=description, unit="step") as progress:
+        while loop.step < args.max_steps:
+            goal = min(next_multiple(loop.step, args.logging_steps), args.max_steps)
+            rows.append(loop.advance(goal, progress.update))
+            progress.set_postfix_str(describe(rows[-1]), refresh=False)
+    if loop.scored_model is not loop.model:
+        loop.model.load_state_dict(loop.scored_model.state_dict())
+    return rows
 
 
 def run(
@@ -26,146 +70,71 @@ def run(
     id2label: str | Path | None = None,
     weights: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Train, score on the validation and test splits there are, and save model, processor and scores.
+    """Train and evaluate by a recipe, keep the best model and score it; after an interruption, go on.
+
+    `output_dir` gets the best model on the validation split (`from_pretrained` loads the folder), the last one in
+    `last/`, the recipe, metrics, curves, a picture, scores and checkpoints. Called again with the same recipe it
+    continues from the newest whole checkpoint; on a CPU the weights end bit-identical to those of a run that was not
+    interrupted. SIGTERM and SIGINT save a checkpoint and end the run. Several machines must share the folder.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
-        output_dir (`str` or `Path`): Folder for the model, which `from_pretrained` loads; new or empty.
+        output_dir (`str` or `Path`): New, empty, or of an interrupted run of this recipe.
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
         weights (`str` or `Path`, *optional*): See `make_model`.
 
     Returns:
-        Scores by split, as `evaluate` returns them.
+        Scores of the best model by split, as `evaluate` returns them; empty if a signal ended the run.
 
     Raises:
-        FileExistsError: if `output_dir` holds files.
+        FileExistsError: if `output_dir` holds something else, another recipe's run, or a finished one.
         NotADirectoryError: if `output_dir` is a file.
-        ValueError: if timm cannot build the backbone, there is nothing to train on, or there are several processes.
+        OSError: if it cannot be written to.
+        ValueError: if there is nothing to train on, or the recipe cannot be followed.
+        FloatingPointError: if a loss is not finite; the checkpoints before it stay.
     """
-    if PartialState().num_processes > 1:
-        raise ValueError("scoring and saving work in one process only so far; start it without a launcher")
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(f"{output_dir} is a file; name a new folder with --output-dir")
-    if output_dir.is_dir() and any(output_dir.iterdir()):
-        raise FileExistsError(f"{output_dir} is not empty; name a new folder with --output-dir")
+    start_processes()
+    training_run = TrainingRun(args, Path(output_dir), None if weights is None else Path(weights).name)
     dataset = load_data(args, data_dir, id2label)
     if "train" not in dataset:
         raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
-    model = make_model(args, dataset, weights)
-    transform = TrainTransform(args.crop_size, args.scale_range, args.resize)
-    output_dir.mkdir(parents=True, exist_ok=True)  # before hours of training, not after
-    train(model, dataset["train"], transform, args)
-    save(model, output_dir, args)
-    scores = {
-        split: evaluate(
-            model, dataset[split], EvalTransform(args.resize), dataset.num_labels, description=f"Scoring {split}"
+    training_run.begin(dataset, make_model(args, dataset, weights))
+    bar = progress_bar(total=args.max_steps, initial=training_run.loop.step, desc="Training", unit="step")
+    with _StopSignals() as signals, bar as progress:
+        is_complete = training_run.train(
+            progress.update,
+            lambda row: progress.set_postfix_str(describe(row), refresh=False),
+            lambda: signals.received is not None,
         )
-        for split in ("validation", "test")
-        if split in dataset and dataset[split][0]["label"] is not None
-    }
-    (output_dir / "scores.json").write_text(json.dumps(scores, indent=2))
-    return scores
-
-
-def save(model: CMDLForSemanticSegmentation, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
-    """Save a model with the image processor that fits its recipe."""
-    size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
-    model.save_pretrained(output_dir)
-    make_image_processor(size).save_pretrained(output_dir)
-
-
-def train(
-    model: CMDLForSemanticSegmentation,
-    dataset: datasets.Dataset,
-    transform: TrainTransform,
-    args: CMDLTrainingArguments,
-    description: str = "Training",
-) -> list[dict[str, float]]:
-    """Train a model in place.
-
-    Args:
-        model (`CMDLForSemanticSegmentation`): The model, moved to the device that accelerate chooses.
-        dataset (`datasets.Dataset`): With the columns `image` and `label`.
-        transform (`TrainTransform`): How samples become crops.
-        args (`CMDLTrainingArguments`): The recipe.
-        description (`str`): Text before the progress bar.
-
-    Returns:
-        `list[dict]`: a row for every step: `step`, `learning_rate`, `loss` and the losses by name.
-
-    Raises:
-        ValueError: if the data set has fewer images than a batch, or the processes cannot share a batch equally.
-    """
-    accelerator = Accelerator()
-    if args.total_batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"total_batch_size={args.total_batch_size} cannot be shared equally by {accelerator.num_processes} "
-            "processes; choose a multiple"
+    if not is_complete:
+        logger.warning(
+            f"stopped by a signal at step {training_run.loop.step}: a checkpoint is saved, and the same command "
+            "continues from it"
         )
-    if len(dataset) < args.total_batch_size:
-        raise ValueError(
-            f"the data set has {len(dataset)} images, fewer than total_batch_size={args.total_batch_size}; lower it"
-        )
-    set_seed(args.seed)
-    loader = DataLoader(
-        dataset.with_transform(transform),
-        batch_size=args.total_batch_size // accelerator.num_processes,
-        shuffle=True,
-        drop_last=True,
-        num_workers=args.num_workers,
-        persistent_workers=args.num_workers > 0,
-    )
-    optimizer = make_optimizer(model, args)
-    schedule = get_polynomial_decay_schedule_with_warmup(
-        optimizer, 0, args.max_steps, lr_end=args.min_learning_rate, power=args.power
-    )
-    memory_format = torch.channels_last if args.use_channels_last else torch.contiguous_format
-    model.train().to(memory_format=memory_format)
-    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-
-    rows: list[dict[str, float]] = []
-    with tqdm(total=args.max_steps, desc=description, unit="step") as progress:
-        while len(rows) < args.max_steps:
-            for batch in loader:
-                pixel_values = batch["pixel_values"].contiguous(memory_format=memory_format)
-                output = prepared(pixel_values=pixel_values, labels=batch["labels"])
-                accelerator.backward(output.loss)
-                optimizer.step()
-                optimizer.zero_grad()
-                losses = {"loss": output.loss} | output.loss_dict
-                rows.append({"step": len(rows) + 1, "learning_rate": schedule.get_last_lr()[0]})
-                rows[-1] |= {name: loss.detach() for name, loss in losses.items()}
-                schedule.step()
-                progress.update()
-                if len(rows) % 10 == 0:  # reading a loss waits for the device
-                    progress.set_postfix(loss=f"{float(rows[-1]['loss']):.3f}")
-                if len(rows) == args.max_steps:
-                    break
-    return [{name: float(value) for name, value in row.items()} for row in rows]
+        return {}
+    return training_run.finish()
 
 
-def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optimizer:
-    """SGD in which the heads learn faster than the backbone, and norms and biases do not decay.
+class _StopSignals:
+    """While entered, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed."""
 
-    Args:
-        model (`nn.Module`): With a `backbone`.
-        args (`CMDLTrainingArguments`): The recipe.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
-    return optim.SGD(
-        [
-            {
-                "params": parameters,
-                "lr": args.learning_rate * (1 if is_backbone else args.head_learning_rate_factor),
-                "weight_decay": args.weight_decay * decays,
-            }
-            for (is_backbone, decays), parameters in groups.items()
-        ],
-        lr=args.learning_rate,
-        momentum=args.momentum,
-    )
+    received: int | None = None
+
+    def __enter__(self) -> "_StopSignals":
+        self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
+
+
+if __name__ == "__main__":
+    from .cli import main
+
+    main(["train", *sys.argv[1:]])

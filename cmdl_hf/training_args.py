@@ -139,6 +139,12 @@ class CMDLTrainingArguments:
         if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold must lie in (0, 1], found {self.ohem_threshold}")
 
+    @property
+    def name(self) -> str:
+        """What is trained, in a word: `camvid-cmdl-fcn-resnet50`."""
+        method = f"cmdl-{self.framework}" if self.use_distributions else self.framework
+        return f"{self.benchmark}-{method}-{self.backbone}".replace("/", "-")
+
 
 _LOWEST = {
     "max_steps": 1,

@@ -1,0 +1,327 @@
+"""A training run and its folder: resumed, evaluated, its best model kept, its files written."""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from torch import nn
+from transformers import PreTrainedModel
+
+from .checkpoints import Checkpoints
+from .data import SegmentationDataset
+from .data.transforms import EvalTransform, TrainTransform
+from .evaluation import evaluate
+from .files import write_files, write_text
+from .inference import whole_image_logits
+from .memory_start import start_memory_from_data
+from .models import CMDLForSemanticSegmentation, make_image_processor
+from .training_args import CMDLTrainingArguments
+from .training_log import TrainingLog, without_nan
+from .training_loop import TrainingLoop
+from .visualization import draw_prediction
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
+SCORES_FILE = "scores.json"
+PICTURE_FILE = "predictions.png"
+LAST_MODEL = "last"
+
+# What a run may go on with another value of: the steps it takes stay the same.
+_FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
+_NAMES_IN_FILES = {
+    "use_distributions": "distributions",
+    "use_compile": "compile",
+    "use_channels_last": "channels_last",
+}
+
+
+def recipe_of(args: CMDLTrainingArguments) -> dict[str, Any]:
+    """Lay a recipe out as its YAML file has it."""
+    fields = dataclasses.asdict(args)
+    return {
+        _NAMES_IN_FILES.get(name, name): list(value) if isinstance(value, tuple) else value
+        for name, value in fields.items()
+    }
+
+
+def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
+    """Save a model with the image processor that fits its recipe; each file is replaced in one step."""
+    size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        make_image_processor(size).save_pretrained(folder)
+
+    write_files(Path(output_dir), write)
+
+
+class TrainingRun:
+    """One run by a recipe, in a folder that it can go on from after an interruption.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        folder (`Path`): New, empty, or of an interrupted run of this recipe.
+        weights (`str`, *optional*): Name of the weights that the backbone starts from.
+
+    Raises:
+        FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
+        NotADirectoryError: if it is a file.
+    """
+
+    model: CMDLForSemanticSegmentation
+    loop: TrainingLoop
+    log: TrainingLog
+    dataset: SegmentationDataset
+
+    def __init__(self, args: CMDLTrainingArguments, folder: Path, weights: str | None = None) -> None:
+        self.args = args
+        self.folder = folder
+        self.weights = weights
+        self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
+        self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
+        self.save_steps = args.save_steps or self.eval_steps
+        self.best: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self._check_folder()
+
+    def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
+        """Make the folder, prepare the loop, and go back to the newest whole checkpoint, if there is one.
+
+        Args:
+            dataset (`SegmentationDataset`): With a train split.
+            model (`CMDLForSemanticSegmentation`): At its start.
+
+        Raises:
+            OSError: if the folder cannot be written to.
+        """
+        self.dataset = dataset
+        self.model = model
+        transform = TrainTransform(self.args.crop_size, self.args.scale_range, self.args.resize)
+        self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
+        newest = self.checkpoints.newest()
+        if self.loop.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / RECIPE_FILE, yaml.safe_dump(recipe_of(self.args), sort_keys=False))
+            self._write_facts()
+        self.loop.accelerator.wait_for_everyone()
+        if newest is not None:
+            state = self.checkpoints.read(newest)
+            self.loop.load_state(newest, state["step"], state["schedule"])
+            self.seconds = state["seconds"]
+            logger.info(f"continuing from {newest}")
+        elif self.args.memory_start == "data" and self.args.use_distributions:
+            start_memory_from_data(model, self.loop)
+        self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, recipe_of(self.args))
+        if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
+            self._evaluate()  # which an interruption prevented
+
+    def train(
+        self,
+        on_step: Callable[[], Any],
+        on_row: Callable[[dict[str, float]], Any],
+        is_stopping: Callable[[], bool],
+    ) -> bool:
+        """Train to the end of the recipe, with evaluations and checkpoints on the way.
+
+        Args:
+            on_step (`Callable`): Called after every step.
+            on_row (`Callable`): Called with every row of metrics.
+            is_stopping (`Callable`): Whether to save a checkpoint and end early. One process is heard at once,
+                several at the next row.
+
+        Returns:
+            Whether the end was reached.
+        """
+        args, loop = self.args, self.loop
+        is_alone = loop.accelerator.num_processes == 1
+        while loop.step < args.max_steps:
+            start = time.perf_counter()
+            goal = min(next_multiple(loop.step, n) for n in (args.logging_steps, self.eval_steps, self.save_steps))
+            row = loop.advance(
+                min(goal, args.max_steps), on_step, should_stop=is_stopping if is_alone else lambda: False
+            )
+            self.log.write(row)
+            on_row(row)
+            self.seconds += time.perf_counter() - start
+            must_stop = loop.agree(is_stopping())
+            if must_stop or self._is_due(self.save_steps):
+                state = {"schedule": loop.schedule_state(), "seconds": self.seconds}
+                self.checkpoints.save(loop.step, loop.save_state, state)
+            if self._is_due(self.eval_steps):  # after the checkpoint, as scoring may fail
+                self._evaluate()
+            if must_stop and loop.step < args.max_steps:
+                self.log.close()
+                return False
+        self.log.close()
+        return True
+
+    def finish(self) -> dict[str, Any]:
+        """Score the best model on the test split, once, and write down what the run found.
+
+        Returns:
+            Scores of the best model by split, as `evaluate` returns them.
+        """
+        model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
+        scores = {"validation": self.best["scores"]} if self.best else {}
+        if self._has_labels("test"):
+            scores["test"] = self._score(model, "test")
+        if self.loop.accelerator.is_main_process:
+            self._write_scores(scores)
+            self._draw(model)
+            self._write_facts(is_finished=True)
+        self.loop.accelerator.wait_for_everyone()
+        return scores
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that is not for this run, before anything is read or written."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file; name a new folder with --output-dir")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        if not (folder / RECIPE_FILE).is_file():
+            raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
+        facts = _read_json(folder / RUN_FILE)
+        if facts.get("is_finished"):
+            raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
+        there = yaml.safe_load((folder / RECIPE_FILE).read_text()) | {"weights": facts.get("weights", self.weights)}
+        here = recipe_of(self.args) | {"weights": self.weights}
+        differing = [name for name in here if name not in _FREE_TO_CHANGE and here[name] != there.get(name)]
+        if differing:
+            changes = ", ".join(f"{name} was {there.get(name)} and is now {here[name]}" for name in differing)
+            raise FileExistsError(
+                f"{folder} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
+                "folder with --output-dir"
+            )
+        if scores := _read_json(folder / SCORES_FILE).get("validation"):
+            self.best = {"step": facts["best_step"], "scores": scores}
+
+    def _is_due(self, steps: int) -> bool:
+        step = self.loop.step
+        return step > 0 and (step % steps == 0 or step == self.args.max_steps)
+
+    def _has_labels(self, split: str) -> bool:
+        return split in self.dataset and self.dataset[split][0]["label"] is not None
+
+    def _score(self, model: nn.Module, split: str) -> dict[str, Any]:
+        with self.loop.accelerator.autocast():
+            return evaluate(
+                model,
+                self.dataset[split],
+                EvalTransform(self.args.resize),
+                self.dataset.num_labels,
+                num_workers=self.args.num_workers,
+                description=f"Scoring {split}",
+            )
+
+    def _evaluate(self) -> None:
+        """Save the model, score it on the validation split, and keep it if it is the best so far."""
+        loop, metric = self.loop, self.args.best_metric
+        model = cast(PreTrainedModel, loop.scored_model)
+        loop.share_buffers()
+        if loop.accelerator.is_main_process:
+            save(model, self.folder / LAST_MODEL, self.args)
+        row: dict[str, float] = {"step": loop.step}
+        is_best = True
+        if self._has_labels("validation"):
+            scores = self._score(model, "validation")
+            is_best = self.best is None or scores[metric] >= self.best["scores"][metric]
+            if is_best:
+                self.best = {"step": loop.step, "scores": scores}
+            row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
+        if self.args.use_distributions:
+            bank = self.model.memory_bank
+            row["dead_distributions"] = int(bank.find_dead().sum())
+            row["duplicate_distributions"] = int(bank.find_duplicates().sum())
+        if loop.accelerator.is_main_process:
+            if is_best:
+                save(model, self.folder, self.args)
+            if self.best:
+                self._write_scores({"validation": self.best["scores"]})
+            self._write_facts()
+        self.log.write(row)  # last: it tells that this evaluation is done
+        self.log.draw()
+        loop.accelerator.wait_for_everyone()
+        logger.info(self._describe(row))
+
+    def _describe(self, row: dict[str, float]) -> str:
+        parts = [f"step {row['step']}"]
+        if self.best:
+            metric = self.args.best_metric
+            now, best = row[f"validation_{metric}"], self.best["scores"][metric]
+            name = metric.replace("_", " ").replace("iou", "IoU")
+            parts.append(f"validation {name} {100 * now:.2f} %, best {100 * best:.2f} % at step {self.best['step']}")
+        if "dead_distributions" in row:
+            total = self.model.memory_bank.num_updates.numel()
+            parts.append(
+                f"of {total} distributions {row['dead_distributions']} dead, "
+                f"{row['duplicate_distributions']} duplicate"
+            )
+        return "; ".join(parts)
+
+    def _write_scores(self, scores: dict[str, Any]) -> None:
+        write_text(self.folder / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
+
+    def _write_facts(self, is_finished: bool = False) -> None:
+        """Write down what the folder's files do not tell by themselves."""
+        accelerator = self.loop.accelerator
+        facts = {
+            "is_finished": is_finished,
+            "steps": self.loop.step,
+            "max_steps": self.args.max_steps,
+            "best_step": self.best["step"] if self.best else self.loop.step,
+            "best_metric": self.args.best_metric if self.best else None,
+            "seconds": round(self.seconds, 1),
+            "num_processes": accelerator.num_processes,
+            "device": _device_name(accelerator.device),
+            "mixed_precision": accelerator.mixed_precision,
+            "num_images": {split: len(rows) for split, rows in self.dataset.items()},
+            "weights": self.weights,
+            "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
+        }
+        write_text(self.folder / RUN_FILE, json.dumps(facts, indent=2))
+
+    @torch.no_grad()
+    def _draw(self, model: CMDLForSemanticSegmentation) -> None:
+        """Draw what the model makes of the first image it was not trained on."""
+        split = next((name for name in ("validation", "test") if self._has_labels(name)), "train")
+        sample = self.dataset[split][0]
+        image = sample["image"].convert("RGB")
+        columns = {name: [value] for name, value in sample.items()}
+        pixel_values = EvalTransform(self.args.resize)(columns)["pixel_values"][0][None].to(model.device)
+        logits = whole_image_logits(model, pixel_values, (image.height, image.width))
+        distribution_ids = None
+        if self.args.use_distributions:
+            distribution_ids = model(pixel_values, output_distributions=True).distribution_ids[0]
+        draw_prediction(
+            image,
+            sample["label"],
+            logits.argmax(dim=1)[0],
+            distribution_ids,
+            self.dataset.id2label,
+            self.dataset.palette,
+            self.folder / PICTURE_FILE,
+            num_distributions=model.config.num_distributions,
+        )
+
+
+def next_multiple(step: int, interval: int) -> int:
+    """First multiple of an interval above a step."""
+    return (step // interval + 1) * interval
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
