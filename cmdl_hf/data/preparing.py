@@ -8,6 +8,7 @@ import datasets
 from datasets.table import embed_table_storage
 from huggingface_hub import HfApi
 
+from ..uploading import with_retries
 from .base import FEATURES, SegmentationDataset
 from .label_table import COLUMNS, LabelTable
 
@@ -99,17 +100,25 @@ def push_folder(folder: str | Path, repo_id: str, private: bool = True) -> str:
 
     Returns:
         `str`: address of the data set.
+
+    Raises:
+        PermissionError: if the Hub does not know the user or does not let them; the message names the cure.
+        ConnectionError: if the Hub stays out of reach.
     """
     api = HfApi(library_name="cmdl_hf")
-    repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo.repo_id,
-        folder_path=folder,
-        repo_type="dataset",
-        commit_message="Upload data set",
-        delete_patterns="data/*.parquet",  # another number of shards has other names
-    )
-    return str(repo)
+
+    def upload() -> str:
+        repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message="Upload data set",
+            delete_patterns="data/*.parquet",  # another number of shards has other names
+        )
+        return str(repo)
+
+    return with_retries(upload, repo_id)
 
 
 def _write_split(split: str, rows: datasets.Dataset, data_dir: Path, max_shard_bytes: int) -> int:
