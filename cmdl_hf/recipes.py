@@ -1,12 +1,29 @@
 """From a recipe to its data set and its network."""
 
+import difflib
+import inspect
+import json
+import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import timm
+import torch
+import yaml  # type: ignore[import-untyped]
+from accelerate import PartialState
 from accelerate.utils import set_seed
 
 from .data import SegmentationDataset, load_benchmark, load_folder, load_pairs, load_synthetic
+from .data.label_table import HasClasses
+from .data.statistics import class_pixel_counts, class_weights
 from .models import CMDLConfig, CMDLForSemanticSegmentation
 from .training_args import CONTEXT_MODULES, CMDLTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_NUM_STAGES = 4
 
 
 def load_data(
@@ -21,9 +38,19 @@ def load_data(
         id2label (`str` or `Path`, *optional*): File with the classes of own data.
 
     Raises:
-        ValueError: if what the data set needs was not given.
+        ValueError: if what the data set needs was not given, or what it does not read was.
     """
+    if id2label is not None and args.benchmark != "own":
+        raise ValueError(
+            f"id2label is for own data; benchmark {args.benchmark} has classes of its own, so {id2label} would not be "
+            "read: leave out --id2label, or give --benchmark own"
+        )
     if args.benchmark == "synthetic":
+        if data_dir is not None:
+            raise ValueError(
+                f"benchmark synthetic generates its scenes, so {data_dir} would not be read: leave out --data-dir, "
+                "or give --benchmark and the name of the data set there"
+            )
         return load_synthetic()
     if data_dir is None:
         raise ValueError(f"benchmark {args.benchmark} needs its folder: give --data-dir")
@@ -34,6 +61,29 @@ def load_data(
     return (load_folder if Path(data_dir).is_dir() else load_pairs)(data_dir, id2label)
 
 
+def check_weights(weights: str | Path | None) -> None:
+    """Refuse, before anything is loaded, weights of a backbone that cannot be read.
+
+    Args:
+        weights (`str` or `Path`, *optional*): See `make_model`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is a folder.
+    """
+    if weights is None or str(weights) == "timm":
+        return
+    if Path(weights).is_dir():
+        raise ValueError(
+            f"weights must be a safetensors file or the word timm, found the folder {weights}: name the file in it"
+        )
+    if not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"weights must be a safetensors file or the word timm, and there is no file {weights}: correct the path, "
+            "or give --weights timm to download the weights that timm has of the backbone"
+        )
+
+
 def make_model(
     args: CMDLTrainingArguments, dataset: SegmentationDataset, weights: str | Path | None = None
 ) -> CMDLForSemanticSegmentation:
@@ -41,33 +91,209 @@ def make_model(
 
     Args:
         args (`CMDLTrainingArguments`): The recipe; its seed decides the weights.
-        dataset (`SegmentationDataset`): Names and colours the classes.
+        dataset (`SegmentationDataset`): Names and colours the classes; its training split weighs them if the recipe
+            asks for it.
         weights (`str` or `Path`, *optional*): safetensors file with timm's weights of the backbone, or `"timm"` to
             download those that timm has; omitted, the backbone starts from scratch.
+
+    Raises:
+        FileNotFoundError: if there is no such file of weights, or of class weights.
+        ValueError: if the recipe states no network that can be built, or the weights do not fit it.
     """
+    check_weights(weights)
+    config = make_config(args, dataset)
     set_seed(args.seed)
-    backbone_config = {
-        "backbone": args.backbone,
-        "out_indices": [1, 2, 3, 4],
-        "output_stride": args.output_stride,
-    }
-    config = CMDLConfig(
+    model = CMDLForSemanticSegmentation(config)
+    if weights is not None:
+        model.load_backbone_weights(None if str(weights) == "timm" else weights)
+    return model
+
+
+def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
+    """Derive the configuration of the network that a recipe states.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        dataset (`SegmentationDataset` or `Benchmark`): Names and colours the classes.
+
+    Raises:
+        FileNotFoundError: if there is no such file of class weights.
+        ValueError: if timm cannot build the backbone as the recipe states it, or the class weights do not fit.
+
+    Note:
+        `output_stride` is for backbones that can be dilated, as ResNets, MobileNets, EfficientNets and ConvNeXts can.
+        Others, such as Swin, HRNet and ViT, keep their own stride, and the log says so.
+    """
+    backbone_config, backbone_kwargs = _derive_backbone(args)
+    return CMDLConfig(
         id2label=dataset.id2label,
         palette=dataset.palette,
         backbone_config=backbone_config,
-        backbone_kwargs=args.backbone_kwargs,
+        backbone_kwargs=backbone_kwargs or None,
         context_module=CONTEXT_MODULES[args.framework],
         use_distributions=args.use_distributions,
         hidden_size=args.hidden_size,
         attention_size=args.attention_size,
+        **_loss_options(args, dataset),
     )
+
+
+def _loss_options(args: CMDLTrainingArguments, dataset: HasClasses) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if args.class_weights is not None:
+        options["class_weights"] = _find_class_weights(args.class_weights, dataset)
+    if args.ohem_threshold is not None:
+        options |= {"ohem_threshold": args.ohem_threshold, "ohem_min_kept": args.ohem_min_kept}
+    return options
+
+
+def _find_class_weights(source: str, dataset: HasClasses) -> list[float]:
+    """Weigh the classes by their pixels in the training split (`"auto"`), or as a JSON file says."""
+    if source == "auto":
+        if not isinstance(dataset, SegmentationDataset) or "train" not in dataset:
+            raise ValueError("class_weights=auto counts pixels of a train split, and there is none: name a JSON file")
+        with PartialState().local_main_process_first():  # the others find the counts in the cache
+            return class_weights(class_pixel_counts(dataset["train"], dataset.num_labels))
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"class_weights must be auto or a JSON file with {dataset.num_labels} numbers, and there is no file "
+            f"{source}: correct the path"
+        )
     try:
-        model = CMDLForSemanticSegmentation(config)
-    except (RuntimeError, TypeError, AssertionError, IndexError) as error:  # what timm says no with
+        weights = json.loads(Path(source).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(
-            f"timm cannot build backbone={args.backbone!r} with output_stride={args.output_stride}, "
-            f"backbone_kwargs={args.backbone_kwargs} and four stages: {error or type(error).__name__}"
+            f"class_weights: {source} is no JSON file ({error}); write [1.0, 2.5, ...] into it"
         ) from error
-    if weights is not None:
-        model.load_backbone_weights(None if str(weights) == "timm" else weights)
-    return model
+    if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+        raise ValueError(
+            f"class_weights: {source} must hold a list of numbers that are at least 0, and not all 0, in the order of "
+            f"the classes, found {str(weights)[:80]}"
+        )
+    if len(weights) != dataset.num_labels:
+        raise ValueError(f"class_weights: {source} holds {len(weights)} numbers for {dataset.num_labels} classes")
+    return [float(weight) for weight in weights]
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _derive_backbone(args: CMDLTrainingArguments) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Find out what timm can do for a recipe: `backbone_config` and `backbone_kwargs` of the network."""
+    # The command line and its YAML reader pass values of a free-form dictionary on as text.
+    given = {name.replace("-", "_"): _parse(value) for name, value in (args.backbone_kwargs or {}).items()}
+    options = _size_options(args.backbone) | given
+    output_stride, backbone = _find_output_stride(args, options)
+    _refuse_crops_that_do_not_fit(args, backbone)
+    info = backbone.feature_info.info
+    if len(info) < _NUM_STAGES:
+        raise ValueError(f"backbone={args.backbone!r} has {len(info)} stages, but four are needed; choose another")
+    if len({stage["reduction"] for stage in info}) == 1 < len(info):  # a plain transformer, with one grid throughout
+        out_indices = [len(info) * quarter // _NUM_STAGES - 1 for quarter in range(1, _NUM_STAGES + 1)]
+    else:
+        out_indices = list(range(len(info)))[-_NUM_STAGES:]
+    config = {"backbone": args.backbone, "out_indices": out_indices, "output_stride": output_stride}
+    return config, options
+
+
+def _parse(value: Any) -> Any:
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def _size_options(name: str) -> dict[str, Any]:
+    """Collect the options by which a backbone takes images of other sizes than ImageNet's, and gives (B, C, h, w)."""
+    with torch.device("meta"):
+        try:
+            classifier = timm.create_model(name)
+        except Exception as error:  # timm says no with errors of many types
+            base = name.split(".")[0]
+            nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
+            cure = f"did you mean {', '.join(nearest)}?" if nearest and base not in nearest else ""
+            raise ValueError(f"timm cannot build backbone={name!r}: {_text(error)}. {cure}".rstrip()) from error
+    parameters = inspect.signature(type(classifier).__init__).parameters
+    options: dict[str, Any] = {}
+    if "strict_img_size" in parameters:
+        options["strict_img_size"] = False
+    elif "dynamic_img_size" in parameters:
+        options["dynamic_img_size"] = True
+    if "dynamic_img_pad" in parameters:
+        options["dynamic_img_pad"] = True
+    if getattr(classifier, "output_fmt", "NCHW") == "NHWC":
+        options["feature_cls"] = "getter"
+    return options
+
+
+def _find_output_stride(args: CMDLTrainingArguments, options: dict[str, Any]) -> tuple[int | None, Any]:
+    """Find the `output_stride` to ask timm for, and the backbone on the meta device that it gives."""
+    try:
+        backbone = _build(args.backbone, options)
+    except Exception as error:
+        raise ValueError(
+            f"timm cannot build backbone={args.backbone!r} with backbone_kwargs={options}: {_text(error)}"
+        ) from error
+    own_stride = backbone.feature_info.reduction()[-1]
+    if args.output_stride in (None, own_stride):
+        return None, backbone
+    if dilated := _dilate(args.backbone, options, args.output_stride):
+        return args.output_stride, dilated
+    if strides := [stride for stride in (8, 16) if stride < own_stride and _dilate(args.backbone, options, stride)]:
+        raise ValueError(
+            f"backbone={args.backbone!r} cannot have output_stride={args.output_stride}, but "
+            f"{', '.join(map(str, strides))} or none, which leaves it at its own {own_stride}"
+        )
+    logger.warning(
+        "%s cannot be dilated: output_stride=%d does not apply to it, the last feature map has stride %d",
+        args.backbone,
+        args.output_stride,
+        own_stride,
+    )
+    return None, backbone
+
+
+def _build(name: str, options: dict[str, Any], output_stride: int | None = None) -> Any:
+    """Build timm's feature extractor on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return timm.create_model(name, features_only=True, output_stride=output_stride, **options)
+
+
+def _dilate(name: str, options: dict[str, Any], output_stride: int) -> Any:
+    """Build a backbone with an output stride, which some refuse and some do not know, for which the result is None."""
+    try:
+        backbone = _build(name, options, output_stride)
+    except Exception:
+        return None
+    return backbone if backbone.feature_info.reduction()[-1] == output_stride else None
+
+
+def _refuse_crops_that_do_not_fit(args: CMDLTrainingArguments, backbone: Any) -> None:
+    """Try a crop on the meta device, and one of odd size, as images come when a model is scored."""
+    try:
+        feature_maps = _feature_maps(backbone, args.crop_size)
+    except NotImplementedError:  # it looks at values, of which the meta device has none
+        return
+    except Exception as error:
+        raise ValueError(
+            f"backbone={args.backbone!r} does not take crop_size={tuple(args.crop_size)}: {_text(error)}. Choose "
+            "another, such as multiples of 32, set its img_size in backbone_kwargs, or choose another backbone"
+        ) from error
+    channels = [feature_map.shape[1] for feature_map in feature_maps]
+    if channels != backbone.feature_info.channels():
+        raise ValueError(
+            f"backbone={args.backbone!r} gives feature maps of shape {tuple(feature_maps[-1].shape)} where "
+            f"(B, {backbone.feature_info.channels()[-1]}, h, w) is needed: set feature_cls: getter in "
+            "backbone_kwargs, or choose another backbone"
+        )
+    try:
+        _feature_maps(backbone, [2 * (length // 2) + 1 for length in args.crop_size])
+    except Exception as error:
+        logger.warning("%s does not take images of every size: %s", args.backbone, _text(error))
+
+
+def _feature_maps(backbone: Any, size: Sequence[int]) -> Sequence[torch.Tensor]:
+    with torch.no_grad():
+        return backbone.eval()(torch.empty(1, 3, *size, device="meta"))
+
+
+def _text(error: Exception) -> str:
+    return (str(error) or type(error).__name__).rstrip(".")
