@@ -110,8 +110,8 @@ class TrainingRun:
         newest = self.checkpoints.newest()
         if self.loop.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / RECIPE_FILE, yaml.safe_dump(recipe_of(self.args), sort_keys=False))
             self._write_facts()
+            write_text(self.folder / RECIPE_FILE, yaml.safe_dump(recipe_of(self.args), sort_keys=False))
         self.loop.accelerator.wait_for_everyone()
         if newest is not None:
             state = self.checkpoints.read(newest)
@@ -188,12 +188,12 @@ class TrainingRun:
             raise NotADirectoryError(f"{folder} is a file; name a new folder with --output-dir")
         if not folder.is_dir() or not any(folder.iterdir()):
             return
-        if not (folder / RECIPE_FILE).is_file():
-            raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
         facts = _read_json(folder / RUN_FILE)
-        if facts.get("is_finished"):
+        if "recipe" not in facts:
+            raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
+        if facts["is_finished"]:
             raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
-        there = yaml.safe_load((folder / RECIPE_FILE).read_text()) | {"weights": facts.get("weights", self.weights)}
+        there = facts["recipe"] | {"weights": facts["weights"]}
         here = recipe_of(self.args) | {"weights": self.weights}
         differing = [name for name in here if name not in _FREE_TO_CHANGE and here[name] != there.get(name)]
         if differing:
@@ -275,6 +275,7 @@ class TrainingRun:
         """Write down what the folder's files do not tell by themselves."""
         accelerator = self.loop.accelerator
         facts = {
+            "recipe": recipe_of(self.args),
             "is_finished": is_finished,
             "steps": self.loop.step,
             "max_steps": self.args.max_steps,
