@@ -218,13 +218,16 @@ class CMDLConfig(PreTrainedConfig):
         """Build a configuration from a saved one and changes to it, as `from_pretrained(..., num_labels=3)` does.
 
         Another number of classes leaves the saved colours and class weights without meaning: they go, as the saved
-        names do.
+        names do. What the keywords set is checked like everything else.
         """
         if num_labels := kwargs.get("num_labels") or len(kwargs.get("id2label") or ()):
             names = ("palette", "class_weights")
             stale = [name for name in names if len(config_dict.get(name) or ()) != num_labels]
             config_dict = config_dict | dict.fromkeys(stale)
-        return super().from_dict(config_dict, **kwargs)
+        result = super().from_dict(config_dict, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        config.validate_cmdl()
+        return result
 
     def validate_cmdl(self) -> None:
         """Refuse impossible values and combinations; runs at construction and when saving."""

@@ -23,6 +23,9 @@ def test_round_trip_through_a_folder(tmp_path):
         pool_scales=(1, 2),
         backbone_kwargs={"pad_type": "same"},
         contrastive_loss_weight=0.0,
+        class_weights=[1, 2.5, 0],
+        ohem_threshold=0.7,
+        ohem_min_kept=1000,
     )
     config.save_pretrained(tmp_path)
     loaded = CMDLConfig.from_pretrained(tmp_path)
@@ -87,6 +90,15 @@ def test_preset_reference_changes_what_the_reference_does_otherwise():
         ({"num_labels": 300}, "semantic_loss_ignore_index"),
         ({"palette": [[0, 0, 0]]}, "palette"),
         ({"palette": [[0, 0, 0], [0, 0, 256]]}, "palette"),
+        ({"class_weights": [1.0]}, "class_weights has 1 entries for num_labels=2"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights must be finite, 0 or more"),
+        ({"class_weights": [1.0, float("nan")]}, "class_weights must be finite"),
+        ({"class_weights": [1.0, float("inf")]}, "class_weights must be finite"),
+        ({"class_weights": [0.0, 0.0]}, "class_weights .* not all 0"),
+        ({"class_weights": 2.0}, "class_weights"),
+        ({"ohem_threshold": 0.0}, "ohem_threshold"),
+        ({"ohem_threshold": 1.5}, "ohem_threshold"),
+        ({"ohem_min_kept": 0}, "ohem_min_kept"),
         ({"context_module": "upernet", "backbone_config": {"backbone": "resnet18", "out_indices": [3, 4]}}, "upernet"),
         ({"backbone_config": {"backbone": "resnet18", "out_indices": [4]}}, "out_indices"),
         ({"backbone_config": {"model_type": "resnet_50"}}, "backbone_config"),
@@ -112,3 +124,14 @@ def test_an_impossible_value_set_later_is_refused_when_saving(tmp_path):
     config.dropout = 2.0
     with pytest.raises(Exception, match="dropout"):
         config.save_pretrained(tmp_path)
+
+
+def test_class_weights_that_no_longer_fit_go_but_wrong_ones_are_refused(tmp_path):
+    CMDLConfig(num_labels=3, class_weights=[1.0, 2.0, 3.0]).save_pretrained(tmp_path)
+    assert CMDLConfig.from_pretrained(tmp_path).class_weights == [1.0, 2.0, 3.0]
+    assert CMDLConfig.from_pretrained(tmp_path, num_labels=3).class_weights == [1.0, 2.0, 3.0]
+    assert CMDLConfig.from_pretrained(tmp_path, num_labels=2).class_weights is None
+    assert CMDLConfig.from_pretrained(tmp_path, num_labels=2, class_weights=[1, 2]).class_weights == [1, 2]
+    for wrong in ({"num_labels": 2, "class_weights": [1.0, 2.0, 3.0]}, {"class_weights": [1.0, 2.0]}):
+        with pytest.raises(Exception, match="class_weights has"):
+            CMDLConfig.from_pretrained(tmp_path, **wrong)

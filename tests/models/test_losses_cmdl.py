@@ -6,8 +6,11 @@ from cmdl_hf.models.losses_cmdl import (
     class_margin_loss,
     class_margin_reference,
     contrastive_loss,
+    hard_pixels,
     image_size_cross_entropy,
+    weighted_cross_entropy_sums,
 )
+from cmdl_hf.models.processes_cmdl import divide_by_total
 
 
 def literal_contrastive_loss(similarity, labels, temperature=1.0):
@@ -67,6 +70,82 @@ def test_cross_entropy_is_the_mean_over_pixels_that_count():
         torch.testing.assert_close(image_size_cross_entropy(logits, labels, 255, align_corners), expected)
 
 
+def test_class_weights_give_the_weighted_mean():
+    logits, labels = torch.randn(2, 4, 12, 20), torch.randint(0, 4, (2, 12, 20))
+    labels[:, :3] = 255
+    class_weights = torch.tensor([0.5, 2.0, 0.0, 1.0])
+    total, weight = weighted_cross_entropy_sums(logits, labels, class_weights=class_weights)
+    expected = F.cross_entropy(logits, labels, weight=class_weights, ignore_index=255)
+    torch.testing.assert_close(total / weight, expected)
+
+
+def literal_hard_pixels(losses, is_valid, threshold, min_kept):
+    is_kept = torch.zeros_like(is_valid)
+    for image in range(len(losses)):
+        valid = losses[image][is_valid[image]]
+        if len(valid) == 0:
+            continue
+        smallest = valid.sort(descending=True).values[min(min_kept, len(valid)) - 1]
+        is_hard = ((-losses[image]).exp() < threshold) | (losses[image] >= smallest)
+        is_kept[image] = is_hard & is_valid[image]
+    return is_kept
+
+
+@pytest.mark.parametrize("min_kept", [1, 40, 10_000])
+@pytest.mark.parametrize("threshold", [0.01, 0.5, 1.0])
+def test_hard_pixels_equal_the_loop_over_images(threshold, min_kept):
+    losses, is_valid = torch.rand(3, 8, 10) * 3, torch.rand(3, 8, 10) < 0.8
+    losses[1] /= 10  # an image that is easy
+    is_valid[2] = False
+    found = hard_pixels(losses, is_valid, threshold, min_kept)
+    assert torch.equal(found, literal_hard_pixels(losses, is_valid, threshold, min_kept))
+    assert (found.flatten(1).sum(dim=1) >= is_valid.flatten(1).sum(dim=1).clamp_max(min_kept)).all()
+
+
+def test_hard_pixels_of_an_image_do_not_depend_on_the_rest_of_the_batch():
+    """mmsegmentation's sampler takes the hardest of the whole batch."""
+    losses, is_valid = torch.rand(4, 8, 10), torch.ones(4, 8, 10, dtype=torch.bool)
+    losses[2:] *= 3
+    together = hard_pixels(losses, is_valid, 0.01, 20)
+    apart = torch.cat([hard_pixels(losses[i, None], is_valid[i, None], 0.01, 20) for i in range(4)])
+    assert torch.equal(together, apart)
+    assert together.flatten(1).sum(dim=1).tolist() == [20] * 4
+
+
+def test_only_hard_pixels_take_gradient():
+    logits, labels = torch.randn(2, 4, 6, 8), torch.randint(0, 4, (2, 6, 8))
+    labels[0, :2] = 255
+    logits.requires_grad_()
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    total, weight = weighted_cross_entropy_sums(logits, labels, 255, False, weights, 0.2, 5)
+    losses = F.cross_entropy(logits, labels, ignore_index=255, reduction="none")
+    is_kept = literal_hard_pixels(losses.detach(), labels != 255, 0.2, 5)
+    kept_weights = weights[labels[is_kept]]
+    torch.testing.assert_close(total / weight, (losses[is_kept] * kept_weights).sum() / kept_weights.sum())
+    total.backward()
+    assert torch.equal(logits.grad.abs().sum(dim=1) > 0, is_kept)
+    assert 0 < is_kept.sum() < (labels != 255).sum()
+
+
+def test_what_stands_at_ignored_pixels_never_matters():
+    labels = torch.randint(0, 4, (30,))
+    labels[::3] = 255
+    clean = torch.rand(30, 4, 2) * 2 - 1
+    dirty = clean.clone()
+    dirty[::6], dirty[3::6] = torch.nan, torch.inf
+    embeddings = F.normalize(torch.randn(30, 8), dim=-1)
+    dirty_embeddings = embeddings.index_fill(0, torch.arange(0, 30, 3), torch.nan)
+    prototypes = torch.randn(4, 2, 8)
+    for loss, good, bad in (
+        (lambda s: contrastive_loss(s, labels), clean, dirty),
+        (lambda e: class_margin_loss(e, labels, prototypes), embeddings, dirty_embeddings),
+    ):
+        good.requires_grad_(), bad.requires_grad_()
+        torch.testing.assert_close(loss(bad), loss(good), atol=0, rtol=0)
+        (expected,), (found,) = torch.autograd.grad(loss(good), good), torch.autograd.grad(loss(bad), bad)
+        torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
 def test_class_margin_compares_classes():
     prototypes = F.normalize(torch.randn(4, 3, 8), dim=-1)
     embeddings, labels = F.normalize(torch.randn(50, 8), dim=-1), torch.randint(0, 3, (50,))
@@ -107,6 +186,12 @@ def test_without_any_pixel_every_loss_is_zero_with_a_zero_gradient():
         (contrastive_loss(similarity, labels), similarity),
         (class_margin_loss(embeddings, labels, torch.randn(4, 2, 8)), embeddings),
         (image_size_cross_entropy(logits, labels.view(1, 5, 6)), logits),
+        (
+            divide_by_total(
+                *weighted_cross_entropy_sums(logits, labels.view(1, 5, 6), 255, False, torch.rand(4), 0.7, 3), False
+            ),
+            logits,
+        ),
     ):
         assert loss == 0
         assert torch.autograd.grad(loss, source)[0].abs().max() == 0

@@ -1,13 +1,11 @@
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-from cmdl_hf.models.losses_cmdl import contrastive_loss
+from cmdl_hf.models.losses_cmdl import contrastive_loss, hard_pixels
 
 CONTEXT_MODULES = ["none", "ppm", "aspp", "criss_cross", "upernet"]
 DISTRIBUTION_LOSSES = {"prototype_loss", "contrastive_loss", "class_margin_loss"}
@@ -279,63 +277,78 @@ def test_fine_tuning_by_the_keywords_of_transformers(make_model, tmp_path, chang
     assert again.config.palette == palette
 
 
-class TestBackboneWeights:
-    def make(self, make_config):
-        backbone_config = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [3, 4]}
-        return CMDLForSemanticSegmentation(make_config(backbone_config=backbone_config))
+class TestWeightedCrossEntropies:
+    SETTINGS = {"class_weights": [0.5, 1, 2, 0, 4], "ohem_threshold": 0.2, "ohem_min_kept": 200}  # noqa: RUF012
 
-    def test_a_file_with_a_classifier_too(self, make_config, tmp_path):
-        source = timm.create_model("resnet18")
-        for module in source.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_mean)
-        save_file(source.state_dict(), tmp_path / "weights.safetensors")
-        model = self.make(make_config)
-        model.load_backbone_weights(tmp_path / "weights.safetensors")
-        backbone = model.backbone._backbone.state_dict()
-        assert len(backbone) > 100
-        for name, tensor in backbone.items():
-            assert torch.equal(tensor, source.state_dict()[name]), name
-        assert model.backbone._backbone["layer4"][0].bn1.running_mean.abs().sum() > 0  # not reset
+    def test_are_those_of_the_heads(self, make_model, make_batch):
+        model, plain = make_model(**self.SETTINGS).eval(), make_model().eval()
+        plain.load_state_dict(model.state_dict())
+        pixel_values, labels = make_batch()
+        output, unweighted = model(pixel_values, labels=labels), plain(pixel_values, labels=labels)
+        weighted = {"segmentation_loss": output.logits, "coarse_loss": output.coarse_logits}
+        weighted["auxiliary_loss"] = output.auxiliary_logits
+        for name, loss in output.loss_dict.items():
+            if name not in weighted:
+                torch.testing.assert_close(loss, unweighted.loss_dict[name], msg=name)
+                continue
+            enlarged = F.interpolate(weighted[name], size=labels.shape[1:], mode="bilinear", align_corners=False)
+            losses = F.cross_entropy(enlarged, labels, ignore_index=255, reduction="none")
+            is_kept = hard_pixels(losses, labels != 255, 0.2, 200)
+            weights = model.class_weights[labels[is_kept]]
+            expected = (losses[is_kept] * weights).sum() / weights.sum()
+            torch.testing.assert_close(loss, getattr(model.config, f"{name}_weight") * expected, msg=name)
+            assert 0 < is_kept.sum() < (labels != 255).sum()
 
-    def test_a_file_of_another_backbone(self, make_config, tmp_path):
-        save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "weights.safetensors")
-        with pytest.raises(ValueError, match=r"weights.safetensors lacks .* weights of another backbone"):
-            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+    def test_come_back_from_a_folder(self, make_model, make_batch, tmp_path):
+        model = make_model(**self.SETTINGS).eval()
+        model.save_pretrained(tmp_path)
+        pixel_values, labels = make_batch()
+        expected = model(pixel_values, labels=labels).loss
+        loaded, report = CMDLForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert loaded.class_weights.tolist() == self.SETTINGS["class_weights"]
+        torch.testing.assert_close(loaded(pixel_values, labels=labels).loss, expected, atol=0, rtol=0)
+        other = CMDLForSemanticSegmentation.from_pretrained(tmp_path, class_weights=[1, 1, 1, 1, 2])
+        assert other.class_weights.tolist() == [1, 1, 1, 1, 2]
+        fewer = CMDLForSemanticSegmentation.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+        assert fewer.class_weights is None
 
-    def test_a_file_with_other_shapes(self, make_config, tmp_path):
-        save_file(timm.create_model("resnet18", in_chans=4).state_dict(), tmp_path / "weights.safetensors")
-        with pytest.raises(ValueError, match=r"conv1.weight has shape \(64, 4, 7, 7\)"):
-            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+    def test_half_precision(self, make_model, make_batch, tmp_path):
+        make_model(**self.SETTINGS).save_pretrained(tmp_path)
+        model = CMDLForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        pixel_values, labels = make_batch()
+        output = model(pixel_values.bfloat16(), labels=labels)
+        output.loss.backward()
+        assert output.loss.dtype == torch.float32
+        assert output.loss.isfinite()
 
-    def test_a_file_that_is_no_safetensors_file(self, make_config, tmp_path):
-        (tmp_path / "weights.safetensors").write_bytes(b"<html>not found</html>")
-        with pytest.raises(ValueError, match=r"weights.safetensors is no safetensors file"):
-            self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
+    def test_a_batch_of_weightless_classes_is_a_zero_loss(self, make_model, make_batch):
+        pixel_values, labels = make_batch()
+        model = make_model(**self.SETTINGS, use_distributions=False)
+        loss = model(pixel_values, labels=labels.where(labels == 255, 3)).loss
+        loss.backward()
+        assert loss == 0
+        assert all(p.grad.abs().max() == 0 for p in model.parameters())
 
-    def test_the_timm_weights_of_the_name(self, make_config, monkeypatch):
-        source = timm.create_model("resnet18", features_only=True, out_indices=[3, 4])
-        model = self.make(make_config)
-        calls = []
-        monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: calls.append((name, kwargs)) or source)
-        model.load_backbone_weights()
-        (name, settings), *others = calls
-        assert not others
-        assert (name, settings["pretrained"], settings["out_indices"]) == ("resnet18", True, [3, 4])
-        assert torch.equal(model.backbone._backbone.conv1.weight, source.conv1.weight)
 
-    def test_a_transformers_backbone(self, make_config, make_model, tmp_path):
-        source = make_model()
-        source.backbone.save_pretrained(tmp_path)
-        model = make_model()
-        model.load_backbone_weights(tmp_path)
-        for name, tensor in source.backbone.state_dict().items():
-            assert torch.equal(model.backbone.state_dict()[name], tensor), name
-        with pytest.raises(ValueError, match="name a folder or Hub repository"):
-            model.load_backbone_weights()
-        make_model().save_pretrained(tmp_path / "whole")  # no backbone's own folder: every name has a prefix
-        with pytest.raises(ValueError, match=r"lacks .* tensors of the backbone"):
-            model.load_backbone_weights(tmp_path / "whole")
+@pytest.mark.parametrize("settings", [{}, TestWeightedCrossEntropies.SETTINGS | {"context_module": "ppm"}])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_model_trains_as_the_plain_one(make_model, make_batch, backend, settings):
+    torch.compiler.reset()
+    model, other = (make_model(dropout=0.0, **settings) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    compiled = torch.compile(other, backend=backend, fullgraph=True)
+    pixel_values, labels = make_batch()
+    for _ in range(2):
+        expected, found = model(pixel_values, labels=labels), compiled(pixel_values, labels=labels)
+        for name, loss in expected.loss_dict.items():
+            torch.testing.assert_close(found.loss_dict[name], loss, atol=1e-5, rtol=1e-5, msg=name)
+        expected.loss.backward()
+        found.loss.backward()
+    for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, atol=1e-4, rtol=1e-4, msg=name)
+    torch.testing.assert_close(other.memory_bank.prototypes, model.memory_bank.prototypes, atol=1e-5, rtol=0)
+    assert torch.equal(other.memory_bank.num_updates, model.memory_bank.num_updates)
 
 
 class TestBadInput:
