@@ -9,16 +9,18 @@ import tempfile
 import threading
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
+    build_hf_headers,
     disable_progress_bars,
     enable_progress_bars,
+    hf_raise_for_status,
     validate_repo_id,
 )
 
-from .model_card import write_card
+from .model_card import CARD_FILE, is_generated, write_card
 from .uploading import describe, explain, is_passing, not_logged_in, with_retries
 
 __all__ = ["HubPusher", "check_can_push", "list_files", "push", "write_card"]
@@ -52,7 +54,10 @@ def list_files(folder: str | Path) -> list[Path]:
 def push(
     folder: str | Path, repo_id: str, private: bool | None = None, message: str = "Upload model with cmdl_hf"
 ) -> str:
-    """Push a model's folder to the Hub, with its card; files there that the folder lacks stay.
+    """Push a model's folder to the Hub, with its card.
+
+    Files there that the folder lacks stay, and so does a card that was changed there, unless the folder's own was
+    written by hand.
 
     Args:
         folder (`str` or `Path`): Folder that `from_pretrained` loads, such as a run leaves it. Only its `README.md` is
@@ -240,11 +245,35 @@ def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> s
 
     def upload() -> str:
         address = _make_repo(api, repo_id, private)
-        files = [CommitOperationAdd(path.as_posix(), folder / path) for path in list_files(folder)]
+        paths = list_files(folder)
+        if _must_keep_card(api, repo_id, folder):
+            paths.remove(Path(CARD_FILE))
+        files = [CommitOperationAdd(path.as_posix(), folder / path) for path in paths]
         api.create_commit(repo_id, files, commit_message=message)
         return address
 
     return with_retries(upload, repo_id)
+
+
+def _must_keep_card(api: HfApi, repo_id: str, folder: Path) -> bool:
+    """Whether somebody changed the card on the Hub, where a folder has but a generated one to put in its place."""
+    card = folder / CARD_FILE
+    if not card.is_file() or not is_generated(card.read_text(encoding="utf-8")):
+        return False
+    response = get_session().get(hf_hub_url(repo_id, CARD_FILE, endpoint=api.endpoint), headers=build_hf_headers())
+    try:
+        hf_raise_for_status(response)
+    except EntryNotFoundError:
+        return False
+    if is_generated(response.text) or not ModelCard(response.text, ignore_metadata_errors=True).text.strip():
+        return False
+    logger.warning(
+        "the card of %s was changed on the Hub and is kept there; remove it there, or put yours into %s, to have it "
+        "replaced",
+        repo_id,
+        CARD_FILE,
+    )
+    return True
 
 
 def _make_repo(api: HfApi, repo_id: str, private: bool | None) -> str:

@@ -13,7 +13,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .data import BENCHMARKS
-from .training_args import CONTEXT_MODULES
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +74,11 @@ class _Folder:
         return str(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone")
 
     @property
+    def is_finished(self) -> bool:
+        """Whether no run says that it goes on."""
+        return self.run.get("is_finished", True)
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes, by id."""
         names = self.config.get("id2label") or {}
@@ -100,7 +104,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
         ValueError: if one of the files cannot be read.
     """
     path = Path(folder) / CARD_FILE
-    if path.is_file() and not _is_unchanged(path.read_text(encoding="utf-8")):
+    if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
         logger.warning("%s was written by hand and is kept; remove it to have a new card", path)
         return path
     text = str(_make_card(_Folder.read(Path(folder)), repo_id)).rstrip() + "\n"
@@ -108,14 +112,14 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     return path
 
 
-def _mark(text: str) -> str:
-    return _MARK.format(digest=hashlib.sha256(text.encode()).hexdigest()[:16])
-
-
-def _is_unchanged(text: str) -> bool:
+def is_generated(text: str) -> bool:
     """Whether a card is as `write_card` wrote it: its last line has the digest of the others."""
     body, _, mark = text.rpartition("\n<!--")
-    return "<!--" + mark == _mark(body)
+    return f"<!--{mark}" == _mark(body)
+
+
+def _mark(text: str) -> str:
+    return _MARK.format(digest=hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def _make_card(folder: _Folder, repo_id: str | None) -> ModelCard:
@@ -176,6 +180,9 @@ def _summary(folder: _Folder) -> str:
     trained = f", trained on {folder.data_title}" if folder.benchmark else ""
     network = f"{folder.network} on {folder.backbone}{trained}"
     start = f"Semantic segmentation into {len(folder.classes)} classes with {network}."
+    if not folder.is_finished:
+        which = "the best model of the first {:,} steps" if folder.run.get("best_metric") else "the model of step {:,}"
+        start = f"{start} Training goes on: this is {which.format(folder.run['steps'])}."
     if not folder.config.get("use_distributions", True):
         return f"{start} This is the plain framework, without class-wise distributions."
     return (
@@ -187,22 +194,19 @@ def _summary(folder: _Folder) -> str:
 def _recipe_rows(folder: _Folder) -> Iterable[tuple[str, str]]:
     """The recipe in words; fields that a recipe has not are left out."""
     recipe, run = folder.recipe, folder.run
-    framework = _FRAMEWORKS.get(CONTEXT_MODULES.get(recipe.get("framework", ""), ""), recipe.get("framework"))
     weights = run.get("weights")
     start = "not recorded" if "weights" not in run else "timm's weights" if weights == "timm" else weights
     images = ", ".join(f"{count:,} {split}" for split, count in (run.get("num_images") or {}).items())
-    steps = run.get("steps", recipe.get("max_steps"))
-    seconds = run.get("seconds")
+    precision = run.get("mixed_precision", recipe.get("mixed_precision"))
     rows = {
         "data": folder.data_title + (f" ({images} images)" if images else ""),
-        "framework": f"{framework} {'with' if recipe.get('use_distributions', True) else 'without'} CMDL",
-        "backbone": folder.backbone,
+        "network": f"{folder.network} on {folder.backbone}",
         "backbone starts from": start or "scratch",
         "output stride": recipe.get("output_stride"),
         "images resized to": _edges(recipe.get("resize")),
         "crop": _size(recipe.get("crop_size")),
         "random scale": "–".join(map(str, recipe.get("scale_range") or ())),
-        "optimiser steps": steps,
+        "optimiser steps": recipe.get("max_steps") if folder.is_finished else f"{run['steps']} of {run['max_steps']}",
         "batch": recipe.get("total_batch_size"),
         "optimiser": _optimizer(recipe),
         "learning rate": _schedule(recipe),
@@ -212,11 +216,11 @@ def _recipe_rows(folder: _Folder) -> Iterable[tuple[str, str]]:
         "class weights": recipe.get("class_weights") and Path(str(recipe["class_weights"])).name,
         "hard examples below probability": recipe.get("ohem_threshold"),
         "frozen batch norms": recipe.get("freeze_batch_norm") if recipe.get("freeze_batch_norm") != "none" else None,
-        "precision": run.get("mixed_precision", recipe.get("mixed_precision")),
+        "precision": "float32" if precision == "no" else precision,
         "seed": recipe.get("seed"),
         "processes": run.get("num_processes"),
         "device": run.get("device"),
-        "time": f"{seconds / 3600:.1f} h" if seconds and seconds >= 3600 else seconds and f"{seconds / 60:.1f} min",
+        "time": _duration(run.get("seconds")),
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
     return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
@@ -250,7 +254,7 @@ def _protocol(folder: _Folder) -> str:
         f"Single scale, {size}, without flipping; scored at the labels' original size over all labelled pixels of a "
         "split."
     )
-    metric = _METRICS.get(folder.recipe.get("best_metric", ""))
+    metric = _METRICS.get(folder.run.get("best_metric") or "")
     step, steps = folder.run.get("best_step"), folder.run.get("max_steps")
     if metric and step and "validation" in folder.scores:
         of_all = f" of {steps:,}" if steps else ""
@@ -300,7 +304,7 @@ def _data(folder: _Folder) -> str:
 def _limits(folder: _Folder) -> list[str]:
     limits = ["Every pixel gets one of the classes above, also where none of them is right."]
     if folder.benchmark == "synthetic":
-        limits.append("It has seen drawn scenes only and is of no use on photographs.")
+        limits.append("It has seen drawn scenes only; on photographs it was not tried.")
     elif folder.benchmark:
         limits.append(f"What it does on images unlike those of {folder.data_title} was not measured.")
     if not folder.scores:
@@ -362,6 +366,13 @@ def _edges(resize: Sequence[int] | None) -> str | None:
 
 def _size(size: Sequence[int] | None) -> str | None:
     return f"{size[0]} × {size[1]} pixels" if size else None
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    unit, name = next(((u, n) for u, n in ((3600, "h"), (60, "min")) if seconds >= u), (1, "s"))
+    return f"{seconds / unit:.1f} {name}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -105,6 +105,7 @@ def describe(error: Exception) -> str:
     """Put an error into one line, without the token whatever the Hub answered."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
-        text = f"the Hub answered {error.response.status_code}: {text}"
+        request = f"{error.response.request.method} {error.response.request.url.path}"
+        text = f"the Hub answered {request} with {error.response.status_code}: {error.server_message or 'no reason'}"
     token = get_token()
     return text.replace(token, "<token>") if token else text

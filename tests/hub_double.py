@@ -88,7 +88,8 @@ class HubDouble:
     def fail(self, pattern, kind, times=1, skip=0):
         """Let requests whose "METHOD path" matches `pattern` fail.
 
-        `kind` is a status, "reset" to cut the connection at once, or "lost" to do what is asked and then cut it.
+        `kind` is a status, "reset" to cut the connection at once, "lost" to do what is asked and then cut it, or
+        "echo" for a 500 that repeats the token.
         """
         self.faults.append(Fault(pattern, kind, times, skip))
 
@@ -137,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.take_fault(f"{self.command} {self.route}")
         if fault == "reset":
             return self._cut()
+        if fault == "echo":
+            return self._send(500, {"error": f"no luck with {self.headers.get('Authorization')}"})
         if fault == "lost":
             self.lost = True
         elif fault is not None:

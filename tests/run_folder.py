@@ -1,6 +1,5 @@
 """A folder such as a training run leaves it, made by hand."""
 
-import dataclasses
 import json
 import math
 
@@ -8,6 +7,7 @@ import yaml
 
 from cmdl_hf import make_image_processor
 from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training_run import recipe_of
 
 SCORES = {
     "mean_iou": 0.6123,
@@ -21,17 +21,17 @@ SCORES = {
 }
 TEST_SCORES = SCORES | {"mean_iou": 0.5432, "per_class_iou": [0.8, 0.7, 0.1111, math.nan, 0.5]}
 FACTS = {
+    "is_finished": True,
     "steps": 800,
     "max_steps": 800,
     "best_step": 720,
-    "best_metric": 0.6123,
+    "best_metric": "mean_iou",
     "num_processes": 2,
     "device": "cuda",
     "mixed_precision": "bf16",
     "seconds": 5400.0,
     "num_images": {"train": 367, "validation": 101, "test": 233},
     "weights": "resnet18.safetensors",
-    "timm": None,
     "versions": {"cmdl_hf": "0.1.0", "torch": "2.15.0"},
 }
 LEFT_AT_HOME = ("checkpoints/step-8/model.safetensors", "runs/events", ".secret", "metrics.jsonl.tmp", "last/.hidden")
@@ -47,9 +47,8 @@ def make_run_folder(folder, model, scores=None, facts=FACTS, **recipe):
     save_model(folder, model)
     save_model(folder / "last", model)
     args = CMDLTrainingArguments(**{"benchmark": "camvid", "max_steps": 800, "resize": (360, 480)} | recipe)
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(args).items()}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
-    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_of(args)))
+    (folder / "run.json").write_text(json.dumps(facts | {"recipe": recipe_of(args)}))
     if scores:
         (folder / "scores.json").write_text(json.dumps(scores))
     for name in ("curves.png", "predictions.png", "metrics.jsonl", *LEFT_AT_HOME):

@@ -34,6 +34,8 @@ def hub():
 def client(hub, monkeypatch, tmp_path):
     """Point this process's client at the double, logged in; it reads these names at every request."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -99,17 +101,42 @@ def test_a_folder_is_pushed_and_pushed_unchanged(hub, folder, monkeypatch, lfs_s
 
 
 @pytest.mark.usefixtures("client")
+def test_words_that_people_wrote_into_a_card_stay(hub, folder, caplog):
+    push(folder, "me/toy")
+    repo = hub.repos["models", "me/toy"]
+    generated = repo.files["README.md"]
+    theirs = generated + b"\nWords from the site.\n"
+    repo.commit("Edit on the site", repo.files | {"README.md": theirs})
+    (folder / "scores.json").write_text(json.dumps({"test": SCORES}))
+    push(folder, "me/toy")
+    assert repo.files["README.md"] == theirs
+    assert repo.files["scores.json"] == (folder / "scores.json").read_bytes()
+    assert "was changed on the Hub and is kept" in caplog.text
+
+    (folder / "README.md").write_text("# My words\n")
+    push(folder, "me/toy")
+    assert repo.files["README.md"] == b"# My words\n"
+
+    repo.commit("As the site makes it", repo.files | {"README.md": b"---\nlicense: mit\n---\n"})
+    (folder / "README.md").unlink()
+    push(folder, "me/toy")
+    _assert_holds(repo, folder)
+
+
+@pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(
     ("request_", "kind", "times"),
     [
         ("POST /api/validate-yaml", 502, 1),
         ("POST /api/repos/create", 500, 2),
         ("POST /api/repos/create", "reset", 2),
+        ("GET .*/resolve/main/README.md", 500, 2),
         ("POST .*/preupload/", 503, 2),
         ("POST .*/preupload/", "reset", 7),
         ("POST .*/commit/", 500, 2),
         ("POST .*/commit/", "reset", 2),
         ("POST .*/commit/", "lost", 1),
+        ("POST .*/commit/", "echo", 1),
         ("POST .*/commit/", 412, 2),
         ("PUT /lfs/", 500, 2),
         ("POST .*/lfs/objects/batch", "reset", 2),
@@ -144,7 +171,7 @@ def test_a_refusal_is_not_repeated_and_names_the_cure(hub, folder, status, cure)
 def test_lasting_trouble_is_an_error_that_loses_nothing(hub, folder):
     before = _contents(folder)
     hub.fail("POST .*/commit/", 500, times=1000)
-    with pytest.raises(ConnectionError, match=r"me/toy: the Hub answered 500: .*gave up after 4 attempts"):
+    with pytest.raises(ConnectionError, match=r"me/toy: .* with 500: made to fail; gave up after 4 attempts"):
         push(folder, "me/toy")
     assert {name: content for name, content in _contents(folder).items() if name != "README.md"} == before
 

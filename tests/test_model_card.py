@@ -40,6 +40,8 @@ def test_a_runs_card_tells_recipe_scores_data_and_protocol(model, tmp_path):
         'pipeline("image-segmentation", model="me/toy", trust_remote_code=True)',
         'subfolder="last"',
         "| data | CamVid (367 train, 101 validation, 233 test images) |",
+        "| network | CMDL-FCN on resnet |",
+        "| optimiser steps | 800 |",
         "| backbone starts from | resnet18.safetensors |",
         "| images resized to | shorter edge 360, longer at most 480 pixels |",
         "| optimiser | SGD, momentum 0.9 |",
@@ -75,9 +77,19 @@ def test_without_scores_the_card_claims_none(model, tmp_path):
         assert unknown not in text
 
 
+def test_a_run_that_goes_on_is_no_finished_one(model, tmp_path):
+    facts = FACTS | {"is_finished": False, "steps": 400, "best_step": 320}
+    _, text = _write(make_run_folder(tmp_path, model, {"validation": SCORES}, facts))
+    assert "Training goes on: this is the best model of the first 400 steps." in text
+    assert "| optimiser steps | 400 of 800 |" in text
+    assert "step 320 of 800, chosen by the mean IoU" in text
+
+
 def test_one_split_and_what_could_not_be_measured(model, tmp_path):
     scores = SCORES | {"mean_accuracy": None}
-    card, text = _write(make_run_folder(tmp_path, model, {"test": scores}))
+    facts = FACTS | {"best_metric": None, "best_step": 800, "mixed_precision": "no"}
+    card, text = _write(make_run_folder(tmp_path, model, {"test": scores}, facts))
+    assert "| precision | float32 |" in text
     assert [(r.dataset_split, r.metric_type) for r in card.data.eval_results] == [
         ("test", "mean_iou"),
         ("test", "accuracy"),
