@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
@@ -134,21 +134,16 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
         use_distributions=args.use_distributions,
         hidden_size=args.hidden_size,
         attention_size=args.attention_size,
-        **_loss_options(args, dataset),
+        class_weights=_find_class_weights(args.class_weights, dataset),
+        ohem_threshold=args.ohem_threshold,
+        ohem_min_kept=args.ohem_min_kept,
     )
 
 
-def _loss_options(args: CMDLTrainingArguments, dataset: HasClasses) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if args.class_weights is not None:
-        options["class_weights"] = _find_class_weights(args.class_weights, dataset)
-    if args.ohem_threshold is not None:
-        options |= {"ohem_threshold": args.ohem_threshold, "ohem_min_kept": args.ohem_min_kept}
-    return options
-
-
-def _find_class_weights(source: str, dataset: HasClasses) -> list[float]:
+def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
     """Weigh the classes by their pixels in the training split (`"auto"`), or as a JSON file says."""
+    if source is None:
+        return None
     if source == "auto":
         if not isinstance(dataset, SegmentationDataset) or "train" not in dataset:
             raise ValueError("class_weights=auto counts pixels of a train split, and there is none: name a JSON file")
