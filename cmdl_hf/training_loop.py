@@ -11,6 +11,7 @@ import datasets
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env, set_seed
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_sync_batchnorm
@@ -84,6 +85,7 @@ class TrainingLoop:
         log_dir: Path | None = None,
     ) -> None:
         start_processes()
+        AcceleratorState._reset_state()  # or the precision of an earlier loop would stay
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
             log_with=list(args.report_to) or None,
