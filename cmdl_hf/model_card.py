@@ -182,7 +182,7 @@ def _summary(folder: _Folder) -> str:
     start = f"Semantic segmentation into {len(folder.classes)} classes with {network}."
     if not folder.is_finished:
         which = "the best model of the first {:,} steps" if folder.run.get("best_metric") else "the model of step {:,}"
-        start = f"{start} Training goes on: this is {which.format(folder.run['steps'])}."
+        start = f"{start} Training is not over: this is {which.format(folder.run['steps'])}."
     if not folder.config.get("use_distributions", True):
         return f"{start} This is the plain framework, without class-wise distributions."
     return (

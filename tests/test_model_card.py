@@ -77,10 +77,10 @@ def test_without_scores_the_card_claims_none(model, tmp_path):
         assert unknown not in text
 
 
-def test_a_run_that_goes_on_is_no_finished_one(model, tmp_path):
+def test_the_card_of_a_run_that_is_not_over_says_so(model, tmp_path):
     facts = FACTS | {"is_finished": False, "steps": 400, "best_step": 320}
     _, text = _write(make_run_folder(tmp_path, model, {"validation": SCORES}, facts))
-    assert "Training goes on: this is the best model of the first 400 steps." in text
+    assert "Training is not over: this is the best model of the first 400 steps." in text
     assert "| optimiser steps | 400 of 800 |" in text
     assert "step 320 of 800, chosen by the mean IoU" in text
 
