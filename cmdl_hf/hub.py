@@ -182,8 +182,7 @@ class HubPusher:
             `str`: address of the model.
 
         Raises:
-            PermissionError: if the Hub does not let the user; the message names the cure.
-            ConnectionError: if the Hub stays out of reach.
+            ValueError, PermissionError, ConnectionError: as `push` raises them; the message says how to push later.
         """
         while (thread := self._thread) is not None:
             thread.join()
@@ -191,13 +190,10 @@ class HubPusher:
             return self._address
         try:
             return push(self.folder, self.repo_id, self.private, "End of training")
-        except OSError as error:
-            again = f"cmdl push {shlex.quote(str(self.folder))} {self.repo_id}" + (
-                " --private" if self.private else ""
-            )
-            raise type(error)(
-                f"{error}\nNothing is lost: {self.folder} is as it was. Push it later: {again}"
-            ) from None
+        except (OSError, ValueError) as error:
+            kind = next(k for k in (PermissionError, ConnectionError, OSError, ValueError) if isinstance(error, k))
+            again = shlex.join(["cmdl", "push", str(self.folder), self.repo_id, *["--private"] * bool(self.private)])
+            raise kind(f"{error}\nNothing is lost: {self.folder} is as it was. Push it later: {again}") from None
 
     def _take_snapshot(self) -> Path:
         """Hold on to the files as they are: weights are replaced, never rewritten, so that a hard link is enough."""

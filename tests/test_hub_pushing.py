@@ -286,6 +286,17 @@ def test_finish_pushes_what_is_missing_or_says_how_to(hub, folder):
 
 
 @pytest.mark.usefixtures("client")
+def test_what_is_to_be_private_never_goes_where_all_can_see_it(hub, folder):
+    check_can_push("me/public")
+    hub.fail("POST /api/repos/create", 500)
+    pusher = HubPusher(folder, "me/public", private=True)
+    pusher.push("Step 1")
+    with pytest.raises(ValueError, match=r"(?s)exists and is public.*Push it later: cmdl push"):
+        pusher.finish()
+    assert hub.repos["models", "me/public"].messages == []
+
+
+@pytest.mark.usefixtures("client")
 def test_a_folder_that_cannot_be_read_now_does_not_stop_the_run(hub, folder, caplog):
     (folder / ".push-killed").mkdir()
     pusher = HubPusher(folder, "me/toy")
