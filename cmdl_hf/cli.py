@@ -80,6 +80,8 @@ def train(
     data_dir: Path | None = None,
     id2label: Path | None = None,
     weights: Path | None = None,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
     args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
     """Train a model from a recipe, and keep the best as a folder that from_pretrained loads.
@@ -95,6 +97,9 @@ def train(
         id2label: File with the names of the classes of own data: .txt, .json or .csv.
         weights: safetensors file with timm's weights of the backbone, or "timm" to download them; omitted, it starts
             from scratch.
+        push_to_hub: ORG/NAME on the Hub; the best and the last model are pushed there, with their card, after each
+            evaluation and at the end.
+        private: Whether only its owners see what --push-to-hub makes; by default what ORG has set.
     """
     from accelerate import PartialState
 
@@ -102,7 +107,7 @@ def train(
 
     output_dir = output_dir or Path("outputs") / args.name
     with _logging_to_terminal():
-        scores = run(args, output_dir, data_dir, id2label, weights)
+        scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
     processes = PartialState()
     if processes.is_main_process:
         for split, score in scores.items():

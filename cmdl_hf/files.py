@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +14,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_files(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder, then put its files into `folder` one by one, each in one step.
+    """Let `write` fill a folder, then put its files into `folder` one by one, each in one step; one writer at a time.
 
     Args:
         folder (`Path`): Where the files end up; those of the same names are replaced.
         write (`Callable`): Takes the folder to write into.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder))
+    unfinished = folder / ".writing"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir(parents=True)
     try:
         write(unfinished)
         for file in sorted(unfinished.iterdir()):

@@ -69,6 +69,8 @@ def run(
     data_dir: str | Path | None = None,
     id2label: str | Path | None = None,
     weights: str | Path | None = None,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate by a recipe, keep the best model and score it; after an interruption, go on.
 
@@ -83,6 +85,9 @@ def run(
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
         weights (`str` or `Path`, *optional*): See `make_model`.
+        push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub: the folder is pushed after each evaluation,
+            in the background, and at the end.
+        private (`bool`, *optional*): Whether only its owners see it there, should it have to be made.
 
     Returns:
         Scores of the best model by split, as `evaluate` returns them; empty if a signal ended the run.
@@ -93,9 +98,12 @@ def run(
         OSError: if it cannot be written to.
         ValueError: if there is nothing to train on, or the recipe cannot be followed.
         FloatingPointError: if a loss is not finite; the checkpoints before it stay.
+        PermissionError: before anything is trained, if the Hub does not let the user push.
+        ConnectionError: after everything is saved, if the Hub stays out of reach.
     """
     start_processes()
-    training_run = TrainingRun(args, Path(output_dir), None if weights is None else Path(weights).name)
+    weights_name = None if weights is None else Path(weights).name
+    training_run = TrainingRun(args, Path(output_dir), weights_name, push_to_hub, private)
     dataset = load_data(args, data_dir, id2label)
     if "train" not in dataset:
         raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 import yaml
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -19,6 +20,7 @@ from .data import SegmentationDataset
 from .data.transforms import EvalTransform, TrainTransform
 from .evaluation import evaluate
 from .files import write_files, write_text
+from .hub import HubPusher, write_card
 from .inference import whole_image_logits
 from .memory_start import start_memory_from_data
 from .models import CMDLForSemanticSegmentation, make_image_processor
@@ -71,10 +73,13 @@ class TrainingRun:
         args (`CMDLTrainingArguments`): The recipe.
         folder (`Path`): New, empty, or of an interrupted run of this recipe.
         weights (`str`, *optional*): Name of the weights that the backbone starts from.
+        push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub that each evaluated model is pushed to.
+        private (`bool`, *optional*): Whether only its owners see it there.
 
     Raises:
         FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
         NotADirectoryError: if it is a file.
+        PermissionError: if the Hub does not let the user push.
     """
 
     model: CMDLForSemanticSegmentation
@@ -82,7 +87,14 @@ class TrainingRun:
     log: TrainingLog
     dataset: SegmentationDataset
 
-    def __init__(self, args: CMDLTrainingArguments, folder: Path, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        args: CMDLTrainingArguments,
+        folder: Path,
+        weights: str | None = None,
+        push_to_hub: str | None = None,
+        private: bool | None = None,
+    ) -> None:
         self.args = args
         self.folder = folder
         self.weights = weights
@@ -92,6 +104,10 @@ class TrainingRun:
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
         self._check_folder()
+        self.repo_id = push_to_hub
+        self.pusher: HubPusher | None = None
+        if push_to_hub is not None and PartialState().is_main_process:
+            self.pusher = HubPusher(folder, push_to_hub, private)
 
     def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
         """Make the folder, prepare the loop, and go back to the newest whole checkpoint, if there is one.
@@ -169,6 +185,9 @@ class TrainingRun:
 
         Returns:
             Scores of the best model by split, as `evaluate` returns them.
+
+        Raises:
+            ConnectionError, PermissionError: if it cannot be pushed to the Hub; everything is in the folder.
         """
         model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
         scores = {"validation": self.best["scores"]} if self.best else {}
@@ -178,7 +197,10 @@ class TrainingRun:
             self._write_scores(scores)
             self._draw(model)
             self._write_facts(is_finished=True)
-        self.loop.accelerator.wait_for_everyone()
+            write_card(self.folder, self.repo_id)
+        if self.pusher:
+            self.pusher.push("End of training")
+            logger.info(f"pushed to {self.pusher.finish()}")
         return scores
 
     def _check_folder(self) -> None:
@@ -250,6 +272,8 @@ class TrainingRun:
             self._write_facts()
         self.log.write(row)  # last: it tells that this evaluation is done
         self.log.draw()
+        if self.pusher:
+            self.pusher.push(f"Step {loop.step}")
         loop.accelerator.wait_for_everyone()
         logger.info(self._describe(row))
 

@@ -102,7 +102,7 @@ def assert_same_run(folder, expected):
     last = {row["step"]: row for row in rows_of(expected) if "loss" not in row}
     assert {row["step"]: row for row in rows_of(folder) if "loss" not in row} == last
     assert not list(folder.rglob("*.unfinished"))
-    assert not list(folder.rglob(".writing-*"))
+    assert not list(folder.rglob(".*"))
 
 
 def kill_and_resume(folder, expected, duration, num_kills, seed):
