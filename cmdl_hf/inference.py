@@ -22,3 +22,21 @@ def whole_image_logits(model: nn.Module, pixel_values: Tensor, size: Sequence[in
     """
     logits = model(pixel_values=pixel_values).logits.float()
     return F.interpolate(logits, size=tuple(size or pixel_values.shape[-2:]), mode="bilinear", align_corners=False)
+
+
+def outlier_map(similarity: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
+    """How little each pixel resembles anything the memory bank has learned.
+
+    One minus the best cosine to any distribution of any class. It is no probability: it ranks the pixels of one
+    model, and unusual lighting raises it as an unknown object does.
+
+    Args:
+        similarity (`Tensor` of shape (N, K, M)): Cosines to the distributions, from `output_distributions=True`.
+        grid (`Sequence[int]`): Height and width of the feature grid; N is a multiple of their product.
+        size (`Sequence[int]`): Height and width of the map, such as the image's.
+
+    Returns:
+        `Tensor` of shape (B, *size), float32, in [0, 2].
+    """
+    best = similarity.float().amax(dim=(1, 2)).view(-1, 1, *grid)
+    return 1 - F.interpolate(best, size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
