@@ -26,7 +26,7 @@ def draw_curves(rows: Sequence[Mapping[str, float | None]], path: str | PathLike
     scores = [name for name in names if name.startswith("validation_")]
     distributions = [name for name in names if name.endswith("_distributions")]
 
-    figure = Figure(figsize=(12, 7), dpi=100, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(14, 7), dpi=100, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
     _plot(panels[0, 0], rows, losses, "Losses, times their weights")
@@ -47,8 +47,11 @@ def _plot(
     unit: str = "",
 ) -> None:
     """Draw some columns over the steps; the highest score is marked."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     for index, name in enumerate(names):
@@ -63,7 +66,7 @@ def _plot(
             label=label,
             color=_COLORS[index % len(_COLORS)],
             linewidth=1.8 if index == 0 else 1.1,
-            marker="o" if len(points) < 30 and name != "loss" else None,
+            marker="o" if name.startswith("validation_") and len(points) < 30 else None,
             markersize=3,
         )
         if name == "validation_mean_iou":
@@ -74,6 +77,6 @@ def _plot(
     if unit:
         axes.set_ylabel(unit)
     if axes.has_data():
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     else:
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color="#888888")

@@ -15,7 +15,7 @@ from torch import nn
 
 from .data.transforms import TrainTransform
 from .progress import progress_bar
-from .recipes import load_data, make_model
+from .recipes import check_weights, load_data, make_model
 from .training_args import CMDLTrainingArguments
 from .training_log import describe
 from .training_loop import TrainingLoop, start_processes
@@ -103,6 +103,7 @@ def run(
     """
     start_processes()
     weights_name = None if weights is None else Path(weights).name
+    check_weights(weights)
     training_run = TrainingRun(args, Path(output_dir), weights_name, push_to_hub, private)
     dataset = load_data(args, data_dir, id2label)
     if "train" not in dataset:

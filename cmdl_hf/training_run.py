@@ -47,8 +47,10 @@ _NAMES_IN_FILES = {
 
 
 def recipe_of(args: CMDLTrainingArguments) -> dict[str, Any]:
-    """Lay a recipe out as its YAML file has it."""
+    """Lay a recipe out as its YAML file has it; of a file it keeps the name, as the folder may be pushed."""
     fields = dataclasses.asdict(args)
+    if args.class_weights is not None:
+        fields["class_weights"] = Path(args.class_weights).name
     return {
         _NAMES_IN_FILES.get(name, name): list(value) if isinstance(value, tuple) else value
         for name, value in fields.items()
