@@ -423,3 +423,46 @@ def test_cmdl_push_names_the_mistake(folder, tmp_path, monkeypatch, arguments, m
         main(["push", *arguments])
     assert not (folder / "README.md").exists()
     assert Path.cwd() == tmp_path
+
+
+RUN = """
+crop_size: [64, 64]
+backbone: mobilenetv3_small_050
+output_stride: 16
+hidden_size: 16
+attention_size: 8
+total_batch_size: 4
+max_steps: 2
+eval_steps: 1
+num_workers: 0
+"""
+
+
+@pytest.mark.usefixtures("client")
+def test_a_run_is_pushed_as_it_goes_and_trouble_does_not_stop_it(hub, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("cmdl_hf.recipes.load_synthetic", lambda: load_synthetic(4, 2, 1, size=(64, 64), num_labels=4))
+    (tmp_path / "recipe.yaml").write_text(RUN)
+    folder = tmp_path / "run"
+    hub.fail("POST .*/commit/", "reset", 2)
+    hub.fail("POST .*/preupload/", 500, 1)
+    arguments = [str(tmp_path / "recipe.yaml"), "--output-dir", str(folder), "--push-to-hub", "me/toy", "--private"]
+    main(["train", *arguments])
+    repo = hub.repos["models", "me/toy"]
+    assert repo.messages[-1] == "End of training"
+    assert repo.private
+    assert repo.files.keys() >= {"README.md", "model.safetensors", "last/model.safetensors", "curves.png"}
+    assert {name: folder.joinpath(name).read_bytes() for name in repo.files} == repo.files
+    assert not any(name.startswith(("checkpoints", "runs", ".")) for name in repo.files)
+    assert f"pushed to {hub.url}/me/toy" in capfd.readouterr().err
+    assert "model-index" in repo.files["README.md"].decode()
+
+
+@pytest.mark.usefixtures("client")
+def test_a_run_that_may_not_push_does_not_start(hub, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(RUN)
+    hub.fail("POST /api/repos/create", 403)
+    with pytest.raises(SystemExit, match="right to write"):
+        main(
+            ["train", str(tmp_path / "recipe.yaml"), "--output-dir", str(tmp_path / "run"), "--push-to-hub", "me/toy"]
+        )
+    assert not (tmp_path / "run").exists()
