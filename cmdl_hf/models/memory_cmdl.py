@@ -233,7 +233,6 @@ class CMDLMemoryBank(nn.Module):
         index = labels.clamp_max(K - 1)[:, None, None].expand(-1, 1, M)
         for _ in range(num_rounds):
             own = self.similarity(embeddings, centres).gather(1, index).squeeze(1)  # (N, M)
-            own = own.masked_fill(~is_started[index[:, 0, 0]], -torch.inf)
             sums = embeddings.new_zeros((K + 1) * M, embeddings.shape[1])
             sums.index_add_(0, labels * M + own.argmax(dim=1), embeddings)
             sums = sum_over_processes(sums).view(K + 1, M, -1)[:-1]
@@ -247,7 +246,10 @@ class CMDLMemoryBank(nn.Module):
     def _spread_out(
         self, embeddings: Tensor, labels: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Pick M pixels of every class, far from one another: (K, M, C), and which there were (K, M)."""
+        """Pick M pixels of every class, far from one another: (K, M, C), and which there were (K, M).
+
+        The rest is 0. Where there is a rest all pixels of the class are picked, so none is nearest to it.
+        """
         K, M = self.num_labels, self.num_distributions
         classes = labels.clamp_max(K - 1)
         distance = torch.where(labels < K, 1.0, 0.0)  # to the nearest centre picked so far
