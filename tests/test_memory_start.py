@@ -29,5 +29,5 @@ def test_prototypes_start_among_the_embeddings_of_their_class(make_model):
             own = output.pixel_embeddings[labels == class_id]
             similarity.append((own @ prototypes[class_id].t()).amax(dim=1).mean())
     random = (output.pixel_embeddings @ before[:5].flatten(0, 1).t()).amax(dim=1).mean()
-    assert torch.stack(similarity).mean() > 0.9 > random
+    assert torch.stack(similarity).mean() > 0.8 > random + 0.1
     assert loop.advance(1)["step"] == 1  # the batches that were looked at come again
