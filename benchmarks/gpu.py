@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py
 
-Prints a line for every check, then the tables of `learning_step.py`; exits with 1 if a check failed. It imports the
-models only, so torch, timm and transformers are enough. `--device cpu` runs what a CPU can.
+Prints a line for every check, then the tables of `learning_step.py`; exits with 1 if a check failed. All but the
+checks of the training loop need only torch, timm and transformers. `--device cpu` runs what a CPU can.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,30 @@ def trains_in(dtype: torch.dtype, is_compiled: bool, device: str) -> str:
     return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {seconds:.1f} s"
 
 
+def loop_does_not_synchronise(settings: dict[str, Any], device: str) -> str:
+    """Steps of the training loop, data loading to moving average, without the host waiting for the device."""
+    from cmdl_hf.data import load_synthetic
+    from cmdl_hf.data.transforms import TrainTransform
+    from cmdl_hf.training_args import CMDLTrainingArguments
+    from cmdl_hf.training_loop import TrainingLoop
+
+    scenes = load_synthetic(num_train=16, num_validation=1, num_test=1, size=(128, 128))["train"]
+    args = CMDLTrainingArguments(max_steps=20, total_batch_size=4, learning_rate=0.01, **settings)
+    loop = TrainingLoop(make_model("ppm", num_labels=8), scenes, TrainTransform((128, 128)), args)
+    loop.advance(5)  # libraries may wait on first use
+
+    def watch() -> None:
+        # From the first step on until the last is taken; then the losses are read, which waits.
+        torch.cuda.set_sync_debug_mode("default" if loop.step == args.max_steps else "error")
+
+    try:
+        row = loop.advance(args.max_steps, on_step=watch if device == "cuda" else lambda: None)
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    return f"loss {row['loss']:.2f}, {row['images_per_second']:.0f} images/s, {row['memory_gib']:.2f} GiB"
+
+
 def main() -> None:
     """Run the checks, then the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +133,13 @@ def main() -> None:
         for is_compiled in (False, True):
             name = f"trains in {dtype}{', compiled' if is_compiled else ''}"
             checks.append((name, trains_in, (dtype, is_compiled, device)))
+    for settings in (
+        {"per_device_batch_size": 2},
+        {"optimizer": "adamw", "ema_decay": 0.9, "max_grad_norm": 1.0, "mixed_precision": "bf16"},
+        {"use_compile": True, "use_channels_last": True, "ohem_threshold": 0.7, "ohem_min_kept": 1000},
+    ):
+        name = ", ".join(f"{key}={value}" for key, value in settings.items())
+        checks.append((f"training loop does not synchronise, {name}", loop_does_not_synchronise, (settings, device)))
     failed = 0
     for name, check, arguments in checks:
         try:
