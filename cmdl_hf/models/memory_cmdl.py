@@ -257,8 +257,8 @@ class CMDLMemoryBank(nn.Module):
         for _ in range(M):
             # The largest of log-weights with Gumbel noise is a draw in proportion to the weights.
             noise = torch.empty_like(distance).exponential_(generator=generator).log_()
-            scores = distance.clamp_min(1e-6).log() - noise
-            centre, is_found = self._pick_highest(scores.masked_fill(distance < 1e-6, -torch.inf), embeddings, labels)
+            scores = distance.clamp_min(1e-5).log() - noise
+            centre, is_found = self._pick_highest(scores.masked_fill(distance < 1e-5, -torch.inf), embeddings, labels)
             cosine = (embeddings * centre[classes]).sum(dim=1)
             distance = torch.where(is_found[classes], torch.minimum(distance, 1 - cosine), distance)
             centres.append(centre)
