@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Yaml
@@ -118,17 +118,119 @@ def train(
 
 
 @app.command
-def predict(model: str, /, *inputs: str, out: Path) -> None:
-    """Segment images: a palette PNG of class ids and an overlay for each.
+def evaluate(
+    model: str,
+    /,
+    *,
+    benchmark: Literal["cityscapes", "ade20k", "coco_stuff", "camvid", "own", "synthetic"],
+    data_dir: Path | None = None,
+    split: Literal["train", "validation", "test"] = "validation",
+    protocol: Literal["whole", "slide", "ms-flip"] = "whole",
+    id2label: Path | None = None,
+    resize: tuple[int, int] | None = None,
+    crop_size: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    num_workers: int = 2,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    out: Path | None = None,
+    save_predictions: Path | None = None,
+    update_card: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
+    """Score a model the way papers do, against labels at their original size.
+
+    Any semantic segmenter of transformers can be scored. In several processes: accelerate launch -m cmdl_hf.cli
+    evaluate, in place of cmdl evaluate.
+
+    Args:
+        model: Folder or Hub name of the model.
+        benchmark: The data set; own is for your own images and masks.
+        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
+        split: The images to score.
+        protocol: whole: one pass over each whole image. slide: overlapping windows, their logits averaged. ms-flip:
+            six scales from 0.5 to 1.75, each also mirrored, their probabilities averaged.
+        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+        resize: Shorter edge and limit of the longer edge, in pixels, that images are brought to. By default what the
+            model's image processor says; where that would distort them, what papers use.
+        crop_size: Height and width of windows. By default those of the model's recipe, or else the papers'. With
+            ms-flip every scale is scored in windows if this is given.
+        stride: Steps down and to the right from window to window; two thirds of the crop by default.
+        num_workers: Processes that read images.
+        mixed_precision: Precision of the model's operations.
+        out: JSON file for the scores; by default one in outputs/scores/.
+        save_predictions: Folder for PNG files with the ids that the data set's owner uses, as test servers take them;
+            for splits without labels, too.
+        update_card: Add the scores to the model's folder, and write its card anew.
+        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
+    """
+    from accelerate import PartialState
+
+    from .evaluating import run_evaluation
+
+    name = f"{Path(model).resolve().name if Path(model).is_dir() else model.replace('/', '-')}"
+    out = out or Path("outputs/scores") / f"{name}-{benchmark}-{split}-{protocol}.json"
+    with _logging_to_terminal():
+        evaluation = run_evaluation(
+            model,
+            benchmark,
+            data_dir,
+            split=split,
+            protocol=protocol,
+            id2label=id2label,
+            resize=resize,
+            crop_size=crop_size,
+            stride=stride,
+            num_workers=num_workers,
+            mixed_precision=mixed_precision,
+            out=out,
+            save_predictions=save_predictions,
+            update_card=update_card,
+            trust_remote_code=trust_remote_code,
+        )
+    processes = PartialState()
+    if processes.is_main_process:
+        print(evaluation.format_table() if evaluation.scores else "no scores: the labels are withheld")
+        print(f"scores: {out}" + (f"\npredictions: {save_predictions}" if save_predictions else ""))
+    processes.destroy_process_group()
+
+
+@app.command
+def predict(
+    model: str,
+    /,
+    *inputs: str,
+    out: Path,
+    outlier_map: bool = False,
+    batch_size: int = 4,
+    max_pixels: int = 178_956_970,
+    trust_remote_code: bool = False,
+) -> None:
+    """Segment images: a palette PNG of class ids and an overlay for each, and summary.json with the classes in them.
+
+    Runs on a GPU where there is one. Files that cannot be segmented are listed, and the exit status is 1.
 
     Args:
         model: Folder or Hub name of the model.
         inputs: Image files, folders or quoted patterns.
         out: Folder to write to.
+        outlier_map: Also write, for models with class distributions, how little each pixel resembles any of them: one
+            minus the best cosine, from black to white. No probability; unusual lighting raises it as well.
+        batch_size: Images of one size that are segmented at once; halved where they do not fit memory.
+        max_pixels: Larger images are not read, as a small file can hold billions of pixels.
+        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
     """
     from .prediction import predict_files
 
-    failures = predict_files(model, inputs, out)
+    with _logging_to_terminal():
+        failures = predict_files(
+            model,
+            inputs,
+            out,
+            batch_size=batch_size,
+            use_outlier_map=outlier_map,
+            max_pixels=max_pixels,
+            trust_remote_code=trust_remote_code,
+        )
     for path, reason in failures.items():
         print(f"not segmented: {path}: {reason}", file=sys.stderr)
     sys.exit(1 if failures else 0)

@@ -1,17 +1,26 @@
 """Scores of a model on a data set, the way papers measure them."""
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import datasets
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .data.transforms import EvalTransform
-from .inference import whole_image_logits
+from .inference import ScoreImages, whole_image_logits
 from .metrics import SegmentationMetrics
 from .progress import progress_bar
+
+
+class Prediction(NamedTuple):
+    """What a model makes of one image of a data set; `labels` is `None` where they are withheld."""
+
+    id: str | None
+    class_ids: Tensor  # (H, W)
+    labels: Tensor | None  # (H, W)
 
 
 def evaluate(
@@ -22,6 +31,9 @@ def evaluate(
     ignore_index: int = 255,
     num_workers: int = 0,
     description: str = "Evaluating",
+    score_images: ScoreImages = whole_image_logits,
+    metrics: SegmentationMetrics | None = None,
+    on_prediction: Callable[[Prediction], object] | None = None,
 ) -> dict[str, Any]:
     """Score a semantic segmenter at the original size of the labels, image by image.
 
@@ -35,25 +47,71 @@ def evaluate(
         ignore_index (`int`): Label of void pixels.
         num_workers (`int`): Processes that read images.
         description (`str`): Text before the progress bar.
+        score_images (`Callable`): The protocol; whole images by default.
+        metrics (`SegmentationMetrics`, *optional*): Where to count, for a caller that wants the counts, too.
+        on_prediction (`Callable`, *optional*): Called with every [`Prediction`] of this process.
 
     Returns:
         `dict`: what `SegmentationMetrics.compute` returns, in [0, 1].
+
+    Raises:
+        ValueError: if labels are withheld.
     """
-    metrics = SegmentationMetrics(num_labels, ignore_index)
+    metrics = SegmentationMetrics(num_labels, ignore_index) if metrics is None else metrics
+    for prediction in predict(model, dataset, transform, score_images, num_workers, description):
+        if prediction.labels is None:
+            raise ValueError(
+                f"labels are needed to score, found none in sample {prediction.id}; choose a split whose labels are "
+                "not withheld"
+            )
+        metrics.update(prediction.class_ids, prediction.labels)
+        if on_prediction is not None:
+            on_prediction(prediction)
+    return metrics.compute()
+
+
+def predict(
+    model: nn.Module,
+    dataset: datasets.Dataset,
+    transform: EvalTransform,
+    score_images: ScoreImages = whole_image_logits,
+    num_workers: int = 0,
+    description: str = "Segmenting",
+) -> Iterator[Prediction]:
+    """Segment the images of a data set at their original size, in a process group this process's share of them.
+
+    Args are those of [`evaluate`].
+
+    Yields:
+        [`Prediction`], on the device of the scores.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    if dist.is_available() and dist.is_initialized():
-        dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
     loader = DataLoader(
-        dataset.with_transform(transform),
-        batch_size=1,
+        dataset.with_transform(_TransformWithSize(transform)),
+        batch_size=None,
         num_workers=num_workers,
         generator=torch.Generator(),  # scoring in the middle of a training draws no number of the training's
     )
-    for batch in progress_bar(loader, desc=description, unit="image", leave=False):
-        labels = batch["labels"].to(device)
-        logits = whole_image_logits(model, batch["pixel_values"].to(device), labels.shape[-2:])
-        metrics.update(logits.argmax(dim=1), labels)
-    model.train(was_training)
-    return metrics.compute()
+    try:
+        for sample in progress_bar(loader, desc=description, unit="image", leave=False):
+            scores = score_images(model, sample["pixel_values"][None].to(device), sample["size"])
+            yield Prediction(sample["id"], scores.argmax(dim=1)[0], sample.get("labels"))
+    finally:
+        model.train(was_training)
+
+
+class _TransformWithSize:
+    """Lets a transform's samples keep their id and the original size of the image."""
+
+    def __init__(self, transform: EvalTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        images = samples["image"]
+        ids = samples.get("id", [None] * len(images))
+        sizes = [(image.height, image.width) for image in images]
+        return self.transform(samples) | {"id": ids, "size": sizes}

@@ -31,7 +31,9 @@ def images(tmp_path):
 def test_a_folder_gives_palette_images_and_overlays(folder, images, tmp_path):
     assert predict_files(folder, [images], tmp_path / "out") == {}
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*")}
-    assert written == {f"{name}{end}" for name in ("a", "b", "deep/ü") for end in (".png", "_overlay.jpg")}
+    assert written == {f"{name}{end}" for name in ("a", "b", "deep/ü") for end in (".png", "_overlay.jpg")} | {
+        "summary.json"
+    }
     with Image.open(tmp_path / "out" / "a.png") as segmentation:
         assert segmentation.mode == "P"
         assert segmentation.size == (60, 40)

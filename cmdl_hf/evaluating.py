@@ -1,0 +1,292 @@
+"""`cmdl evaluate`: a model scored on a data set by a protocol of the papers, told in a table, a file and its card."""
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import reduce
+from PIL import Image
+
+from .data import BENCHMARKS, LabelTable, SegmentationDataset, load_benchmark
+from .evaluation import Prediction, evaluate, predict
+from .files import write_text
+from .hub import write_card
+from .inference import SCALES
+from .loading import load_segmenter
+from .metrics import SegmentationMetrics
+from .protocols import ProcessorTransform, ProtocolName, make_protocol, processor_resize
+from .recipes import load_data
+from .training_args import CMDLTrainingArguments
+from .training_log import without_nan
+from .training_loop import start_processes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """What was measured: of which model, on which images, how.
+
+    Args:
+        facts (`dict`): Model, data, protocol and versions.
+        id2label (`dict`): Name of every class.
+        scores (`dict`): What [`evaluate`] returns, or empty where labels are withheld.
+        pixel_shares (`list` of K floats): Shares of the classes in the labelled pixels.
+    """
+
+    facts: dict[str, Any]
+    id2label: dict[int, str]
+    scores: dict[str, Any]
+    pixel_shares: list[float]
+
+    def to_json(self) -> str:
+        """Everything as text; a class without pixels scores null."""
+        content = self.facts | {"id2label": self.id2label, "scores": self.scores, "pixel_shares": self.pixel_shares}
+        return json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n"
+
+    def format_table(self) -> str:
+        """Every class with IoU, accuracy and share of the pixels in %, then the means."""
+        scores = self.scores
+        width = max(len(name) for name in (*self.id2label.values(), "frequency-weighted"))
+        lines = [f"{'class':<{width}}{'IoU':>9}{'accuracy':>10}{'pixels':>9}   %"]
+        for id_, name in self.id2label.items():
+            values = scores["per_class_iou"][id_], scores["per_class_accuracy"][id_], self.pixel_shares[id_]
+            lines.append(f"{name:<{width}}{_percent(values[0]):>9}{_percent(values[1]):>10}{_percent(values[2]):>9}")
+        lines += [
+            f"{'mean':<{width}}{_percent(scores['mean_iou']):>9}{_percent(scores['mean_accuracy']):>10}",
+            f"{'frequency-weighted':<{width}}{_percent(scores['frequency_weighted_iou']):>9}",
+            f"{'all pixels':<{width}}{'':>9}{_percent(scores['overall_accuracy']):>10}",
+        ]
+        return "\n".join(lines)
+
+
+def run_evaluation(
+    model: str | Path,
+    benchmark: str,
+    data_dir: str | Path | None = None,
+    *,
+    split: str = "validation",
+    protocol: ProtocolName = "whole",
+    id2label: str | Path | None = None,
+    resize: tuple[int, int] | None = None,
+    crop_size: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    scales: tuple[float, ...] = SCALES,
+    num_workers: int = 2,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    out: str | Path | None = None,
+    save_predictions: str | Path | None = None,
+    update_card: bool = False,
+    trust_remote_code: bool = False,
+) -> Evaluation:
+    """Score a semantic segmenter on a split of a data set, against labels at their original size.
+
+    In a process group each process scores its share of the images, and all count once.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub name of any semantic segmenter that transformers loads.
+        benchmark (`str`): One of `BENCHMARKS`, `"own"` or `"synthetic"`.
+        data_dir (`str` or `Path`, *optional*): Folder of the data set; generated scenes have none.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        protocol (`str`): `"whole"`: one pass over the whole image. `"slide"`: windows, see [`sliding_window_logits`].
+            `"ms-flip"`: several scales, each also mirrored, see [`multi_scale_probabilities`].
+        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge that images, but never
+            labels, are brought to. By default what the model's image processor says; where it would distort images,
+            what papers use.
+        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows: by default the crop of the model's
+            recipe, or else the papers'. With `"ms-flip"` windows are used only if this is given.
+        stride (`tuple[int, int]`, *optional*): From window to window; two thirds of the crop by default.
+        scales (`tuple[float, ...]`): Of `"ms-flip"`.
+        num_workers (`int`): Processes that read images.
+        mixed_precision (`str`): Precision of the model's operations.
+        out (`str` or `Path`, *optional*): JSON file to write.
+        save_predictions (`str` or `Path`, *optional*): Folder for a PNG of every image with the ids of the data set's
+            owner, as test servers take them. A split whose labels are withheld is then segmented without a score.
+        update_card (`bool`): Add the scores to `scores.json` of the model's folder and write its card anew.
+        trust_remote_code (`bool`): Whether to run Python files that come with the model.
+
+    Raises:
+        FileNotFoundError: if there is no such model, or data are missing.
+        ValueError: if model and data set differ in their classes, labels are withheld, or options contradict.
+    """
+    state = start_processes()
+    if update_card and not Path(model).is_dir():
+        raise ValueError(f"update_card writes into the folder of a model, and {model} is none; download it first")
+    for path in (out, save_predictions):
+        if path is not None:
+            _check_can_write(Path(path), is_folder=path is save_predictions)
+    segmenter, processor = load_segmenter(model, trust_remote_code)
+    num_labels = int(segmenter.config.num_labels)
+    with state.local_main_process_first():  # the others find the prepared data in the cache
+        dataset = _load_data(benchmark, data_dir, id2label, split, num_labels)
+    _check_classes(segmenter.config, dataset, benchmark, model)
+    is_labelled = dataset[split][0]["label"] is not None
+    if not is_labelled and save_predictions is None:
+        raise ValueError(
+            f"the labels of {benchmark}'s {split} split are withheld by its owner, so it cannot be scored here; "
+            "choose another split, or write predictions for the owner's server with --save-predictions DIR"
+        )
+    if not is_labelled and update_card:
+        raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
+    own_resize = processor_resize(processor, benchmark)
+    steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
+    save = None if save_predictions is None else _PredictionWriter(Path(save_predictions), dataset.label_table)
+    transform = ProcessorTransform(None if protocol == "ms-flip" else steps.resize, processor)
+    metrics = SegmentationMetrics(num_labels, dataset.ignore_index)
+    scores: dict[str, Any] = {}
+    segmenter.to(state.device)
+    with _autocast(state.device, mixed_precision):
+        options: dict[str, Any] = {"num_workers": num_workers, "score_images": steps.score_images()}
+        if is_labelled:
+            scores = evaluate(
+                segmenter,
+                dataset[split],
+                transform,
+                num_labels,
+                dataset.ignore_index,
+                description=f"Scoring {split}",
+                metrics=metrics,
+                on_prediction=save,
+                **options,
+            )
+        else:
+            for prediction in predict(segmenter, dataset[split], transform, **options):
+                assert save is not None
+                save(prediction)
+    counts = reduce(metrics.confusion_matrix.to(state.device), "sum").sum(dim=1).cpu().double()
+    facts = {
+        "model": str(model),
+        "benchmark": benchmark,
+        "split": split,
+        "num_images": len(dataset[split]),
+        "protocol": asdict(steps),
+        "mixed_precision": mixed_precision,
+        "num_processes": state.num_processes,
+        "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
+    }
+    evaluation = Evaluation(facts, dict(dataset.id2label), scores, (counts / counts.sum()).tolist())
+    if state.is_main_process:
+        if out is not None:
+            write_text(Path(out), evaluation.to_json())
+        if update_card:
+            is_usual = protocol == "whole" and steps.resize == own_resize
+            _update_card(Path(model), benchmark, split if is_usual else f"{split} ({steps})", scores)
+    state.wait_for_everyone()
+    return evaluation
+
+
+def _load_data(
+    benchmark: str, data_dir: str | Path | None, id2label: str | Path | None, split: str, num_labels: int
+) -> SegmentationDataset:
+    """Load the split of a data set; of COCO-Stuff with as many classes as the model has, 171 or 182."""
+    known = (*BENCHMARKS, "own", "synthetic")
+    if benchmark not in known:
+        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
+    if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
+        dataset = load_data(CMDLTrainingArguments(benchmark=cast(Any, benchmark)), data_dir, id2label)
+    else:
+        options: dict[str, Any] = {"num_classes": 182} if benchmark == "coco_stuff" and num_labels == 182 else {}
+        dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
+    if split not in dataset:
+        raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
+    return dataset
+
+
+def _check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, model: str | Path) -> None:
+    """Refuse a model with another number of classes, and say it if they have other names."""
+    if config.num_labels != dataset.num_labels:
+        raise ValueError(
+            f"model and data set must have the same classes, found {config.num_labels} in {model} and "
+            f"{dataset.num_labels} in {benchmark}; choose a model trained for {benchmark}, or the data set it was "
+            "trained for"
+        )
+    names = {int(id_): name for id_, name in config.id2label.items()}
+    differing = [
+        id_ for id_, name in dataset.id2label.items() if _plain(names[id_]) not in (_plain(name), f"label{id_}")
+    ]
+    if differing:
+        id_ = differing[0]
+        logger.warning(
+            "%d of %d classes have other names in %s than in %s, such as %d: %r and %r. Classes are compared by id; "
+            "if their order differs, the scores mean nothing.",
+            len(differing),
+            len(names),
+            model,
+            benchmark,
+            id_,
+            names[id_],
+            dataset.id2label[id_],
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+class _PredictionWriter:
+    """Writes class ids as the data set's owner numbers them."""
+
+    def __init__(self, folder: Path, label_table: LabelTable) -> None:
+        self.folder = folder
+        raw_ids: dict[int, int] = {}
+        for raw_id, train_id in label_table.raw_to_train.items():
+            raw_ids.setdefault(train_id, raw_id)
+        table = [raw_ids[train_id] for train_id in range(label_table.num_labels)]
+        self.raw_ids = np.array(table, dtype=np.uint8 if max(table) < 256 else np.uint16)
+
+    def __call__(self, prediction: Prediction) -> None:
+        file = self.folder / f"{prediction.id}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]).save(file)
+
+
+def _update_card(folder: Path, benchmark: str, name: str, scores: Mapping[str, Any]) -> None:
+    """Put scores beside those that a model's folder has, and have its card written anew.
+
+    The card takes the names of scores for splits of the data set it was trained on. Those of another data set, or of
+    another protocol than the training's own, get a name that says so, and replace nothing else.
+    """
+    recipe = folder / "recipe.yaml"
+    trained_on = None
+    if recipe.is_file():
+        trained_on = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("benchmark")
+    if trained_on != benchmark:
+        name = f"{BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark}, {name}"
+    file = folder / "scores.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write_text(file, json.dumps(without_nan(there | {name: dict(scores)}), indent=2, ensure_ascii=False))
+    write_card(folder)
+
+
+def _check_can_write(path: Path, is_folder: bool) -> None:
+    """Find out before the work whether a file, or files in a folder, can be written."""
+    folder = path if is_folder else path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{path.name}.{PartialState().process_index}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"{path} cannot be written ({error.strerror}); name another place") from error
+    if not is_folder and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a JSON file")
+
+
+def _autocast(device: torch.device, mixed_precision: str) -> Any:
+    if mixed_precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if mixed_precision == "bf16" else torch.float16)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}".replace("nan", "–")
