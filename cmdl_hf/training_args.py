@@ -1,6 +1,8 @@
 """The recipe of a training run: data, network and optimisation, as a file of `examples/configs` or flags state it."""
 
+import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -144,6 +146,16 @@ class CMDLTrainingArguments:
         """What is trained, in a word: `camvid-cmdl-fcn-resnet50`."""
         method = f"cmdl-{self.framework}" if self.use_distributions else self.framework
         return f"{self.benchmark}-{method}-{self.backbone}".replace("/", "-")
+
+    def to_recipe(self) -> dict[str, Any]:
+        """Lay the fields out as a YAML file has them; of a file only the name is kept, as recipes are passed on."""
+        fields = dataclasses.asdict(self)
+        if self.class_weights is not None:
+            fields["class_weights"] = Path(self.class_weights).name
+        return {
+            name.removeprefix("use_"): list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
 
 
 _LOWEST = {

@@ -1,8 +1,8 @@
 """A training run and its folder: resumed, evaluated, its best model kept, its files written."""
 
-import dataclasses
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -46,17 +46,6 @@ _NAMES_IN_FILES = {
 }
 
 
-def recipe_of(args: CMDLTrainingArguments) -> dict[str, Any]:
-    """Lay a recipe out as its YAML file has it; of a file it keeps the name, as the folder may be pushed."""
-    fields = dataclasses.asdict(args)
-    if args.class_weights is not None:
-        fields["class_weights"] = Path(args.class_weights).name
-    return {
-        _NAMES_IN_FILES.get(name, name): list(value) if isinstance(value, tuple) else value
-        for name, value in fields.items()
-    }
-
-
 def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
     """Save a model with the image processor that fits its recipe; each file is replaced in one step."""
     size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
@@ -81,7 +70,7 @@ class TrainingRun:
     Raises:
         FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
         NotADirectoryError: if it is a file.
-        PermissionError: if the Hub does not let the user push.
+        PermissionError: if it cannot be written to, or the Hub does not let the user push.
     """
 
     model: CMDLForSemanticSegmentation
@@ -127,9 +116,14 @@ class TrainingRun:
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
         newest = self.checkpoints.newest()
         if self.loop.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_facts()
-            write_text(self.folder / RECIPE_FILE, yaml.safe_dump(recipe_of(self.args), sort_keys=False))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write_facts()
+                write_text(self.folder / RECIPE_FILE, yaml.safe_dump(self.args.to_recipe(), sort_keys=False))
+            except OSError as error:
+                raise OSError(
+                    f"{self.folder} cannot be written to: {error}; name another with --output-dir"
+                ) from error
         self.loop.accelerator.wait_for_everyone()
         if newest is not None:
             state = self.checkpoints.read(newest)
@@ -138,7 +132,7 @@ class TrainingRun:
             logger.info(f"continuing from {newest}")
         elif self.args.memory_start == "data" and self.args.use_distributions:
             start_memory_from_data(model, self.loop)
-        self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, recipe_of(self.args))
+        self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, self.args.to_recipe())
         if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
             self._evaluate()  # which an interruption prevented
 
@@ -210,6 +204,9 @@ class TrainingRun:
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"{folder} is a file; name a new folder with --output-dir")
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
         if not folder.is_dir() or not any(folder.iterdir()):
             return
         facts = _read_json(folder / RUN_FILE)
@@ -218,7 +215,7 @@ class TrainingRun:
         if facts["is_finished"]:
             raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
         there = facts["recipe"] | {"weights": facts["weights"]}
-        here = recipe_of(self.args) | {"weights": self.weights}
+        here = self.args.to_recipe() | {"weights": self.weights}
         differing = [name for name in here if name not in _FREE_TO_CHANGE and here[name] != there.get(name)]
         if differing:
             changes = ", ".join(f"{name} was {there.get(name)} and is now {here[name]}" for name in differing)
@@ -301,7 +298,7 @@ class TrainingRun:
         """Write down what the folder's files do not tell by themselves."""
         accelerator = self.loop.accelerator
         facts = {
-            "recipe": recipe_of(self.args),
+            "recipe": self.args.to_recipe(),
             "is_finished": is_finished,
             "steps": self.loop.step,
             "max_steps": self.args.max_steps,

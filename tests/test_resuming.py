@@ -219,6 +219,13 @@ def test_what_does_not_change_the_steps_may_change(half_way):
     TrainingRun(dataclasses.replace(RECIPE, num_workers=3, save_steps=5, logging_steps=1), half_way)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "locked")  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"locked cannot be written to; name another folder with --output-dir"):
+        TrainingRun(RECIPE, tmp_path / "locked" / "a" / "run")
+
+
 def test_a_finished_run_is_refused(uninterrupted):
     with pytest.raises(FileExistsError, match="finished run; name a new folder"):
         TrainingRun(RECIPE, uninterrupted[0])

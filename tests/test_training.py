@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import AutoImageProcessor
 
 from cmdl_hf import CMDLForSemanticSegmentation
@@ -165,6 +166,16 @@ class TestCommandLine:
         printed = " ".join((capsys.readouterr().err + str(stopped.value)).replace("│", " ").split())
         assert " ".join(message.split()) in printed
         assert not (tmp_path / "out").exists()
+
+    def test_the_recipe_that_a_run_leaves_repeats_it(self, recipe, tmp_path, monkeypatch):
+        runs = []
+        monkeypatch.setattr("cmdl_hf.training.run", lambda args, *_: runs.append(args) or {})
+        flags = ["--output-stride", "none", "--compile", "--report-to", "tensorboard", "wandb", "--ema-decay", "0.9"]
+        main(["train", str(recipe), "--no-distributions", *flags])
+        (tmp_path / "again.yaml").write_text(yaml.safe_dump(runs[0].to_recipe()))
+        main(["train", str(tmp_path / "again.yaml")])
+        assert runs[0] == runs[1]
+        assert (runs[1].use_distributions, runs[1].use_compile, runs[1].output_stride) == (False, True, None)
 
     def test_a_missing_recipe_is_an_error(self, tmp_path):
         with pytest.raises(SystemExit) as stopped:
