@@ -31,7 +31,9 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
             model, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except OSError as error:
-        raise FileNotFoundError(f"{model} cannot be loaded: {_first_line(error)}") from error
+        raise FileNotFoundError(
+            f"{model} cannot be loaded: {_first_line(error)}; check the name, or the folder's files"
+        ) from error
     except (ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(_explain(model, error)) from error
     if missing := sorted(name for name in info["missing_keys"] if not name.endswith("num_batches_tracked")):
@@ -43,7 +45,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{model} has no image processor that can be loaded ({_first_line(error)}); save one beside the model: "
+            f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one beside the model: "
             "cmdl_hf.make_image_processor().save_pretrained(folder)"
         ) from error
     return segmenter.eval(), processor
