@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .models import CMDLForSemanticSegmentation
+from .models.distributions_cmdl import labels_on_grid
 from .training_loop import TrainingLoop
 
 _NUM_IMAGES = 128
@@ -27,8 +28,7 @@ def start_memory_from_data(model: CMDLForSemanticSegmentation, loop: TrainingLoo
     for batch in loop.read_ahead(num_batches):
         with loop.accelerator.autocast():
             output = model(batch["pixel_values"], output_distributions=True)
-        grid = output.distribution_ids.shape[1:]
-        grid_labels = F.interpolate(batch["labels"][:, None].float(), size=grid, mode="nearest").long().flatten()
+        grid_labels = labels_on_grid(batch["labels"], output.distribution_ids.shape[1:]).flatten()
         for image_embeddings, image_labels in zip(
             output.pixel_embeddings.chunk(len(batch["labels"])), grid_labels.chunk(len(batch["labels"])), strict=True
         ):

@@ -5,7 +5,6 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +123,10 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
         `output_stride` is for backbones that can be dilated, as ResNets, MobileNets, EfficientNets and ConvNeXts can.
         Others, such as Swin, HRNet and ViT, keep their own stride, and the log says so.
     """
-    backbone_config, backbone_kwargs = _derive_backbone(args)
     return CMDLConfig(
+        **_derive_backbone(args),
         id2label=dataset.id2label,
         palette=dataset.palette,
-        backbone_config=backbone_config,
-        backbone_kwargs=backbone_kwargs or None,
         context_module=CONTEXT_MODULES[args.framework],
         use_distributions=args.use_distributions,
         hidden_size=args.hidden_size,
@@ -174,13 +171,12 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def _derive_backbone(args: CMDLTrainingArguments) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Find out what timm can do for a recipe: `backbone_config` and `backbone_kwargs` of the network."""
+def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
+    """Find out what timm can do for a recipe: the fields of the configuration that describe the backbone."""
     # The command line and its YAML reader pass values of a free-form dictionary on as text.
     given = {name.replace("-", "_"): _parse(value) for name, value in (args.backbone_kwargs or {}).items()}
     options = _size_options(args.backbone) | given
     output_stride, backbone = _find_output_stride(args, options)
-    _refuse_crops_that_do_not_fit(args, backbone)
     info = backbone.feature_info.info
     if len(info) < _NUM_STAGES:
         raise ValueError(f"backbone={args.backbone!r} has {len(info)} stages, but four are needed; choose another")
@@ -188,8 +184,11 @@ def _derive_backbone(args: CMDLTrainingArguments) -> tuple[dict[str, Any], dict[
         out_indices = [len(info) * quarter // _NUM_STAGES - 1 for quarter in range(1, _NUM_STAGES + 1)]
     else:
         out_indices = list(range(len(info)))[-_NUM_STAGES:]
-    config = {"backbone": args.backbone, "out_indices": out_indices, "output_stride": output_stride}
-    return config, options
+    return {
+        "backbone_config": {"backbone": args.backbone, "out_indices": out_indices, "output_stride": output_stride},
+        "backbone_kwargs": options or None,
+        "size_divisor": _find_size_divisor(args, backbone),
+    }
 
 
 def _parse(value: Any) -> Any:
@@ -261,33 +260,34 @@ def _dilate(name: str, options: dict[str, Any], output_stride: int) -> Any:
     return backbone if backbone.feature_info.reduction()[-1] == output_stride else None
 
 
-def _refuse_crops_that_do_not_fit(args: CMDLTrainingArguments, backbone: Any) -> None:
-    """Try a crop on the meta device, and one of odd size, as images come when a model is scored."""
-    try:
-        feature_maps = _feature_maps(backbone, args.crop_size)
-    except NotImplementedError:  # it looks at values, of which the meta device has none
-        return
-    except Exception as error:
+def _find_size_divisor(args: CMDLTrainingArguments, backbone: Any) -> int:
+    """Find the number that height and width of images must be multiples of, by trying on the meta device."""
+    error: Exception = ValueError()
+    for divisor in (1, 2, 4, 8, 16, 32, 64):
+        odd_multiples = [(length // (2 * divisor) * 2 + 1) * divisor for length in args.crop_size]
+        try:
+            with torch.no_grad():
+                feature_maps = backbone.eval()(torch.empty(1, 3, *odd_multiples, device="meta"))
+        except NotImplementedError:  # it looks at values, of which the meta device has none
+            return 1
+        except Exception as found:
+            error = found
+        else:
+            _refuse_other_layouts(args.backbone, backbone, feature_maps[-1])
+            return divisor
+    raise ValueError(
+        f"backbone={args.backbone!r} takes images of certain sizes only, and crop_size={tuple(args.crop_size)} is "
+        f"none: {_text(error)}. Choose another backbone"
+    )
+
+
+def _refuse_other_layouts(name: str, backbone: Any, feature_map: torch.Tensor) -> None:
+    channels = backbone.feature_info.channels()[-1]
+    if feature_map.shape[1] != channels:
         raise ValueError(
-            f"backbone={args.backbone!r} does not take crop_size={tuple(args.crop_size)}: {_text(error)}. Choose "
-            "another, such as multiples of 32, set its img_size in backbone_kwargs, or choose another backbone"
-        ) from error
-    channels = [feature_map.shape[1] for feature_map in feature_maps]
-    if channels != backbone.feature_info.channels():
-        raise ValueError(
-            f"backbone={args.backbone!r} gives feature maps of shape {tuple(feature_maps[-1].shape)} where "
-            f"(B, {backbone.feature_info.channels()[-1]}, h, w) is needed: set feature_cls: getter in "
-            "backbone_kwargs, or choose another backbone"
+            f"backbone={name!r} gives feature maps of shape {tuple(feature_map.shape)} where (B, {channels}, h, w) is "
+            "needed: set feature_cls: getter in backbone_kwargs, or choose another backbone"
         )
-    try:
-        _feature_maps(backbone, [2 * (length // 2) + 1 for length in args.crop_size])
-    except Exception as error:
-        logger.warning("%s does not take images of every size: %s", args.backbone, _text(error))
-
-
-def _feature_maps(backbone: Any, size: Sequence[int]) -> Sequence[torch.Tensor]:
-    with torch.no_grad():
-        return backbone.eval()(torch.empty(1, 3, *size, device="meta"))
 
 
 def _text(error: Exception) -> str:

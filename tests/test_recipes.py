@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import app
@@ -201,7 +203,7 @@ class TestBackbones:
             ({"backbone": "resnet19"}, r"timm cannot build backbone='resnet19'.*did you mean resnet18"),
             ({"output_stride": 4}, "cannot have output_stride=4, but 8, 16 or none, which leaves it at its own 32"),
             ({"backbone_kwargs": {"no_such": 1}}, r"backbone_kwargs=\{'no_such': 1\}"),
-            ({"backbone": "beit_base_patch16_224"}, r"does not take crop_size=\(512, 512\): .*match model \(224\)"),
+            ({"backbone": "beit_base_patch16_224"}, r"crop_size=\(512, 512\) is none: .*match model \(224\)"),
             (
                 {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": {"feature_cls": "list"}},
                 "set feature_cls: getter",
@@ -224,9 +226,37 @@ class TestBackbones:
             assert config.use_distributions == use_distributions
             assert (config.num_labels, config.palette, config.hidden_size) == (5, scenes.palette, 24)
 
-    def test_a_backbone_that_takes_certain_sizes_only_is_logged(self, caplog):
-        make_config(CMDLTrainingArguments(backbone="hrnet_w18_small"), BENCHMARKS["camvid"])
-        assert "hrnet_w18_small does not take images of every size" in caplog.text
+    @pytest.mark.parametrize(
+        ("name", "size_divisor"), [("resnet18", 1), ("swin_tiny_patch4_window7_224", 4), ("hrnet_w18_small", 32)]
+    )
+    def test_images_of_every_size_are_segmented(self, name, size_divisor, scenes):
+        args = CMDLTrainingArguments(
+            backbone=name, framework="upernet", crop_size=(90, 66), hidden_size=16, attention_size=8
+        )
+        model = make_model(args, scenes).eval()
+        assert model.config.size_divisor == size_divisor
+        with torch.no_grad():
+            assert model(torch.randn(1, 3, 61, 83)).logits.isfinite().all()
+
+    @pytest.mark.parametrize(
+        "name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
+    )
+    def test_files_of_every_family_load(self, name, scenes, tmp_path):
+        network = timm.create_model(name)
+        save_file(network.state_dict(), tmp_path / "weights.safetensors")
+        args = CMDLTrainingArguments(backbone=name, crop_size=(64, 64), hidden_size=16, attention_size=8, seed=1)
+        model = make_model(args, scenes, tmp_path / "weights.safetensors")
+        extractor = timm.create_model(
+            name,
+            features_only=True,
+            out_indices=model.config.backbone_config.out_indices,
+            output_stride=model.config.backbone_config.output_stride,
+            **(model.config.backbone_kwargs or {}),
+        )
+        wanted = sorted(tensor.double().sum().item() for tensor in network.state_dict().values())
+        found = [tensor.double().sum().item() for tensor in model.backbone._backbone.state_dict().values()]
+        assert extractor.state_dict().keys() == model.backbone._backbone.state_dict().keys()
+        assert set(found) <= set(wanted)
 
     def test_no_stride_is_no_stride(self, tmp_path):
         assert read(CONFIGS / "ade20k.yaml", "--output-stride", "none").output_stride is None

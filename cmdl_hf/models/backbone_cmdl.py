@@ -99,8 +99,14 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Load a state dict that may hold more than the module (a classifier, say), but not less."""
+    """Load a state dict that may hold more than the module (a classifier, say), but not less.
+
+    Of some networks (ConvNeXt, Swin, ViT) timm's feature extractor has other names than the network that its files
+    are of: `stages_0.x` for `stages.0.x`, or `model.x` for `x`.
+    """
     expected = module.state_dict()
+    own_names = {_plain(name): name for name in expected}
+    state_dict = {own_names.get(_plain(name), name): tensor for name, tensor in state_dict.items()}
     missing = [name for name in expected if name not in state_dict and not name.endswith("num_batches_tracked")]
     if missing:
         raise ValueError(
@@ -114,3 +120,8 @@ def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> 
                 f"{tuple(expected[name].shape)}"
             )
     module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
+
+
+def _plain(name: str) -> str:
+    """Drop from a tensor's name what timm's feature extractors change in it."""
+    return name.removeprefix("model.").replace("_", ".")

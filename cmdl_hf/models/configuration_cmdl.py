@@ -47,6 +47,9 @@ class CMDLConfig(PreTrainedConfig):
             second-last feeds the auxiliary head, `upernet` takes four.
         backbone_kwargs (`dict`, *optional*):
             timm options that `TimmBackboneConfig` cannot hold, such as `{"pad_type": "same"}`.
+        size_divisor (`int`, defaults to 1):
+            Images are resized to the next multiple of it, in height and width, on their way into the backbone: 4 for
+            Swin, 32 for HRNet, whose maps would not fit onto each other otherwise.
         num_labels (`int`, *optional*, defaults to 2):
             Number of classes K, at least 2. Derived from `id2label` where that is given.
         palette (`list[list[int]]`, *optional*):
@@ -156,6 +159,7 @@ class CMDLConfig(PreTrainedConfig):
 
     backbone_config: dict | PreTrainedConfig | None = None
     backbone_kwargs: dict | None = None
+    size_divisor: int = 1
     palette: list[list[int]] | None = None
     context_module: Literal["none", "ppm", "aspp", "criss_cross", "upernet"] = "none"
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
@@ -248,6 +252,7 @@ class CMDLConfig(PreTrainedConfig):
         lowest = {
             "hidden_size": 8 if self.context_module == "criss_cross" else 1,  # its queries have C/8 channels
             "attention_size": 1,
+            "size_divisor": 1,
             "num_distributions": 1,
             "criss_cross_recurrence": 1,
             "sinkhorn_iterations": 1,

@@ -200,6 +200,9 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
             check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
             labels = labels.long()
 
+        if (divisor := self.config.size_divisor) > 1:
+            size = [-(-length // divisor) * divisor for length in pixel_values.shape[-2:]]
+            pixel_values = resize(pixel_values, size)
         feature_maps = self.backbone(pixel_values).feature_maps
         pixel_features, coarse_logits = None, None
         if self.config.use_distributions:
