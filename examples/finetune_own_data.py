@@ -44,14 +44,14 @@ def main() -> None:
     )
     train(model, dataset["train"], TrainTransform(tuple(args.crop_size)), recipe)
 
-    for split in dataset.keys() - {"train"}:
+    model.save_pretrained(args.output_dir)
+    make_image_processor().save_pretrained(args.output_dir)
+    print(f"model: {args.output_dir}")
+    for split in [name for name in dataset if name != "train"]:
         scores = evaluate(model, dataset[split], EvalTransform(), dataset.num_labels, description=f"Scoring {split}")
         print(f"{split}: mean IoU {100 * scores['mean_iou']:.1f} %")
         for index, iou in enumerate(scores["per_class_iou"]):
             print(f"  {dataset.id2label[index]:<20} {100 * iou:5.1f}")
-    model.save_pretrained(args.output_dir)
-    make_image_processor().save_pretrained(args.output_dir)
-    print(f"model: {args.output_dir}")
 
 
 if __name__ == "__main__":
