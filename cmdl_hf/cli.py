@@ -237,6 +237,42 @@ def predict(
 
 
 @app.command
+def explore(
+    model: str,
+    /,
+    *,
+    benchmark: Literal["cityscapes", "ade20k", "coco_stuff", "camvid", "own", "synthetic"],
+    out: Path,
+    data_dir: Path | None = None,
+    split: Literal["train", "validation", "test"] = "train",
+    max_images: int | None = None,
+    id2label: Path | None = None,
+) -> None:
+    """Look inside a model: what each of its class distributions has learned, as one page, report.html.
+
+    For every class its distributions with share of pixels, purity and the patches nearest to them; embeddings, class
+    similarity, dead and duplicate distributions, and maps of images. All figures are also in distributions.json.
+
+    Args:
+        model: Folder or Hub name of a CMDL model with distributions.
+        benchmark: The data set that the model was trained on; own is for your own images and masks.
+        out: Folder to write to.
+        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
+        split: The images to look at.
+        max_images: Look at no more than these, spread evenly over the split.
+        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+    """
+    from .exploring import explore
+
+    with _logging_to_terminal():
+        findings = explore(model, benchmark, out, data_dir, split=split, max_images=max_images, id2label=id2label)
+    counts = ", ".join(f"{len(findings[name])} {name}" for name in ("dead", "duplicates", "unused"))
+    print(f"{findings['num_images']:,} images, {findings['num_labels'] * findings['num_distributions']} distributions")
+    print(f"nearest to a distribution of their own class: {100 * findings['recall']:.1f} % of the pixels; {counts}")
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command
 def push(folder: Path, repo_id: str, /, *, private: bool | None = None) -> None:
     """Push a model to the Hub, with a card that tells how it was trained and how good it is.
 

@@ -156,10 +156,9 @@ def draw_prediction(
         panels = {"Image": panels["Image"], "Truth": colorize(truth, palette, ignore_index)} | panels
     M = 0
     if distribution_ids is not None:
-        distributions = _resize_ids(_to_ids(distribution_ids, "distribution_ids"), predicted.shape)
-        M = num_distributions or int(distributions.max()) + 1
+        M = num_distributions or int(_to_ids(distribution_ids, "distribution_ids").max()) + 1
         title = f"Distributions of the predicted classes ({M} each)"
-        panels[title] = _paint_distributions(predicted, distributions, palette, M, ignore_index)
+        panels[title] = paint_distributions(predicted, distribution_ids, palette, M, ignore_index)
 
     rows = _legend_rows(sorted(present), id2label, palette, per_class_iou, M, ignore_index)
     figure, panel_axes, legend_axes = _lay_out(len(panels), image.height / image.width, len(rows))
@@ -179,23 +178,67 @@ def distribution_shades(color: Sequence[int], num_distributions: int) -> list[li
     return [[round(255 * channel) for channel in shade] for shade in shades]
 
 
-def _paint_distributions(
-    prediction: np.ndarray, distribution_ids: np.ndarray, palette: Palette, num_distributions: int, ignore_index: int
+def paint_distributions(
+    prediction: Segmentation,
+    distribution_ids: Segmentation,
+    palette: Palette,
+    num_distributions: int,
+    ignore_index: int = 255,
 ) -> Image.Image:
-    """Paint every pixel in the shade of its distribution, with the borders of the classes in `VOID_COLOR`."""
-    if distribution_ids.min() < 0 or distribution_ids.max() >= num_distributions:
+    """Paint every pixel in the shade of the class distribution it belongs to, borders of classes in `VOID_COLOR`.
+
+    Args:
+        prediction (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids in 0..K-1, or `ignore_index`.
+        distribution_ids (`np.ndarray` or `Tensor` of shape (h, w)): Distribution in 0..M-1 of each pixel within its
+            class, on any grid.
+        palette (`Sequence` of K rows): Colours of the classes, shaded by `distribution_shades`.
+        num_distributions (`int`): Distributions M of a class.
+        ignore_index (`int`): Id of pixels without a class.
+
+    Returns:
+        PIL image, RGB, of the prediction's size.
+
+    Raises:
+        ValueError: If a distribution's id is out of range.
+    """
+    classes, ids = _to_ids(prediction, "prediction"), _to_ids(distribution_ids, "distribution_ids")
+    if ids.min() < 0 or ids.max() >= num_distributions:
         raise ValueError(
-            f"distribution_ids must lie in 0..{num_distributions - 1}, found {distribution_ids.min()} to "
-            f"{distribution_ids.max()}; num_distributions must be the model's config.num_distributions"
+            f"distribution_ids must lie in 0..{num_distributions - 1}, found {ids.min()} to {ids.max()}; "
+            "num_distributions must be the model's config.num_distributions"
         )
     shades = np.array([distribution_shades(color, num_distributions) for color in palette], dtype=np.uint8)
-    is_void = prediction == ignore_index
-    painted = shades[np.where(is_void, 0, prediction), distribution_ids]
+    is_void = classes == ignore_index
+    painted = shades[np.where(is_void, 0, classes), _resize_ids(ids, classes.shape)]
     is_border = np.zeros_like(is_void)
-    is_border[1:] |= prediction[1:] != prediction[:-1]
-    is_border[:, 1:] |= prediction[:, 1:] != prediction[:, :-1]
+    is_border[1:] |= classes[1:] != classes[:-1]
+    is_border[:, 1:] |= classes[:, 1:] != classes[:, :-1]
     painted[is_void | is_border] = VOID_COLOR
     return Image.fromarray(painted)
+
+
+def paint_values(values: np.ndarray | Tensor, low: float, high: float) -> Image.Image:
+    """Paint a map of numbers, such as an outlier map, from dark (`low` and below) to light (`high` and above).
+
+    Args:
+        values (`np.ndarray` or `Tensor` of shape (H, W)): The numbers.
+        low (`float`): Where the colours of `value_colors` begin.
+        high (`float`): Where they end.
+
+    Returns:
+        PIL image, RGB, of the same size.
+    """
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    places = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
+    return Image.fromarray(np.array(value_colors(256), dtype=np.uint8)[(255 * places).round().astype(int)])
+
+
+def value_colors(num_colors: int) -> list[list[int]]:
+    """Rows of RGB, the colours of `paint_values` from low to high, for a colour bar."""
+    from matplotlib import colormaps
+
+    colors = colormaps["inferno"](np.linspace(0, 1, num_colors))[:, :3]
+    return (255 * colors).round().astype(int).tolist()
 
 
 class _LegendRow(NamedTuple):

@@ -12,6 +12,9 @@ from cmdl_hf.visualization import (
     distribution_shades,
     draw_prediction,
     overlay,
+    paint_distributions,
+    paint_values,
+    value_colors,
 )
 
 PALETTE = [[255, 0, 0], [0, 128, 0], [0, 0, 255]]
@@ -177,3 +180,20 @@ def test_missing_matplotlib_names_the_extra(prediction, tmp_path, monkeypatch):
 def test_figures_leave_no_global_state(prediction, tmp_path):
     draw_prediction(**prediction, path=tmp_path / "figure.png")
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_paint_distributions_takes_a_coarser_grid_and_draws_the_borders_of_classes():
+    prediction = np.array([[0, 0, 1, 1], [0, 0, 1, 255]])
+    painted = np.asarray(paint_distributions(prediction, np.array([[1, 0]]), PALETTE, 2))
+    assert painted[:, 0].tolist() == [distribution_shades(PALETTE[0], 2)[1]] * 2
+    assert painted[0, 3].tolist() == distribution_shades(PALETTE[1], 2)[0]
+    assert (painted[:, 2] == VOID_COLOR).all()  # the border
+    assert (painted[1, 3] == VOID_COLOR).all()  # no class
+
+
+def test_paint_values_spans_its_colours_from_low_to_high():
+    painted = np.asarray(paint_values(torch.tensor([[-5.0, 0.0, 1.0, 2.0, 9.0]]), 0.0, 2.0))
+    colors = value_colors(256)
+    assert painted[0].tolist() == [colors[0], colors[0], colors[128], colors[255], colors[255]]
+    luminance = np.array(value_colors(5)).sum(axis=1)
+    assert (np.diff(luminance) > 0).all()

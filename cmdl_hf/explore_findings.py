@@ -1,0 +1,184 @@
+"""The figures of an exploration as plain data: what `distributions.json` holds and the report tells."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .explore_layout import class_similarity, find_originals, most_similar_classes, order_classes
+from .explore_statistics import DistributionStatistics
+
+DEFINITIONS = {
+    "pixel": "A cell of the model's feature grid with a label; labels are brought to the grid by nearest neighbour.",
+    "belongs": "A pixel belongs to the distribution of its true class that it is most similar to.",
+    "nearest": "A pixel's nearest distribution is the most similar one of all classes.",
+    "similarity": "Cosine of a pixel's embedding and a distribution's prototype, from -1 to 1.",
+    "share": "Share of the class's pixels that belong to the distribution.",
+    "purity": "Of all pixels whose nearest distribution is this one, the share that is truly of its class.",
+    "mixed_with": "The other true classes of those pixels, with their shares.",
+    "mean_similarity": "Mean similarity of the pixels that belong to the distribution.",
+    "recall": "Share of the class's pixels whose nearest distribution is one of the class.",
+    "num_used": "How many distributions the class uses in effect: exp of the entropy of their shares.",
+    "dead": "Never updated in training although another distribution of the class was.",
+    "duplicate": "Cosine to an earlier distribution of the class above 0.95.",
+    "unused": "No pixel of the images looked at belongs to it, although the class has pixels.",
+    "outlier": "One minus the similarity to the nearest distribution, from 0 to 2. It is no probability.",
+}
+_MOST_MIXED = 3  # other classes named for a distribution
+
+
+class MemoryBank(Protocol):
+    """What is read of a memory bank of class distributions."""
+
+    prototypes: Tensor
+    num_updates: Tensor
+
+    def find_dead(self) -> Tensor:
+        """Tell which distributions (K, M) were never updated."""
+
+    def find_duplicates(self) -> Tensor:
+        """Tell which distributions (K, M) repeat an earlier one."""
+
+
+def collect_findings(
+    facts: Mapping[str, Any],
+    id2label: Mapping[int, str],
+    bank: MemoryBank,
+    statistics: DistributionStatistics,
+    image_names: Sequence[str],
+) -> dict[str, Any]:
+    """Put all figures of an exploration together.
+
+    Args:
+        facts (`Mapping`): What was looked at; taken over.
+        id2label (`Mapping`): Name of every class.
+        bank (`MemoryBank`): The distributions.
+        statistics (`DistributionStatistics`): What the pass over the images gathered.
+        image_names (`Sequence[str]`): Names of the images, by the indices that `statistics` knows.
+
+    Returns:
+        `dict` that JSON can hold: the facts, `definitions`, lists of `dead`, `duplicates` and `unused` distributions,
+        `classes` with their `distributions`, `class_similarity` and `outlier_quantiles`. None where there is nothing
+        to measure.
+    """
+    similarity = class_similarity(bank.prototypes).cpu()
+    classes = [
+        {"id": class_id, "name": id2label[class_id], **figures}
+        for class_id, figures in enumerate(_class_figures(bank, statistics, image_names))
+    ]
+    num_pixels, num_right = statistics.num_pixels.sum(), statistics.num_nearest.diagonal(dim1=0, dim2=2).sum()
+    return {
+        **facts,
+        "num_labels": statistics.num_labels,
+        "num_distributions": statistics.num_distributions,
+        "num_pixels": int(num_pixels),
+        "recall": _figure(num_right / num_pixels),
+        "definitions": DEFINITIONS,
+        "dead": _call_out(classes, "is_dead"),
+        "duplicates": _call_out(classes, "duplicate_of"),
+        "unused": _call_out(classes, "is_unused"),
+        "classes_without_pixels": [row["id"] for row in classes if not row["num_pixels"]],
+        "classes_without_updates": [
+            row["id"] for row in classes if not any(one["num_updates"] for one in row["distributions"])
+        ],
+        "classes": classes,
+        "class_similarity": {
+            "order": order_classes(similarity),
+            "cosines": [[_figure(value) for value in row] for row in similarity],
+            "most_similar": [
+                {"classes": [first, second], "cosine": _figure(value)}
+                for first, second, value in most_similar_classes(similarity)
+            ],
+        },
+        "outlier_quantiles": {
+            str(share): round(statistics.outlier_quantile(share), 4) for share in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
+        },
+    }
+
+
+def _class_figures(
+    bank: MemoryBank, statistics: DistributionStatistics, image_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    num_pixels = statistics.num_pixels.sum(dim=1)
+    share_of_all = (num_pixels / num_pixels.sum()).tolist()
+    recall, num_used = statistics.class_recall.tolist(), statistics.num_used.tolist()
+    distributions = _distribution_figures(bank, statistics, image_names)
+    return [
+        {
+            "num_pixels": int(num_pixels[class_id]),
+            "share": _figure(share_of_all[class_id]),
+            "recall": _figure(recall[class_id]),
+            "num_used": _figure(num_used[class_id]),
+            "distributions": distributions[class_id],
+        }
+        for class_id in range(statistics.num_labels)
+    ]
+
+
+def _distribution_figures(
+    bank: MemoryBank, statistics: DistributionStatistics, image_names: Sequence[str]
+) -> list[list[dict[str, Any]]]:
+    """Figures of every distribution: K lists of M."""
+    is_dead, num_updates = bank.find_dead().tolist(), bank.num_updates.tolist()
+    originals = find_originals(bank.prototypes, bank.find_duplicates())
+    num_pixels, num_images = statistics.num_pixels.tolist(), statistics.num_images.tolist()
+    share, purity = statistics.share.tolist(), statistics.purity.tolist()
+    mean_similarity = statistics.mean_similarity.tolist()
+    num_nearest, examples = statistics.num_nearest.cpu(), statistics.examples
+    return [
+        [
+            {
+                "id": m,
+                "num_pixels": num_pixels[class_id][m],
+                "num_images": num_images[class_id][m],
+                "share": _figure(share[class_id][m]),
+                "purity": _figure(purity[class_id][m]),
+                "num_nearest": int(num_nearest[class_id, m].sum()),
+                "mixed_with": _mixed_with(num_nearest[class_id, m], class_id),
+                "mean_similarity": _figure(mean_similarity[class_id][m]),
+                "num_updates": num_updates[class_id][m],
+                "is_dead": is_dead[class_id][m],
+                "is_unused": not num_pixels[class_id][m] and any(num_pixels[class_id]),
+                "duplicate_of": originals.get((class_id, m), (None, 0.0))[0],
+                "duplicate_cosine": _figure(originals.get((class_id, m), (None, math.nan))[1]),
+                "nearest": [
+                    {
+                        "image": image_names[cell.image],
+                        "row": cell.row,
+                        "column": cell.column,
+                        "grid": list(cell.grid),
+                        "similarity": _figure(cell.similarity),
+                    }
+                    for cell in examples[class_id][m]
+                ],
+            }
+            for m in range(statistics.num_distributions)
+        ]
+        for class_id in range(statistics.num_labels)
+    ]
+
+
+def _mixed_with(counts: Tensor, class_id: int) -> list[dict[str, Any]]:
+    """Name the other classes whose pixels a distribution is nearest to, the largest first."""
+    total = int(counts.sum())
+    values, ids = counts.sort(descending=True, stable=True)
+    others = [(id_, value) for id_, value in zip(ids.tolist(), values.tolist(), strict=True) if value]
+    return [{"class": id_, "share": _figure(value / total)} for id_, value in others if id_ != class_id][:_MOST_MIXED]
+
+
+def _call_out(classes: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, Any]]:
+    """List the distributions for which something holds."""
+    return [
+        {"class": row["id"], "distribution": one["id"]}
+        | ({"of": one["duplicate_of"], "cosine": one["duplicate_cosine"]} if key == "duplicate_of" else {})
+        for row in classes
+        for one in row["distributions"]
+        if one[key] is not None and one[key] is not False
+    ]
+
+
+def _figure(value: float | Tensor) -> float | None:
+    """Round a figure to five digits; None, which JSON has, for nan, which it has not."""
+    value = float(value)
+    return float(f"{value:.5g}") if math.isfinite(value) else None

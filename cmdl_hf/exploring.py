@@ -1,0 +1,311 @@
+"""What a model's class distributions have learned: figures, examples and maps, as one page and one file."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from .data import BENCHMARKS, SegmentationDataset, load_benchmark
+from .explore_findings import collect_findings
+from .explore_layout import check_scikit_learn, lay_out
+from .explore_pictures import cut_patch, draw_strip, shrink, to_data_uri
+from .explore_report import MapPanels, Pictures, render_report
+from .explore_statistics import Cell, DistributionStatistics
+from .files import write_text
+from .inference import outlier_map
+from .loading import choose_device, load_segmenter
+from .progress import progress_bar
+from .recipes import load_data
+from .training_args import CMDLTrainingArguments
+from .visualization import colorize, default_palette, paint_distributions, paint_values
+
+REPORT_FILE = "report.html"
+FIGURES_FILE = "distributions.json"
+
+_NUM_MAPS = 6  # images drawn with their maps
+_NUM_OUTLIER_MAPS = 3  # images drawn because they are the least familiar
+_NUM_PATCHES = 4000  # of all distributions together, within 3 to 8 of each
+_NUM_POINTS = 3000  # of the t-SNE, within 20 to 200 pixels of each class
+_UNUSUAL = 0.95  # the share of its pixels by whose outlier scores an image is ranked
+
+
+def explore(
+    model: str | Path,
+    benchmark: str,
+    output_dir: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    split: str = "train",
+    max_images: int | None = None,
+    id2label: str | Path | None = None,
+) -> dict[str, Any]:
+    """Look inside a model: which pixels of a data set each of its class distributions stands for.
+
+    One pass over the images, in memory that does not grow with their number, then another look at the few that are
+    shown. Writes `report.html`, one page that needs nothing else, and `distributions.json`, all its figures.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub name of a CMDL model with distributions.
+        benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`, with the classes the model was trained on.
+        output_dir (`str` or `Path`): Folder to write to; files of those two names in it are replaced.
+        data_dir (`str` or `Path`, *optional*): Folder of the data set; generated scenes have none.
+        split (`str`): Split with labels to look at.
+        max_images (`int`, *optional*): Look at no more images than these, spread evenly over the split.
+        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+
+    Returns:
+        `dict`: what `distributions.json` holds, see [`collect_findings`].
+
+    Raises:
+        FileNotFoundError: if there is no such model, or data are missing.
+        ImportError: if scikit-learn is not installed.
+        PermissionError: if `output_dir` cannot be written.
+        ValueError: if the model has no distributions, its classes are not those of the data set, the split has no
+            labels, or its embeddings are not finite.
+    """
+    check_scikit_learn()
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"max_images must be at least 1, found {max_images}; leave it out to look at all")
+    output_dir = _writable_folder(Path(output_dir))
+    segmenter, processor = load_segmenter(model)
+    _check_distributions(segmenter, model)
+    dataset = _load_split(benchmark, data_dir, split, id2label)
+    _check_classes(segmenter, dataset, model, benchmark)
+    images = _Images(dataset[split], _spread(len(dataset[split]), max_images))
+    network = _Network(segmenter.to(choose_device()), processor)
+
+    statistics, unusual = _gather(network, images, f"Exploring {split}")
+    if not statistics.num_pixels.any():
+        raise ValueError(
+            f"none of the {len(images)} images of {benchmark}'s {split} split has a labelled pixel; choose another "
+            "split or more images"
+        )
+    facts = {
+        "model": _name_of(model),
+        "benchmark": benchmark,
+        "split": split,
+        "num_images": len(images),
+        "num_images_of_split": len(dataset[split]),
+    }
+    names = {int(id_): name for id_, name in segmenter.config.id2label.items()}
+    findings = collect_findings(facts, names, segmenter.memory_bank, statistics, images.names)
+    palette = getattr(segmenter.config, "palette", None) or default_palette(len(names))
+    pictures = _draw(network, images, statistics, palette, unusual)
+    write_text(output_dir / FIGURES_FILE, json.dumps(findings, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(output_dir / REPORT_FILE, render_report(findings, pictures))
+    return findings
+
+
+@dataclass
+class _Network:
+    """A model and the image processor that goes with it."""
+
+    model: nn.Module
+    processor: Any
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> Any:
+        """Output of the model for one image, with its distributions."""
+        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
+        device = next(self.model.parameters()).device
+        return self.model(pixel_values=pixel_values.to(device), output_distributions=True)
+
+
+class _Images:
+    """The images of a split that are looked at, read when they are needed."""
+
+    def __init__(self, dataset: datasets.Dataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> tuple[Image.Image, np.ndarray]:
+        sample = self.dataset[self.indices[place]]
+        if sample["label"] is None:
+            raise ValueError(
+                f"labels tell which pixels a distribution stands for, and {sample['id']} has none; choose a split "
+                "whose labels are not withheld"
+            )
+        return sample["image"].convert("RGB"), np.array(sample["label"])
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the images; of those that are paths of this machine, the last part."""
+        ids = self.dataset.select_columns("id")[self.indices]["id"]
+        return [Path(name).name if Path(name).is_absolute() else name for name in ids]
+
+
+def _gather(network: _Network, images: _Images, description: str) -> tuple[DistributionStatistics, list[int]]:
+    """Take all images in; returns the statistics, and the images from the least familiar on."""
+    config = cast(Any, network.model.config)
+    K, M = config.num_labels, config.num_distributions
+    statistics = DistributionStatistics(
+        K,
+        M,
+        num_examples=min(max(_NUM_PATCHES // (K * M), 3), 8),
+        num_sampled=min(max(_NUM_POINTS // K, 20), 200),
+        device=next(network.model.parameters()).device,
+    )
+    scores = []
+    for place in progress_bar(range(len(images)), desc=description, unit="image"):
+        image, label = images[place]
+        output = network(image)
+        grid = tuple(output.distribution_ids.shape[1:])
+        outliers = statistics.update(
+            output.pixel_embeddings, output.similarity, _labels_on(label, grid, output.logits.device), grid, place
+        )
+        scores.append(torch.quantile(outliers[:1_000_000], _UNUSUAL))
+    order = torch.stack(scores).argsort(descending=True, stable=True)
+    return statistics, order.tolist()
+
+
+def _labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device) -> Tensor:
+    """Labels of the pixels of a feature grid, by the rule of training: (H, W) to (h·w,)."""
+    values = torch.from_numpy(label).to(device)[None, None].float()
+    return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
+
+
+def _draw(
+    network: _Network,
+    images: _Images,
+    statistics: DistributionStatistics,
+    palette: Sequence[Sequence[int]],
+    unusual: Sequence[int],
+) -> Pictures:
+    """Read the images that are shown once more, and draw."""
+    patches: dict[tuple[int, int, int], Image.Image] = {}
+    wanted: dict[int, list[tuple[tuple[int, int, int], Cell]]] = {}
+    examples = statistics.examples
+    for key, cell in _enumerate_cells(examples):
+        wanted.setdefault(cell.image, []).append((key, cell))
+    for place in progress_bar(sorted(wanted), desc="Cutting patches", unit="image", leave=False):
+        image, _ = images[place]
+        patches |= {key: cut_patch(image, cell) for key, cell in wanted[place]}
+    strips = {
+        (class_id, m): to_data_uri(draw_strip([patches[class_id, m, rank] for rank in range(len(cells))]), quality=70)
+        for class_id, of_class in enumerate(examples)
+        for m, cells in enumerate(of_class)
+        if cells
+    }
+    low, high = statistics.outlier_quantile(0.01), statistics.outlier_quantile(0.999)
+    usual = _spread(len(images), _NUM_MAPS)
+    shown = [*usual, *[place for place in unusual if place not in usual][:_NUM_OUTLIER_MAPS]]
+    maps = [
+        _draw_maps(network, *images[place], images.names[place], palette, (low, high), place not in usual)
+        for place in progress_bar(shown, desc="Drawing maps", unit="image", leave=False)
+    ]
+    sample, bank = statistics.sample, cast(Any, network.model.memory_bank)
+    points, stars = lay_out(sample.pixel_embeddings, bank.prototypes)
+    return Pictures(palette, strips, maps, points, sample.labels.cpu().numpy(), stars, (low, high))
+
+
+def _enumerate_cells(examples: Sequence[Sequence[Sequence[Cell]]]) -> Iterator[tuple[tuple[int, int, int], Cell]]:
+    for class_id, of_class in enumerate(examples):
+        for m, cells in enumerate(of_class):
+            for rank, cell in enumerate(cells):
+                yield (class_id, m, rank), cell
+
+
+def _draw_maps(
+    network: _Network,
+    image: Image.Image,
+    label: np.ndarray,
+    name: str,
+    palette: Sequence[Sequence[int]],
+    outlier_range: tuple[float, float],
+    is_unusual: bool,
+) -> MapPanels:
+    """Draw an image, its truth, its prediction, its distributions and its outlier map at the size of a panel."""
+    output = network(image)
+    photo = shrink(image)
+    size = photo.height, photo.width
+    logits = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)
+    prediction = logits.argmax(dim=1)[0]
+    truth = np.where(label < len(palette), label, 255).astype(np.uint8)
+    M = cast(Any, network.model.config).num_distributions
+    outliers = outlier_map(output.similarity, output.distribution_ids.shape[1:], size)[0]
+    painted = paint_distributions(prediction, output.distribution_ids[0], palette, M)
+    return MapPanels(
+        name,
+        sorted(set(np.unique(truth[truth < 255]).tolist()) | set(prediction.unique().tolist())),
+        {
+            "Image": to_data_uri(photo),
+            "Truth": to_data_uri(colorize(shrink(Image.fromarray(truth), is_photo=False), palette), is_photo=False),
+            "Prediction": to_data_uri(colorize(prediction, palette), is_photo=False),
+            "Distributions": to_data_uri(painted, is_photo=False),
+            "Outlier map": to_data_uri(paint_values(outliers, *outlier_range), quality=80),
+        },
+        float(outliers.max()),
+        is_unusual,
+    )
+
+
+def _name_of(model: str | Path) -> str:
+    """Name of the model without the places of this machine."""
+    if not Path(model).is_dir():
+        return str(model)
+    folder = Path(model).resolve()
+    return f"{folder.parent.name}/{folder.name}" if folder.name in ("model", "last") else folder.name
+
+
+def _spread(length: int, count: int | None) -> list[int]:
+    """Choose places spread evenly over `length` of them."""
+    if count is None or count >= length:
+        return list(range(length))
+    return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()
+
+
+def _writable_folder(folder: Path) -> Path:
+    """Find out before the work whether files can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{REPORT_FILE}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
+    return folder
+
+
+def _check_distributions(segmenter: nn.Module, model: str | Path) -> None:
+    config = cast(Any, segmenter.config)
+    if getattr(config, "use_distributions", False) and hasattr(segmenter, "memory_bank"):
+        return
+    kind = "was trained without them" if hasattr(config, "use_distributions") else f"is a {config.model_type} model"
+    raise ValueError(
+        f"only models with class distributions can be explored, and {model} {kind}; name a CMDL model, whose config "
+        "has use_distributions=True"
+    )
+
+
+def _load_split(
+    benchmark: str, data_dir: str | Path | None, split: str, id2label: str | Path | None
+) -> SegmentationDataset:
+    known = (*BENCHMARKS, "synthetic", "own")
+    if benchmark not in known:
+        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
+    if benchmark in BENCHMARKS and data_dir is not None and id2label is None:
+        dataset = load_benchmark(benchmark, data_dir, splits=[split])
+    else:
+        dataset = load_data(CMDLTrainingArguments(benchmark=cast(Any, benchmark)), data_dir, id2label)
+    if split not in dataset:
+        raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
+    return dataset
+
+
+def _check_classes(segmenter: nn.Module, dataset: SegmentationDataset, model: str | Path, benchmark: str) -> None:
+    num_labels = cast(Any, segmenter.config).num_labels
+    if num_labels != dataset.num_labels:
+        raise ValueError(
+            f"model and data set must have the same classes, found {num_labels} in {model} and {dataset.num_labels} "
+            f"in {benchmark}; choose the data set that the model was trained on"
+        )
