@@ -131,37 +131,22 @@ def run_evaluation(
         dataset = _load_data(benchmark, data_dir, id2label, split, num_labels)
     _check_classes(segmenter.config, dataset, benchmark, model)
     is_labelled = dataset[split][0]["label"] is not None
-    if not is_labelled and save_predictions is None:
-        raise ValueError(
-            f"the labels of {benchmark}'s {split} split are withheld by its owner, so it cannot be scored here; "
-            "choose another split, or write predictions for the owner's server with --save-predictions DIR"
-        )
-    if not is_labelled and update_card:
-        raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
+    if not is_labelled:
+        _check_use_without_labels(benchmark, split, save_predictions is not None, update_card)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
     save = None if save_predictions is None else _PredictionWriter(Path(save_predictions), dataset.label_table)
-    transform = ProcessorTransform(None if protocol == "ms-flip" else steps.resize, processor)
     metrics = SegmentationMetrics(num_labels, dataset.ignore_index)
+    options: dict[str, Any] = {"score_images": steps.score_images(), "num_workers": num_workers}
+    transform = ProcessorTransform(None if protocol == "ms-flip" else steps.resize, processor)
     scores: dict[str, Any] = {}
     segmenter.to(state.device)
     with _autocast(state.device, mixed_precision):
-        options: dict[str, Any] = {"num_workers": num_workers, "score_images": steps.score_images()}
         if is_labelled:
-            scores = evaluate(
-                segmenter,
-                dataset[split],
-                transform,
-                num_labels,
-                dataset.ignore_index,
-                description=f"Scoring {split}",
-                metrics=metrics,
-                on_prediction=save,
-                **options,
-            )
-        else:
+            options |= {"description": f"Scoring {split}", "metrics": metrics, "on_prediction": save}
+            scores = evaluate(segmenter, dataset[split], transform, num_labels, dataset.ignore_index, **options)
+        elif save is not None:
             for prediction in predict(segmenter, dataset[split], transform, **options):
-                assert save is not None
                 save(prediction)
     counts = reduce(metrics.confusion_matrix.to(state.device), "sum").sum(dim=1).cpu().double()
     facts = {
@@ -227,6 +212,17 @@ def _check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, mo
             names[id_],
             dataset.id2label[id_],
         )
+
+
+def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, update_card: bool) -> None:
+    """Refuse to score what the owner has withheld the labels of."""
+    if not is_saving:
+        raise ValueError(
+            f"the labels of {benchmark}'s {split} split are withheld by its owner, so it cannot be scored here; "
+            "choose another split, or write predictions for the owner's server with --save-predictions DIR"
+        )
+    if update_card:
+        raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
 
 
 def _plain(name: str) -> str:

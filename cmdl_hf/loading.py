@@ -45,7 +45,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one beside the model: "
+            f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one beside it: "
             "cmdl_hf.make_image_processor().save_pretrained(folder)"
         ) from error
     return segmenter.eval(), processor
