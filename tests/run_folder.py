@@ -7,7 +7,6 @@ import yaml
 
 from cmdl_hf import make_image_processor
 from cmdl_hf.training_args import CMDLTrainingArguments
-from cmdl_hf.training_run import recipe_of
 
 SCORES = {
     "mean_iou": 0.6123,
@@ -47,8 +46,8 @@ def make_run_folder(folder, model, scores=None, facts=FACTS, **recipe):
     save_model(folder, model)
     save_model(folder / "last", model)
     args = CMDLTrainingArguments(**{"benchmark": "camvid", "max_steps": 800, "resize": (360, 480)} | recipe)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_of(args)))
-    (folder / "run.json").write_text(json.dumps(facts | {"recipe": recipe_of(args)}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(args)).to_recipe()
+    (folder / "run.json").write_text(json.dumps(facts | {"recipe": args.to_recipe()}))
     if scores:
         (folder / "scores.json").write_text(json.dumps(scores))
     for name in ("curves.png", "predictions.png", "metrics.jsonl", *LEFT_AT_HOME):
