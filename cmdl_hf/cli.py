@@ -273,6 +273,45 @@ def explore(
 
 
 @app.command
+def export(
+    model: str,
+    /,
+    *,
+    format: Literal["onnx", "torch-export"] = "onnx",
+    out: Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    opset: int | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Write a model to one file that runs without this package, and compare its logits with the model's.
+
+    Args:
+        model: Folder or Hub name of the model; any semantic segmenter of transformers, CMDL or not.
+        format: onnx, or torch-export for torch.export.load.
+        out: File to write, .onnx or .pt2; by default one in outputs/ with the name of the model.
+        image_size: Height and width, to export for images of this size only; by default for every size that the
+            model takes.
+        opset: ONNX operator set; by default the one that torch recommends.
+        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
+    """
+    from .export import SUFFIXES, export_model
+
+    name = Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "-")
+    with _logging_to_terminal():
+        report = export_model(
+            model,
+            out or Path("outputs") / f"{name}{SUFFIXES[format]}",
+            format,
+            image_size=image_size,
+            opset=opset,
+            trust_remote_code=trust_remote_code,
+        )
+    if report.max_difference is not None:
+        print(f"largest difference from the model's logits: {report.max_difference:.1e}")
+    print(f"Saved to {report.path} ({report.num_bytes / 1e6:.1f} MB)")
+
+
+@app.command
 def push(folder: Path, repo_id: str, /, *, private: bool | None = None) -> None:
     """Push a model to the Hub, with a card that tells how it was trained and how good it is.
 

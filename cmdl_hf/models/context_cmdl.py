@@ -37,8 +37,9 @@ class ConvNormReLU(nn.Sequential):
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """Apply to (B, in_channels, h, w); returns (B, out_channels, h, w)."""
-        is_single = hidden_state.shape[0] * hidden_state.shape[2] * hidden_state.shape[3] == 1
-        if is_single and type(self[1]) is nn.BatchNorm2d and self[1].training:
+        # The size is asked last: in eval mode never, or an exported graph would not take every size.
+        is_batch_norm = type(self[1]) is nn.BatchNorm2d and self[1].training
+        if is_batch_norm and hidden_state.shape[0] * hidden_state.shape[2] * hidden_state.shape[3] == 1:
             raise ValueError(
                 "BatchNorm in training needs more than one value per channel, but the batch has 1 image and this "
                 "branch a 1×1 grid (global pooling in ppm, aspp and upernet): train with at least 2 images per "
@@ -65,7 +66,7 @@ class PyramidPooling(nn.Module):
     def forward(self, feature_map: Tensor) -> Tensor:
         """Pool a map (B, in_channels, h, w) at every scale; returns (B, C, h, w)."""
         pooled = [
-            resize(branch(F.adaptive_avg_pool2d(feature_map, scale)), feature_map.shape[-2:])
+            resize(branch(average_pool(feature_map, scale)), feature_map.shape[-2:])
             for scale, branch in zip(self.pool_scales, self.branches, strict=True)
         ]
         return self.bottleneck(torch.cat([feature_map, *pooled], dim=1))
@@ -181,6 +182,40 @@ class FeaturePyramid(nn.Module):
 
 def resize(hidden_state: Tensor, size: Sequence[int]) -> Tensor:
     """Bring (B, C, h, w) to another grid, bilinear, align_corners=False."""
-    if tuple(hidden_state.shape[-2:]) == tuple(size):
+    if _is_same_size(hidden_state.shape[-2:], size):
         return hidden_state
     return F.interpolate(hidden_state, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def average_pool(feature_map: Tensor, scale: int) -> Tensor:
+    """Average (B, C, h, w) over the cells of a scale×scale grid, as `F.adaptive_avg_pool2d` does.
+
+    A graph that is exported for every size has no such operator (ONNX has none, and torch's own decomposition is for
+    one size): there it is a product with the matrices of the row and column means, the same values.
+    """
+    if not _is_exporting():
+        return F.adaptive_avg_pool2d(feature_map, scale)
+    rows, columns = (_pooling_matrix(length, scale, feature_map) for length in feature_map.shape[-2:])
+    return rows @ (feature_map @ columns.t())
+
+
+def _pooling_matrix(length: int, scale: int, like: Tensor) -> Tensor:
+    """Weights (scale, length) with which the pixels of a line enter the mean of each of its cells."""
+    cells, pixels = torch.arange(scale, device=like.device), torch.arange(length, device=like.device)
+    starts, ends = cells * length // scale, ((cells + 1) * length + scale - 1) // scale
+    is_inside = (pixels >= starts[:, None]) & (pixels < ends[:, None])
+    return is_inside.to(like.dtype) / (ends - starts)[:, None].to(like.dtype)
+
+
+def _is_same_size(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Compare sizes; in a graph that is exported, whether they are the same for every image."""
+    if not _is_exporting():
+        return tuple(size) == tuple(other)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return all(statically_known_true(length == wanted) for length, wanted in zip(size, other, strict=True))
+
+
+def _is_exporting() -> bool:
+    """Whether `torch.export` is at work, rather than `torch.compile` or nothing."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()

@@ -83,11 +83,15 @@ class CMDLSemanticAggregation(nn.Module):
         Returns:
             `aggregated_features`, `Tensor` of shape (B, C, h, w).
         """
-        convolution, norm, activation = self.vote_fusion
-        weight = cast(Tensor, convolution.weight).flatten(1)  # (C, M·C)
-        class_votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
-        voted = F.conv2d(class_probabilities, class_votes.t()[:, :, None, None].to(class_probabilities.dtype))
+        _, norm, activation = self.vote_fusion
+        voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
         return self.attention(pixel_features, activation(norm(voted)))
+
+    def class_votes(self, prototypes: Tensor) -> Tensor:
+        """Form the product of prototypes (K, M, C) and fusion: the weight (C, K, 1, 1) of a 1×1 convolution."""
+        weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
+        votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
+        return votes.t()[:, :, None, None]
 
 
 def _layer_norm(hidden_state: Tensor, norm: nn.LayerNorm) -> Tensor:

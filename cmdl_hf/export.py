@@ -1,0 +1,439 @@
+"""Export of segmenters to one file that runs without this package: ONNX, or a program of `torch.export`.
+
+Input `pixel_values` (B, channels, H, W), normalised, float32; output `logits` (B, K, h, w), float32, on the
+feature grid as the model's own. Enlarge them once, bilinear, straight to the size of the original image.
+
+Metadata, each value JSON: in ONNX under these keys of `metadata_props`, in a torch.export file as one object in the
+extra file `metadata.json`.
+
+- `cmdl_hf_version`, `model_name`: strings.
+- `id2label`: names of the classes, by their ids as strings.
+- `palette`: K rows of red, green, blue in 0..255.
+- `image_size`: `[height, width]`, or null where the file takes every size that the model takes.
+- `preprocessing`: what to do to an image, in this order; null where the model has no image processor. `channel_order`;
+  `size`, to resize to: `{"height", "width"}`, `{"shortest_edge"}` or null; `resample`, such as `"bilinear"`;
+  `crop_size`, to cut out of the centre, or null; then (pixels in 0..255 · `rescale_factor` - `image_mean`) /
+  `image_std`.
+
+Example, which needs onnxruntime, numpy and Pillow only:
+    ```python
+    import json
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    image, steps = Image.open("street.png").convert("RGB"), metadata["preprocessing"]
+    pixels = (np.asarray(image) * steps["rescale_factor"] - steps["image_mean"]) / steps["image_std"]
+    (logits,) = session.run(["logits"], {"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)})
+    scores = [Image.fromarray(score).resize(image.size, Image.Resampling.BILINEAR) for score in logits[0]]
+    segmentation = Image.fromarray(np.stack(scores).argmax(axis=0).astype(np.uint8))
+    segmentation.putpalette(np.uint8(metadata["palette"]).tobytes())
+    segmentation.save("segmentation.png")
+    ```
+"""
+
+import copy
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from . import __version__
+from .loading import load_segmenter
+from .models import CMDLForSemanticSegmentation
+from .models.distributions_cmdl import CMDLSemanticAggregation
+from .visualization import default_palette
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+"""Formats, and the ending of their files."""
+
+METADATA_FILE = "metadata.json"
+
+TOLERANCE = 1e-4
+"""Largest difference of logits that passes; where they exceed 1 in size, relative to the largest."""
+
+_EXAMPLE = (2, 224, 448)  # batch, height and width: multiples of all usual strides, patches and windows
+_CHECKED = ((1, 97, 131), (3, 192, 160), (3, 224, 336), (1, 448, 224))  # the first three that the model takes
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_model` has written.
+
+    Args:
+        path (`Path`): The file.
+        num_bytes (`int`): Its size.
+        image_size (`tuple[int, int]`, *optional*): Height and width of the images it takes; None for every size.
+        checked_shapes (`tuple`): Shapes (B, channels, H, W) of the inputs that it was compared on with the model.
+        max_difference (`float`, *optional*): Largest difference between its logits and the model's; None where it
+            could not be run, for lack of onnxruntime.
+    """
+
+    path: Path
+    num_bytes: int
+    image_size: tuple[int, int] | None
+    checked_shapes: tuple[tuple[int, ...], ...]
+    max_difference: float | None
+
+
+def export_model(
+    model: nn.Module | str | Path,
+    path: str | Path,
+    format: str = "onnx",
+    image_size: Sequence[int] | None = None,
+    opset: int | None = None,
+    image_processor: Any = None,
+    trust_remote_code: bool = False,
+) -> ExportReport:
+    """Export a semantic segmenter to one file, and compare the file's logits with the model's.
+
+    The file is for inference in float32: dropout, auxiliary head and losses are not in it. Of a CMDL model neither the
+    memory bank nor the fusion of the votes is in it, but their product, which is constant (K×C numbers in place of
+    K·M·C + M·C²). Batches may have any size, and images too, where the backbone allows; otherwise a line is logged
+    that says which size the file is for. A file that does not compute what the model computes is not left behind.
+
+    Args:
+        model (`nn.Module`, `str` or `Path`): A semantic segmenter of transformers, CMDL or not; or a folder or Hub
+            name to load it from, with its image processor.
+        path (`str` or `Path`): File to write, `.onnx` or `.pt2`; missing folders are made.
+        format (`str`): `"onnx"`, or `"torch-export"` for `torch.export.load`. The latter refuses images so small
+            that the feature grid has one row or column, and sizes that the model would refuse; ONNX has no such check.
+        image_size (`Sequence[int]`, *optional*): Height and width, to export for images of this size only.
+        opset (`int`, *optional*): ONNX operator set; by default the one that torch recommends.
+        image_processor (*optional*): Of the model, for the metadata, where the model is not loaded by name.
+        trust_remote_code (`bool`): Whether to run Python files that come with the model.
+
+    Returns:
+        `ExportReport`.
+
+    Raises:
+        FileNotFoundError: if there is no such model, or no config in its folder.
+        ImportError: if ONNX is asked for and onnx or onnxscript is not installed.
+        OSError: if the file cannot be written.
+        ValueError: for an unknown format or impossible options, if the model cannot be exported, and if the file
+            computes other logits than the model.
+
+    Example:
+        ```python
+        >>> from cmdl_hf import CMDLForSemanticSegmentation
+        >>> from cmdl_hf.export import export_model
+
+        >>> report = export_model("outputs/demo/model", "outputs/model.onnx")
+        >>> report.max_difference < 1e-4
+        True
+        ```
+    """
+    path = Path(path)
+    _check_options(path, format, image_size, opset)
+    unfinished = _prepare_file(path)
+    name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
+    if isinstance(model, nn.Module):
+        reference = copy.deepcopy(model).cpu().float().eval()
+    else:
+        reference, image_processor = load_segmenter(model, trust_remote_code)
+        reference = reference.float()
+    try:
+        program, fixed_size = _trace(reference, image_size, image_processor)
+        metadata = _describe(reference, name, fixed_size, image_processor)
+        if format == "onnx":
+            _write_onnx(program, unfinished, opset, metadata)
+        else:
+            torch.export.save(program, unfinished, extra_files={METADATA_FILE: json.dumps(metadata)})
+        run = _open_onnx(unfinished) if format == "onnx" else _open_program(unfinished)
+        shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
+
+
+def _check_options(path: Path, format: str, image_size: Sequence[int] | None, opset: int | None) -> None:
+    """Refuse, before anything takes time, what cannot work."""
+    if format not in SUFFIXES:
+        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {format!r}")
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(
+            f"a file of format {format} ends in {SUFFIXES[format]}, got {path}; name {_renamed(path, format)}"
+        )
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"image_size must be height and width in pixels, got {tuple(image_size)}")
+    if format != "onnx":
+        if opset is not None:
+            raise ValueError(f"opset is of format onnx, got opset={opset} with {format}; leave it out")
+        return
+    if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
+        raise ImportError(f"export to ONNX needs {' and '.join(missing)}: pip install 'cmdl_hf[export]'")
+
+
+def _renamed(path: Path, format: str) -> Path:
+    return path.with_name(f"{path.stem or 'model'}{SUFFIXES[format]}")
+
+
+def _prepare_file(path: Path) -> Path:
+    """Make the folder and an empty file in it, which is to become `path` once it is whole."""
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(b"")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{path} cannot be written ({reason}); name a file in a folder that you may write to") from error
+    return unfinished
+
+
+def _name(model: str | Path) -> str:
+    """Name a model without telling where it lies."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+class _Logits(nn.Module):
+    """A segmenter as a function from pixels to logits.
+
+    Args:
+        model (`nn.Module`): A segmenter whose output has `logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Score images (B, channels, H, W); returns (B, K, h, w)."""
+        return self.model(pixel_values=pixel_values).logits
+
+
+class _NoMemory(nn.Module):
+    """In place of a memory bank whose content is in `_FoldedAggregation`."""
+
+    def read(self) -> None:
+        """Return nothing."""
+
+
+class _FoldedAggregation(nn.Module):
+    """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant (K, C).
+
+    Args:
+        aggregation (`CMDLSemanticAggregation`): Of the model.
+        prototypes (`Tensor` of shape (K, M, C)): Its memory bank.
+    """
+
+    def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
+        super().__init__()
+        _, norm, activation = aggregation.vote_fusion
+        weight = aggregation.class_votes(prototypes).detach().contiguous()  # (C, K, 1, 1)
+        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
+        convolution.weight = nn.Parameter(weight, requires_grad=False)
+        self.vote_fusion = nn.Sequential(convolution, norm, activation)
+        self.attention = aggregation.attention
+
+    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
+        """Aggregate for (B, C, h, w) and (B, K, h, w); returns (B, C, h, w)."""
+        return self.attention(pixel_features, self.vote_fusion(class_probabilities))
+
+
+def _fold(model: nn.Module) -> nn.Module:
+    """Leave out of a CMDL model what inference does not need; the model itself stays as it is."""
+    if not isinstance(model, CMDLForSemanticSegmentation):
+        return model
+    folded = copy.copy(model)
+    folded._modules = model._modules | {"auxiliary_head": None}
+    if model.config.use_distributions:
+        aggregation = _FoldedAggregation(model.semantic_aggregation, model.memory_bank.read())
+        replaced = {"semantic_aggregation": aggregation, "memory_bank": _NoMemory(), "distribution_learning": None}
+        folded._modules |= replaced
+    return folded
+
+
+def _trace(
+    model: nn.Module, image_size: Sequence[int] | None, image_processor: Any
+) -> tuple[ExportedProgram, tuple[int, int] | None]:
+    """Trace a model, for every image size where that is possible; also returns the size if it is one."""
+    graph = _Logits(_fold(model)).eval()
+    channels, reason = _num_channels(model), None
+    if image_size is None:
+        try:
+            return _export(graph, (_EXAMPLE[0], channels, *_EXAMPLE[1:]), is_any_size=True), None
+        except Exception as error:  # whatever a backbone raises that is built for one size
+            reason = error
+    size = tuple(image_size or _own_size(model, image_processor) or ())
+    if not size:
+        raise ValueError(
+            f"this model cannot be exported for every image size ({_first_line(reason)}); choose one: image_size, "
+            "--image-size HEIGHT WIDTH"
+        ) from reason
+    try:
+        program = _export(graph, (_EXAMPLE[0], channels, *size), is_any_size=False)
+    except Exception as error:
+        raise ValueError(
+            f"this model cannot be exported for images of {size[0]}×{size[1]} ({_first_line(error)}); choose a size "
+            "that the model takes: image_size, --image-size HEIGHT WIDTH"
+        ) from error
+    if reason is not None:
+        logger.info("The backbone is for one image size: the file takes images of %d×%d only", *size)
+    return program, (size[0], size[1])
+
+
+def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> ExportedProgram:
+    """Trace a graph with an example of a shape (B, channels, H, W) that keeps the batch open, and maybe the size."""
+    is_open = (True, False, is_any_size, is_any_size)
+    dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
+    with torch.no_grad():
+        return torch.export.export(graph, (torch.zeros(shape),), dynamic_shapes=(dimensions,), strict=False)
+
+
+def _num_channels(model: nn.Module) -> int:
+    config: Any = model.config
+    backbone_config = getattr(config, "backbone_config", None)
+    return getattr(backbone_config, "num_channels", None) or getattr(config, "num_channels", None) or 3
+
+
+def _own_size(model: nn.Module, image_processor: Any) -> tuple[int, int] | None:
+    """Find the image size that a network, or else its image processor, is set to."""
+    config: Any = model.config
+    found = [getattr(module, "img_size", None) for module in model.modules()]
+    found += [getattr(part, "image_size", None) for part in (getattr(config, "backbone_config", None), config)]
+    if image_processor is not None:
+        size = _settings(image_processor).get("size") or {}
+        found.append((size["height"], size["width"]) if "height" in size else size.get("shortest_edge"))
+    for size in found:
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, Sequence) and len(size) == 2:
+            return int(size[0]), int(size[1])
+    return None
+
+
+def _describe(model: nn.Module, name: str, image_size: tuple[int, int] | None, image_processor: Any) -> dict[str, Any]:
+    """Gather the metadata that the module's docstring lists."""
+    config: Any = model.config
+    return {
+        "cmdl_hf_version": __version__,
+        "model_name": name,
+        "id2label": {str(i): label for i, label in config.id2label.items()},
+        "palette": getattr(config, "palette", None) or default_palette(config.num_labels),
+        "image_size": image_size,
+        "preprocessing": None if image_processor is None else _preprocessing(image_processor, _num_channels(model)),
+    }
+
+
+def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
+    """Say what an image processor does to an image, in numbers that always apply."""
+    settings = _settings(image_processor)
+    is_normalised = settings.get("do_normalize")
+    return {
+        "channel_order": "RGB" if num_channels == 3 else None,
+        "size": settings.get("size") if settings.get("do_resize") else None,
+        "resample": Image.Resampling(settings["resample"]).name.lower() if "resample" in settings else None,
+        "crop_size": settings.get("crop_size") if settings.get("do_center_crop") else None,
+        "rescale_factor": settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale") else 1.0,
+        "image_mean": settings["image_mean"] if is_normalised else [0.0] * num_channels,
+        "image_std": settings["image_std"] if is_normalised else [1.0] * num_channels,
+    }
+
+
+def _settings(image_processor: Any) -> dict[str, Any]:
+    settings = json.loads(image_processor.to_json_string())
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadata: dict[str, Any]) -> None:
+    """Translate a program into an ONNX file that holds its weights."""
+    try:
+        onnx_program = torch.onnx.export(
+            program, input_names=["pixel_values"], output_names=["logits"], opset_version=opset, verbose=False
+        )
+    except Exception as error:  # of the exporter, whose classes differ between releases
+        raise ValueError(
+            f"this model cannot be written as ONNX ({_first_line(error)}); try another opset or one image size "
+            "(--image-size), or format torch-export"
+        ) from error
+    assert onnx_program is not None
+    graph = onnx_program.model.graph
+    found = onnx_program.model.opset_imports.get("")
+    if opset not in (None, found):
+        raise ValueError(f"opset {opset} cannot be had for this model, only {found}; leave opset out, or raise it")
+    axes = zip(graph.inputs[0].shape or (), ("batch", "channels", "height", "width"), strict=True)
+    onnx_program.rename_axes({axis: name for axis, name in axes if not isinstance(axis, int)})
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx_program.model.metadata_props.update(texts)
+    onnx_program.save(path, external_data=False)
+
+
+def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """Load an ONNX file into ONNX Runtime, where that is installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        logger.warning("The file was not compared with the model, for which: pip install 'cmdl_hf[export]'")
+        return None
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's classes have no common base
+        raise ValueError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({_first_line(error)}); try "
+            "another opset"
+        ) from error
+    return lambda pixel_values: torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
+
+
+def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+@torch.no_grad()
+def _compare(
+    model: nn.Module, run: Callable[[Tensor], Tensor], image_size: tuple[int, int] | None
+) -> tuple[tuple[tuple[int, ...], ...], float]:
+    """Compare the logits of the model and of the file; returns the shapes of the inputs and the largest difference."""
+    generator = torch.Generator().manual_seed(0)
+    candidates = _CHECKED if image_size is None else ((1, *image_size), (3, *image_size))
+    shapes: list[tuple[int, ...]] = []
+    largest = 0.0
+    for batch_size, *size in candidates:
+        pixel_values = torch.randn(batch_size, _num_channels(model), *size, generator=generator)
+        try:
+            expected = model(pixel_values=pixel_values).logits
+        except Exception as error:  # a backbone that takes some sizes only, such as multiples of its patches
+            logger.debug("The model takes no images of %s: %s", size, error)
+            continue
+        shape = tuple(pixel_values.shape)
+        try:
+            found = run(pixel_values)
+        except Exception as error:  # of ONNX Runtime, or a guard of torch.export
+            reason = _first_line(error)
+            raise ValueError(f"the exported file fails on pixel_values {shape}: {reason}; {_CURE}") from error
+        difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
+        if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise ValueError(
+                f"the exported file computes other logits than the model: on pixel_values {shape} they differ by "
+                f"{difference:.1e}, more than {TOLERANCE:.0e}; {_CURE}"
+            )
+        shapes.append(shape)
+        largest = max(largest, difference)
+        if len(shapes) == 3:
+            break
+    if not shapes:
+        raise ValueError(f"the model takes none of the images to compare on, of {list(candidates)}; {_CURE}")
+    return tuple(shapes), largest
+
+
+_CURE = "export it for one size, --image-size HEIGHT WIDTH, or in the other format"
+
+
+def _first_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
