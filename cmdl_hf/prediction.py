@@ -1,24 +1,20 @@
 """Segmentation of image files by a saved model."""
 
-import glob
 import json
 import logging
-import re
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .files import write_text
+from .image_files import MAX_PIXELS, UNREADABLE, find_images, read_image
 from .inference import outlier_map
 from .loading import choose_device, load_segmenter
 from .progress import progress_bar
@@ -26,13 +22,9 @@ from .visualization import default_palette, overlay
 
 logger = logging.getLogger(__name__)
 
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is read, the limit at which Pillow suspects a decompression bomb."""
-
 SUMMARY_FILE = "summary.json"
 
 _MAX_PALETTE = 256  # what 8 bits can tell apart
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -244,46 +236,12 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
     for path in paths:
         try:
             image = read_image(path, max_pixels)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             failures[path] = str(error) or type(error).__name__
         except MemoryError:
             failures[path] = "does not fit memory; make it smaller"
         else:
             yield _Prepared(path, image, processor(image, return_tensors="pt")["pixel_values"][0])
-
-
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image file, upright and as RGB; transparency is dropped.
-
-    Args:
-        path (`Path`): The file.
-        max_pixels (`int`): Images with more pixels are refused before they are decoded.
-
-    Raises:
-        OSError, ValueError, SyntaxError, EOFError: if it is no whole image, or too large.
-    """
-    with _without_pillows_limit(), Image.open(path) as file:
-        width, height = file.size
-        if width * height == 0:
-            raise ValueError(f"has no pixels, found a size of {width} × {height}")
-        if width * height > max_pixels:
-            raise ValueError(
-                f"has {width} × {height} = {width * height:,} pixels, more than {max_pixels:,}; raise the limit with "
-                "--max-pixels if it comes from a source you trust"
-            )
-        if file.mode.startswith(("I", "F")):
-            raise ValueError(f"must have 8 bits a channel, found mode {file.mode}; convert it")
-        return ImageOps.exif_transpose(file).convert("RGB")
-
-
-@contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Leave the limit of pixels to `max_pixels`."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
@@ -322,7 +280,7 @@ def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, 
         raise ValueError("there is nothing to segment; name image files, folders or quoted patterns")
     targets: dict[Path, _Outputs] = {}
     sources: dict[Path, Path] = {}
-    found = [image for given in inputs for image in _find_images(given, output_dir)]
+    found = [image for given in inputs for image in find_images(given, output_dir)]
     originals = {path.resolve() for path, _ in found}
     for path, name in found:
         outputs = _Outputs.named(output_dir / name)
@@ -333,34 +291,3 @@ def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, 
                 raise ValueError(f"{sources[target]} and {path} would both be written to {target}; rename one")
         targets[path] = outputs
     return targets
-
-
-def _find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield every image of an input, with its name relative to it."""
-    root = Path(given)
-    if root.is_file():
-        yield root, Path(root.name)
-        return
-    if root.is_dir():
-        readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-        found = (path for path in root.rglob("*") if path.suffix.lower() in readable and path.is_file())
-    else:
-        found = (path for path in map(Path, glob.glob(str(given), recursive=True)) if path.is_file())
-        root = _fixed_part(root)
-    paths = sorted(path for path in found if not _is_earlier_output(path, root, output_dir))
-    if not paths:
-        raise FileNotFoundError(f"{given} is no image file, no folder with images and no pattern that matches any")
-    yield from ((path, path.relative_to(root)) for path in paths)
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder that a pattern searches: its parts before the first with a wildcard."""
-    parts = pattern.parts
-    first = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts) - 1)
-    return Path(*parts[:first])
-
-
-def _is_earlier_output(path: Path, root: Path, output_dir: Path) -> bool:
-    """Whether a file lies in an output folder below the folder that is searched."""
-    output = output_dir.resolve()
-    return output != root.resolve() and output in path.resolve().parents and root.resolve() in output.parents

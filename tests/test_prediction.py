@@ -231,7 +231,15 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
 
 
 def test_other_errors_are_not_taken_for_memory(folder, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction._Batches, "_segment", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+    load = prediction.load_segmenter
+    faulty = _Small(0, RuntimeError("a bug"))
+
+    def load_faulty(*arguments):
+        model, processor = load(*arguments)
+        faulty.config = model.config
+        return faulty, processor
+
+    monkeypatch.setattr(prediction, "load_segmenter", load_faulty)
     with pytest.raises(RuntimeError, match="a bug"):
         predict_files(folder, [images], tmp_path / "out")
 
