@@ -46,7 +46,7 @@ def make_run_folder(folder, model, scores=None, facts=FACTS, **recipe):
     save_model(folder, model)
     save_model(folder / "last", model)
     args = CMDLTrainingArguments(**{"benchmark": "camvid", "max_steps": 800, "resize": (360, 480)} | recipe)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(args)).to_recipe()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(args.to_recipe()))
     (folder / "run.json").write_text(json.dumps(facts | {"recipe": args.to_recipe()}))
     if scores:
         (folder / "scores.json").write_text(json.dumps(scores))
