@@ -42,6 +42,7 @@ bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README
 	$(BIN)/python benchmarks/assignment.py
 	$(BIN)/python benchmarks/transforms.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/inference.py
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
