@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _PRINCIPAL_COMPONENTS = 50
+_NUM_ITERATIONS = 750  # of the t-SNE; nothing moves much after them
 
 
 def check_scikit_learn() -> None:
@@ -43,7 +44,8 @@ def lay_out(pixel_embeddings: Tensor, prototypes: Tensor, seed: int = 0) -> tupl
     points = torch.cat([F.normalize(pixel_embeddings.float(), dim=-1), directions]).cpu().double().numpy()
     num_components = min(_PRINCIPAL_COMPONENTS, *points.shape)
     reduced = PCA(num_components, random_state=seed).fit_transform(points)
-    tsne = TSNE(perplexity=min(30.0, (len(points) - 1) / 3), init="pca", random_state=seed)
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", max_iter=_NUM_ITERATIONS, random_state=seed)
     places = tsne.fit_transform(reduced).astype(np.float64)
     places -= places.min(axis=0)
     places /= max(places.max(), 1e-12)

@@ -13,6 +13,7 @@ from .explore_pictures import to_data_uri, to_hex
 from .visualization import Palette, distribution_shades, paint_values, value_colors
 
 _PLANE = 1000  # width of the t-SNE, in units of its drawing
+_MOST_LARGE_STARS = 400
 _MOST_NAMED = 24  # classes whose names stand in the t-SNE from the start
 _MOST_WRITTEN = 20  # classes whose similarities are written as numbers
 _CELL = {True: 40, False: 12}  # edge of a cell of the class similarity, written or only painted
@@ -78,7 +79,7 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    environment.filters |= {"percent": _percent, "number": _number, "short": _short}
     M = findings["num_distributions"]
     return environment.get_template("explore_report.html").render(
         findings=findings,
@@ -88,6 +89,7 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         shades=[[to_hex(shade) for shade in distribution_shades(color, M)] for color in pictures.palette],
         groups=_group_points(findings, pictures),
         plane=[_PLANE, round(_PLANE * _aspect(pictures)) + 30],
+        star_size=1.0 if pictures.stars[..., 0].size <= _MOST_LARGE_STARS else 0.6,
         is_named=findings["num_labels"] <= _MOST_NAMED,
         matrix=_draw_matrix(findings),
         bar_colors=[to_hex(color) for color in value_colors(9)],
@@ -149,3 +151,10 @@ def _percent(value: float | None, digits: int = 1) -> str:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _short(name: str, length: int = 26) -> str:
+    """Cut a long name of a class, after the first of its synonyms where it lists some."""
+    if len(name) > length:
+        name = name.split(",")[0]
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -32,8 +32,8 @@ FIGURES_FILE = "distributions.json"
 
 _NUM_MAPS = 6  # images drawn with their maps
 _NUM_OUTLIER_MAPS = 3  # images drawn because they are the least familiar
-_NUM_PATCHES = 4000  # of all distributions together, within 3 to 8 of each
-_NUM_POINTS = 3000  # of the t-SNE, within 20 to 200 pixels of each class
+_NUM_PATCHES = 6000  # of all distributions together, within 3 to 8 of each
+_NUM_POINTS = 2500  # of the t-SNE, within 12 to 200 pixels of each class
 _UNUSUAL = 0.95  # the share of its pixels by whose outlier scores an image is ranked
 
 
@@ -152,7 +152,7 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
         K,
         M,
         num_examples=min(max(_NUM_PATCHES // (K * M), 3), 8),
-        num_sampled=min(max(_NUM_POINTS // K, 20), 200),
+        num_sampled=min(max(_NUM_POINTS // K, 12), 200),
         device=next(network.model.parameters()).device,
     )
     scores = []
