@@ -53,10 +53,10 @@ def build_page() -> gr.Blocks:
                 with gr.Tabs():
                     with gr.Tab("Classes"):
                         overlay = gr.Image(label="Classes", format="jpeg", elem_id="overlay", **picture)
+                        opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
                         toggles = gr.CheckboxGroup(
                             label="Classes shown", show_select_all=True, elem_id="toggles", visible=False
                         )
-                        opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
                     with gr.Tab("Distributions"):
                         distributions = gr.Image(
                             label="Distributions", format="png", elem_id="distributions", **picture
@@ -81,7 +81,10 @@ def build_page() -> gr.Blocks:
                 gr.Info(f"The image is shrunk to {image.width} × {image.height} pixels.")
             present = classes_present(new)
             shown = [class_id for class_id, _ in present]
-            choices = [(f"{new.names[class_id]} {share:.0%}", class_id) for class_id, share in present]
+            choices = [
+                (f"{new.names[class_id]} {f'{share:.0%}' if share >= 0.005 else '<1%'}", class_id)
+                for class_id, share in present
+            ]
             return dict(zip(pictures, views.draw(new, None, shown, opacity), strict=True)) | {
                 result: new,
                 pixel: None,
@@ -118,7 +121,7 @@ if __name__ == "__main__":
         share=False,
         ssr_mode=False,
         max_file_size="50mb",
-        state_session_capacity=32,
+        state_session_capacity=16,
         footer_links=[],
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         css=views.CSS,

@@ -84,7 +84,10 @@ class Browser:
         element = f"document.querySelector({selector!r})"
         await self.wait_for(f"{element} !== null")
         await self.evaluate(f"{element}.scrollIntoView({{block: 'center'}})")
-        box = await self.evaluate(f"{element}.getBoundingClientRect().toJSON()")
+        before, box = None, {}
+        while box != before:  # the page may still be growing
+            before, box = box, await self.evaluate(f"{element}.getBoundingClientRect().toJSON()")
+            await asyncio.sleep(0.2)
         place = {"x": box["x"] + across * box["width"], "y": box["y"] + down * box["height"]}
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
