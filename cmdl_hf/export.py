@@ -45,6 +45,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -138,13 +139,13 @@ def export_model(
     path = Path(path)
     _check_options(path, format, image_size, opset)
     unfinished = _prepare_file(path)
-    name = type(model).__name__ if isinstance(model, nn.Module) else _name(model)
-    if isinstance(model, nn.Module):
-        reference = copy.deepcopy(model).cpu().float().eval()
-    else:
-        reference, image_processor = load_segmenter(model, trust_remote_code)
-        reference = reference.float()
     try:
+        if isinstance(model, nn.Module):
+            name, reference = type(model).__name__, copy.deepcopy(model).cpu().float().eval()
+        else:
+            name = _name(model)
+            reference, image_processor = load_segmenter(model, trust_remote_code)
+            reference = reference.float()
         program, fixed_size = _trace(reference, image_size, image_processor)
         metadata = _describe(reference, name, fixed_size, image_processor)
         if format == "onnx":
@@ -263,18 +264,18 @@ def _trace(
 ) -> tuple[ExportedProgram, tuple[int, int] | None]:
     """Trace a model, for every image size where that is possible; also returns the size if it is one."""
     graph = _Logits(_fold(model)).eval()
-    channels, reason = _num_channels(model), None
-    if image_size is None:
+    channels, reason = _num_channels(model), _why_one_size(model)
+    if image_size is None and reason is None:
         try:
             return _export(graph, (_EXAMPLE[0], channels, *_EXAMPLE[1:]), is_any_size=True), None
         except Exception as error:  # whatever a backbone raises that is built for one size
-            reason = error
+            reason = _first_line(error)
     size = tuple(image_size or _own_size(model, image_processor) or ())
     if not size:
         raise ValueError(
-            f"this model cannot be exported for every image size ({_first_line(reason)}); choose one: image_size, "
-            "--image-size HEIGHT WIDTH"
-        ) from reason
+            f"this model cannot be exported for every image size ({reason}); choose one: image_size, --image-size "
+            "HEIGHT WIDTH"
+        )
     try:
         program = _export(graph, (_EXAMPLE[0], channels, *size), is_any_size=False)
     except Exception as error:
@@ -282,8 +283,8 @@ def _trace(
             f"this model cannot be exported for images of {size[0]}×{size[1]} ({_first_line(error)}); choose a size "
             "that the model takes: image_size, --image-size HEIGHT WIDTH"
         ) from error
-    if reason is not None:
-        logger.info("The backbone is for one image size: the file takes images of %d×%d only", *size)
+    if image_size is None:
+        logger.info("The file takes images of %d×%d only, as this backbone needs one size (%s)", *size, reason)
     return program, (size[0], size[1])
 
 
@@ -293,6 +294,16 @@ def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> Expo
     dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
     with torch.no_grad():
         return torch.export.export(graph, (torch.zeros(shape),), dynamic_shapes=(dimensions,), strict=False)
+
+
+def _why_one_size(model: nn.Module) -> str | None:
+    """Say what in a model keeps `torch.export` busy for hours when the image size is left open, if anything does."""
+    for module in model.modules():
+        if isinstance(module, Conv2dSame):
+            return "padding that depends on the size, pad_type='same'"
+        if getattr(module, "window_size", None) is not None:
+            return "attention within windows"
+    return None
 
 
 def _num_channels(model: nn.Module) -> int:
@@ -380,8 +391,10 @@ def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
     except ImportError:
         logger.warning("The file was not compared with the model, for which: pip install 'cmdl_hf[export]'")
         return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's classes have no common base
         raise ValueError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({_first_line(error)}); try "
