@@ -16,7 +16,7 @@ DEFINITIONS = {
     "similarity": "Cosine of a pixel's embedding and a distribution's prototype, from -1 to 1.",
     "share": "Share of the class's pixels that belong to the distribution.",
     "purity": "Of all pixels whose nearest distribution is this one, the share that is truly of its class.",
-    "mixed_with": "The other true classes of those pixels, with their shares.",
+    "mixed_with": "The other true classes of those pixels, with their shares: what else the distribution attracts.",
     "mean_similarity": "Mean similarity of the pixels that belong to the distribution.",
     "recall": "Share of the class's pixels whose nearest distribution is one of the class.",
     "num_used": "How many distributions the class uses in effect: exp of the entropy of their shares.",
