@@ -1,35 +1,30 @@
 """`cmdl evaluate`: a model scored on a data set by a protocol of the papers, told in a table, a file and its card."""
 
 import json
-import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import yaml
-from accelerate import PartialState
 from accelerate.utils import reduce
 from PIL import Image
 
-from .data import BENCHMARKS, LabelTable, SegmentationDataset, load_benchmark
+from .data import BENCHMARKS, LabelTable
 from .evaluation import Prediction, evaluate, predict
-from .files import write_text
+from .files import check_can_write, write_text
 from .hub import write_card
 from .inference import SCALES
 from .loading import load_segmenter
 from .metrics import SegmentationMetrics
 from .protocols import ProcessorTransform, ProtocolName, make_protocol, processor_resize
-from .recipes import load_data
-from .training_args import CMDLTrainingArguments
+from .recipes import check_classes, load_split
 from .training_log import without_nan
 from .training_loop import start_processes
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -124,12 +119,12 @@ def run_evaluation(
         raise ValueError(f"update_card writes into the folder of a model, and {model} is none; download it first")
     for path in (out, save_predictions):
         if path is not None:
-            _check_can_write(Path(path), is_folder=path is save_predictions)
+            check_can_write(Path(path), is_folder=path is save_predictions)
     segmenter, processor = load_segmenter(model, trust_remote_code)
     num_labels = int(segmenter.config.num_labels)
     with state.local_main_process_first():  # the others find the prepared data in the cache
-        dataset = _load_data(benchmark, data_dir, id2label, split, num_labels)
-    _check_classes(segmenter.config, dataset, benchmark, model)
+        dataset = load_split(benchmark, split, num_labels, data_dir, id2label)
+    check_classes(segmenter.config, dataset, benchmark, model)
     is_labelled = dataset[split][0]["label"] is not None
     if not is_labelled:
         _check_use_without_labels(benchmark, split, save_predictions is not None, update_card)
@@ -170,50 +165,6 @@ def run_evaluation(
     return evaluation
 
 
-def _load_data(
-    benchmark: str, data_dir: str | Path | None, id2label: str | Path | None, split: str, num_labels: int
-) -> SegmentationDataset:
-    """Load the split of a data set; of COCO-Stuff with as many classes as the model has, 171 or 182."""
-    known = (*BENCHMARKS, "own", "synthetic")
-    if benchmark not in known:
-        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
-    if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
-        dataset = load_data(CMDLTrainingArguments(benchmark=cast(Any, benchmark)), data_dir, id2label)
-    else:
-        options: dict[str, Any] = {"num_classes": 182} if benchmark == "coco_stuff" and num_labels == 182 else {}
-        dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
-    if split not in dataset:
-        raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
-    return dataset
-
-
-def _check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, model: str | Path) -> None:
-    """Refuse a model with another number of classes, and say it if they have other names."""
-    if config.num_labels != dataset.num_labels:
-        raise ValueError(
-            f"model and data set must have the same classes, found {config.num_labels} in {model} and "
-            f"{dataset.num_labels} in {benchmark}; choose a model trained for {benchmark}, or the data set it was "
-            "trained for"
-        )
-    names = {int(id_): name for id_, name in config.id2label.items()}
-    differing = [
-        id_ for id_, name in dataset.id2label.items() if _plain(names[id_]) not in (_plain(name), f"label{id_}")
-    ]
-    if differing:
-        id_ = differing[0]
-        logger.warning(
-            "%d of %d classes have other names in %s than in %s, such as %d: %r and %r. Classes are compared by id; "
-            "if their order differs, the scores mean nothing.",
-            len(differing),
-            len(names),
-            model,
-            benchmark,
-            id_,
-            names[id_],
-            dataset.id2label[id_],
-        )
-
-
 def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, update_card: bool) -> None:
     """Refuse to score what the owner has withheld the labels of."""
     if not is_saving:
@@ -223,10 +174,6 @@ def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, updat
         )
     if update_card:
         raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 class _PredictionWriter:
@@ -262,20 +209,6 @@ def _update_card(folder: Path, benchmark: str, name: str, scores: Mapping[str, A
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_text(file, json.dumps(without_nan(there | {name: dict(scores)}), indent=2, ensure_ascii=False))
     write_card(folder)
-
-
-def _check_can_write(path: Path, is_folder: bool) -> None:
-    """Find out before the work whether a file, or files in a folder, can be written."""
-    folder = path if is_folder else path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{path.name}.{PartialState().process_index}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(f"{path} cannot be written ({error.strerror}); name another place") from error
-    if not is_folder and path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a JSON file")
 
 
 def _autocast(device: torch.device, mixed_precision: str) -> Any:

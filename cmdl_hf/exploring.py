@@ -13,18 +13,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .data import BENCHMARKS, SegmentationDataset, load_benchmark
 from .explore_findings import collect_findings
 from .explore_layout import check_scikit_learn, lay_out
 from .explore_pictures import cut_patch, draw_strip, shrink, to_data_uri
 from .explore_report import MapPanels, Pictures, render_report
 from .explore_statistics import Cell, DistributionStatistics
-from .files import write_text
+from .files import check_can_write, write_text
 from .inference import outlier_map
 from .loading import choose_device, load_segmenter
 from .progress import progress_bar
-from .recipes import load_data
-from .training_args import CMDLTrainingArguments
+from .recipes import check_classes, load_split
 from .visualization import colorize, default_palette, paint_distributions, paint_values
 
 REPORT_FILE = "report.html"
@@ -74,11 +72,12 @@ def explore(
     check_scikit_learn()
     if max_images is not None and max_images < 1:
         raise ValueError(f"max_images must be at least 1, found {max_images}; leave it out to look at all")
-    output_dir = _writable_folder(Path(output_dir))
+    output_dir = Path(output_dir)
+    check_can_write(output_dir, is_folder=True)
     segmenter, processor = load_segmenter(model)
     _check_distributions(segmenter, model)
-    dataset = _load_split(benchmark, data_dir, split, id2label)
-    _check_classes(segmenter, dataset, model, benchmark)
+    dataset = load_split(benchmark, split, segmenter.config.num_labels, data_dir, id2label)
+    check_classes(segmenter.config, dataset, benchmark, model)
     images = _Images(dataset[split], _spread(len(dataset[split]), max_images))
     network = _Network(segmenter.to(choose_device()), processor)
 
@@ -264,18 +263,6 @@ def _spread(length: int, count: int | None) -> list[int]:
     return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()
 
 
-def _writable_folder(folder: Path) -> Path:
-    """Find out before the work whether files can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{REPORT_FILE}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
-    return folder
-
-
 def _check_distributions(segmenter: nn.Module, model: str | Path) -> None:
     config = cast(Any, segmenter.config)
     if getattr(config, "use_distributions", False) and hasattr(segmenter, "memory_bank"):
@@ -285,27 +272,3 @@ def _check_distributions(segmenter: nn.Module, model: str | Path) -> None:
         f"only models with class distributions can be explored, and {model} {kind}; name a CMDL model, whose config "
         "has use_distributions=True"
     )
-
-
-def _load_split(
-    benchmark: str, data_dir: str | Path | None, split: str, id2label: str | Path | None
-) -> SegmentationDataset:
-    known = (*BENCHMARKS, "synthetic", "own")
-    if benchmark not in known:
-        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
-    if benchmark in BENCHMARKS and data_dir is not None and id2label is None:
-        dataset = load_benchmark(benchmark, data_dir, splits=[split])
-    else:
-        dataset = load_data(CMDLTrainingArguments(benchmark=cast(Any, benchmark)), data_dir, id2label)
-    if split not in dataset:
-        raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
-    return dataset
-
-
-def _check_classes(segmenter: nn.Module, dataset: SegmentationDataset, model: str | Path, benchmark: str) -> None:
-    num_labels = cast(Any, segmenter.config).num_labels
-    if num_labels != dataset.num_labels:
-        raise ValueError(
-            f"model and data set must have the same classes, found {num_labels} in {model} and {dataset.num_labels} "
-            f"in {benchmark}; choose the data set that the model was trained on"
-        )

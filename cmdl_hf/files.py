@@ -29,3 +29,22 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
             os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_can_write(path: Path, is_folder: bool) -> None:
+    """Find out before the work whether a file, or files in a folder, can be written; missing folders are made.
+
+    Raises:
+        PermissionError: if they cannot.
+        IsADirectoryError: if there is a folder where a file is to be.
+    """
+    folder = path if is_folder else path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{path.name}.{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(f"{path} cannot be written ({error.strerror}); name another place") from error
+    if not is_folder and path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a JSON file")

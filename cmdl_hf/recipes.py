@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -14,7 +14,7 @@ import yaml
 from accelerate import PartialState
 from accelerate.utils import set_seed
 
-from .data import SegmentationDataset, load_benchmark, load_folder, load_pairs, load_synthetic
+from .data import BENCHMARKS, SegmentationDataset, load_benchmark, load_folder, load_pairs, load_synthetic
 from .data.label_table import HasClasses
 from .data.statistics import class_pixel_counts, class_weights
 from .models import CMDLConfig, CMDLForSemanticSegmentation
@@ -58,6 +58,69 @@ def load_data(
     if id2label is None:
         raise ValueError("own data need a file with the names of the classes: give --id2label classes.txt")
     return (load_folder if Path(data_dir).is_dir() else load_pairs)(data_dir, id2label)
+
+
+def load_split(
+    benchmark: str,
+    split: str,
+    num_labels: int,
+    data_dir: str | Path | None = None,
+    id2label: str | Path | None = None,
+) -> SegmentationDataset:
+    """Load the split that a model is scored on or looked into with.
+
+    Args:
+        benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`.
+        split (`str`): `"train"`, `"validation"` or `"test"`; of a benchmark only this one is loaded.
+        num_labels (`int`): Classes of the model, by which COCO-Stuff has 171 or 182.
+        data_dir (`str` or `Path`, *optional*): See `load_data`.
+        id2label (`str` or `Path`, *optional*): See `load_data`.
+
+    Raises:
+        ValueError: if there is no such data set or split, or as `load_data` raises it.
+    """
+    known = (*BENCHMARKS, "own", "synthetic")
+    if benchmark not in known:
+        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
+    if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
+        dataset = load_data(CMDLTrainingArguments(benchmark=cast(Any, benchmark)), data_dir, id2label)
+    else:
+        options: dict[str, Any] = {"num_classes": 182} if benchmark == "coco_stuff" and num_labels == 182 else {}
+        dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
+    if split not in dataset:
+        raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
+    return dataset
+
+
+def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, model: str | Path) -> None:
+    """Refuse a model with another number of classes than the data set, and log it if they have other names."""
+    if config.num_labels != dataset.num_labels:
+        raise ValueError(
+            f"model and data set must have the same classes, found {config.num_labels} in {model} and "
+            f"{dataset.num_labels} in {benchmark}; choose a model trained for {benchmark}, or the data set it was "
+            "trained for"
+        )
+    names = {int(id_): name for id_, name in config.id2label.items()}
+    differing = [
+        id_ for id_, name in dataset.id2label.items() if _plain(names[id_]) not in (_plain(name), f"label{id_}")
+    ]
+    if differing:
+        id_ = differing[0]
+        logger.warning(
+            "%d of %d classes have other names in %s than in %s, such as %d: %r and %r. Classes are compared by id; "
+            "if their order differs, the scores mean nothing.",
+            len(differing),
+            len(names),
+            model,
+            benchmark,
+            id_,
+            names[id_],
+            dataset.id2label[id_],
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def check_weights(weights: str | Path | None) -> None:

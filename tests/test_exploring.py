@@ -260,7 +260,7 @@ def test_models_without_distributions_are_refused(make_model, data, tmp_path):
 
 def test_another_number_of_classes_is_refused(make_model, data, tmp_path):
     other = _save(make_model(num_labels=7), tmp_path / "other")
-    with pytest.raises(ValueError, match=r"same classes, found 7 in .*other and 4 in own; choose the data set"):
+    with pytest.raises(ValueError, match=r"same classes, found 7 in .*other and 4 in own; choose a model"):
         explore(other, **data)
 
 
@@ -303,7 +303,7 @@ def test_only_void_and_withheld_labels_are_refused(folder, data, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr(exploring, "load_segmenter", lambda model: pytest.fail("began to work"))
     (tmp_path / "file").touch()
-    with pytest.raises(PermissionError, match=r"file cannot be written .*; name another folder"):
+    with pytest.raises(PermissionError, match=r"file cannot be written .*; name another place"):
         explore(folder, **data | {"output_dir": tmp_path / "file"})
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
