@@ -201,7 +201,8 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
             labels = labels.long()
 
         if (divisor := self.config.size_divisor) > 1:
-            size = [-(-length // divisor) * divisor for length in pixel_values.shape[-2:]]
+            # Of positive numbers: ONNX divides integers towards zero.
+            size = [(length + divisor - 1) // divisor * divisor for length in pixel_values.shape[-2:]]
             pixel_values = resize(pixel_values, size)
         feature_maps = self.backbone(pixel_values).feature_maps
         pixel_features, coarse_logits = None, None
