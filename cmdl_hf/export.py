@@ -376,7 +376,7 @@ def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadat
     graph = onnx_program.model.graph
     found = onnx_program.model.opset_imports.get("")
     if opset not in (None, found):
-        raise ValueError(f"opset {opset} cannot be had for this model, only {found}; leave opset out, or choose another")
+        raise ValueError(f"opset {opset} cannot be had, only {found}; leave opset out, or choose another")
     axes = zip(graph.inputs[0].shape or (), ("batch", "channels", "height", "width"), strict=True)
     onnx_program.rename_axes({axis: name for axis, name in axes if not isinstance(axis, int)})
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
