@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,18 @@ class Checkpoints:
         return json.loads((checkpoint / MANIFEST).read_text())["state"]
 
     def _finish(self, unfinished: Path, target: Path, state: Mapping[str, Any]) -> None:
-        sizes = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
-        (unfinished / MANIFEST).write_text(json.dumps({"files": sizes, "state": state}))
+        files = {file.name: [file.stat().st_size, _checksum(file)] for file in sorted(unfinished.iterdir())}
+        (unfinished / MANIFEST).write_text(json.dumps({"files": files, "state": state}))
         for file in unfinished.iterdir():
             _to_disk(file)
         _to_disk(unfinished)
         shutil.rmtree(target, ignore_errors=True)  # a broken one of the same step
         unfinished.rename(target)
         _to_disk(self.folder)
-        for leftover in self.folder.glob(f"{_PREFIX}*{_UNFINISHED}"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for old in list(self._all())[self.total_limit :]:
+        others = [checkpoint for checkpoint in self._all() if checkpoint != target]
+        is_broken = {checkpoint: _find_problem(checkpoint, reads_all=False) is not None for checkpoint in others}
+        whole = [checkpoint for checkpoint in others if not is_broken[checkpoint]]
+        for old in [*filter(is_broken.get, others), *whole[self.total_limit - 1 :]]:
             (old / MANIFEST).unlink(missing_ok=True)  # first, so that what is half removed does not look whole
             shutil.rmtree(old, ignore_errors=True)
 
@@ -107,21 +109,32 @@ class Checkpoints:
         return "the beginning" if checkpoint is None else str(checkpoint)
 
 
-def _find_problem(checkpoint: Path) -> str | None:
-    """Say what a folder lacks to be a whole checkpoint."""
+def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
+    """Say what a folder lacks to be a whole checkpoint; without `reads_all` only sizes are looked at."""
     if checkpoint.name.endswith(_UNFINISHED):
         return "its writing was interrupted"
     try:
-        sizes = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, size in sizes.items():
+    for name, (size, checksum) in files.items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
+        if reads_all and _checksum(file) != checksum:
+            return f"{name} is not what was written"
     return None
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32 of a file, which reads faster than disks do."""
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _to_disk(path: Path) -> None:

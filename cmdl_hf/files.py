@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step."""
@@ -19,6 +21,9 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
     Args:
         folder (`Path`): Where the files end up; those of the same names are replaced.
         write (`Callable`): Takes the folder to write into.
+
+    Raises:
+        OSError: if they cannot be written; what was there is as it was, but for files that are replaced already.
     """
     unfinished = folder / ".writing"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
@@ -27,6 +32,8 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
         write(unfinished)
         for file in sorted(unfinished.iterdir()):
             os.replace(file, folder / file.name)
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(f"cannot write to {folder}: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .data import BENCHMARKS
+from .files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class _Folder:
         return [names[id_] for id_ in sorted(names, key=int)]
 
 
-def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
+def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, Any] | None = None) -> Path:
     """Write the card of a model, `README.md`, from the files beside it.
 
     It tells what `config.json`, `recipe.yaml`, `run.json` and `scores.json` say; what a folder lacks, the card calls
@@ -95,6 +96,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     Args:
         folder (`str` or `Path`): Folder of the model; a run's, or what `save_pretrained` wrote.
         repo_id (`str`, *optional*): `"organisation/name"` that the examples of the card load.
+        run (`dict`, *optional*): What `run.json` is about to say, where it does not yet.
 
     Returns:
         `Path`: the card.
@@ -107,8 +109,10 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> Path:
     if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
         logger.warning("%s was written by hand and is kept; remove it to have a new card", path)
         return path
-    text = str(_make_card(_Folder.read(Path(folder)), repo_id)).rstrip() + "\n"
-    path.write_text(f"{text}\n{_mark(text)}", encoding="utf-8")
+    contents = _Folder.read(Path(folder))
+    contents.run = contents.run if run is None else run
+    text = str(_make_card(contents, repo_id)).rstrip() + "\n"
+    write_text(path, f"{text}\n{_mark(text)}")
     return path
 
 
@@ -220,7 +224,7 @@ def _recipe_rows(folder: _Folder) -> Iterable[tuple[str, str]]:
         "seed": recipe.get("seed"),
         "processes": run.get("num_processes"),
         "device": run.get("device"),
-        "time": _duration(run.get("seconds")),
+        "training time": _duration(run.get("seconds")),
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
     return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
@@ -264,6 +268,8 @@ def _protocol(folder: _Folder) -> str:
         )
         if "test" in folder.scores:
             text += " The test split had no part in the choice."
+    if folder.scores.keys() - {"train", "validation", "test"}:
+        text += " A column that names a protocol or a data set was scored by that one."
     return f"{text} A class without pixels has no score (–) and is left out of the means."
 
 

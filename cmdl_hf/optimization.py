@@ -1,5 +1,6 @@
 """Optimiser, schedule and the parts of a model that do not learn, as a recipe states them."""
 
+from timm.layers import convert_sync_batchnorm
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import get_polynomial_decay_schedule_with_warmup
@@ -38,20 +39,26 @@ def make_schedule(optimizer: optim.Optimizer, args: CMDLTrainingArguments) -> op
     )
 
 
-def freeze_batch_norms(model: nn.Module, which: str) -> list[nn.Module]:
-    """Stop the scales and shifts of batch norms from learning.
+def prepare_batch_norms(
+    model: nn.Module, frozen: str, is_synchronised: bool = False
+) -> tuple[nn.Module, list[nn.Module]]:
+    """Let batch norms see the batches of all processes, and stop the scales and shifts of some from learning.
 
     Args:
         model (`nn.Module`): With a `backbone`.
-        which (`str`): `"none"`, `"backbone"` or `"all"`.
+        frozen (`str`): `"none"`, `"backbone"` or `"all"`.
+        is_synchronised (`bool`): Whether to replace batch norms by synchronised ones, which only CUDA has.
 
     Returns:
-        The norms, which the caller keeps in eval mode, so that their statistics stay too.
+        The model, and the frozen norms, which the caller keeps in eval mode, so that their statistics stay too.
     """
-    part = {"none": nn.Module(), "backbone": getattr(model, "backbone", None), "all": model}[which]
+    if is_synchronised:
+        # timm's, as torch's drops the activation that timm fuses into some of its norms
+        model = convert_sync_batchnorm(model)
+    part = {"none": nn.Module(), "backbone": getattr(model, "backbone", None), "all": model}[frozen]
     if part is None:
         raise ValueError("freeze_batch_norm=backbone needs a model with a `backbone`; choose none or all")
     norms: list[nn.Module] = [module for module in part.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.requires_grad_(False)
-    return norms
+    return model, norms

@@ -108,7 +108,17 @@ def run(
     dataset = load_data(args, data_dir, id2label)
     if "train" not in dataset:
         raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
-    training_run.begin(dataset, make_model(args, dataset, weights))
+    model = make_model(args, dataset, weights)
+    try:
+        training_run.begin(dataset, model)
+        return _go_through(training_run)
+    finally:
+        training_run.release()
+
+
+def _go_through(training_run: TrainingRun) -> dict[str, Any]:
+    """Train to the end and score, or to a signal."""
+    args = training_run.args
     bar = progress_bar(total=args.max_steps, initial=training_run.loop.step, desc="Training", unit="step")
     with _StopSignals() as signals, bar as progress:
         is_complete = training_run.train(
@@ -126,7 +136,7 @@ def run(
 
 
 class _StopSignals:
-    """While entered, SIGTERM and SIGINT are noted instead of obeyed; a second one is obeyed."""
+    """While entered, SIGTERM and SIGINT are noted instead of obeyed; a second SIGINT (Ctrl-C) is obeyed."""
 
     received: int | None = None
 
@@ -140,7 +150,8 @@ class _StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        self.__exit__()
+        if number == signal.SIGINT:
+            signal.signal(number, self._handlers[signal.SIGINT])
 
 
 if __name__ == "__main__":

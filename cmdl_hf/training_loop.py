@@ -2,8 +2,9 @@
 
 import logging
 import math
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, parse_flag_from_env, set_seed
 from safetensors.torch import load_file, save_file
-from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .data.stream import StreamSampler, TrainingStream
 from .data.transforms import TrainTransform
-from .optimization import freeze_batch_norms, make_optimizer, make_schedule
+from .optimization import make_optimizer, make_schedule, prepare_batch_norms
 from .training_args import CMDLTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,9 @@ class TrainingLoop:
         scored_model (`nn.Module`): What is scored and saved: the moving average of the weights, if there is one.
 
     Raises:
-        ValueError: if the processes cannot share the batch equally, there are no images, or a pass of one image
-            would leave a batch norm with a single value per channel.
+        ValueError: if the processes cannot share the batch equally, there are no images, a pass of one image would
+            leave a batch norm with a single value per channel, or there is no such tracker.
+        ImportError: if a tracker is not installed.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class TrainingLoop:
         args: CMDLTrainingArguments,
         log_dir: Path | None = None,
     ) -> None:
+        _check_trackers(args.report_to)
         start_processes()
         AcceleratorState._reset_state()  # or the precision of an earlier loop would stay
         self.accelerator = Accelerator(
@@ -134,7 +137,7 @@ class TrainingLoop:
             over the steps and processes, `images_per_second`, and `memory_gib`.
 
         Raises:
-            FloatingPointError: if a loss was not finite, with step, losses and images.
+            FloatingPointError: if a loss was not finite, with step, losses and images, or a weight is not.
         """
         first_step, start = self.step, time.perf_counter()
         learning_rate = math.nan
@@ -156,6 +159,7 @@ class TrainingLoop:
         every_loss = self.accelerator.gather(torch.stack(losses)[None]).cpu()  # (processes, passes, losses)
         seconds = time.perf_counter() - start
         self._check_finite(every_loss, names, first_step)
+        self._check_weights()
         num_images = (self.step - first_step) * self.args.total_batch_size
         return {
             "step": self.step,
@@ -222,11 +226,8 @@ class TrainingLoop:
                 "per_device_batch_size or total_batch_size, or start fewer processes"
             )
         model = model.to(self.accelerator.device).to(memory_format=self._memory_format)
-        self._frozen_norms = freeze_batch_norms(model, self.args.freeze_batch_norm)
+        model, self._frozen_norms = prepare_batch_norms(model, self.args.freeze_batch_norm, is_synchronised)
         if self.accelerator.num_processes > 1:
-            if is_synchronised:
-                # timm's, as torch's drops the activation that timm fuses into some of its norms
-                model = convert_sync_batchnorm(model)
             self._freeze_unreached(model)
         return model
 
@@ -287,7 +288,18 @@ class TrainingLoop:
             num_workers=self.args.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the one that dropout draws from
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
+
+    def _check_weights(self) -> None:
+        """Stop before weights are scored and saved that the last step has spoilt, and no loss shows yet."""
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
+        is_finite = torch.stack(torch._foreach_norm(list(state.values()), math.inf)).isfinite().tolist()
+        if bad := [name for name, finite in zip(state, is_finite, strict=True) if not finite]:
+            raise FloatingPointError(
+                f"step {self.step}: {len(bad)} tensors of the model are not finite, such as {bad[0]}, though the "
+                "losses were; lower the learning rate, or set max_grad_norm. Checkpoints hold the steps before"
+            )
 
     def _check_finite(self, losses: Tensor, names: list[str], first_step: int) -> None:
         """Stop at the first loss (processes, passes, losses) that is not finite."""
@@ -307,6 +319,22 @@ class TrainingLoop:
             f"{', '.join(map(self.stream.sample_id, places))}. Look at these images with cmdl check-data, lower the "
             "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
         )
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Keep a worker reading when a whole group is told to stop: the trainer still has a checkpoint to write."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that accelerate would leave out without a word."""
+    known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; known are {', '.join(known)}")
+    available = [tracker.value for tracker in get_available_trackers()]
+    if missing := [name for name in names if name not in available]:
+        raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
 
 
 def _count(number: int, noun: str) -> str:

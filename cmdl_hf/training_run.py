@@ -1,7 +1,9 @@
 """A training run and its folder: resumed, evaluated, its best model kept, its files written."""
 
+import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -9,9 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import filelock
 import torch
 import yaml
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -90,12 +94,14 @@ class TrainingRun:
         self.folder = folder
         self.weights = weights
         self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
+        self._facts: dict[str, Any] = {}  # of the run that is to go on
         self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
         self.save_steps = args.save_steps or self.eval_steps
         self.best: dict[str, Any] | None = None
         self.seconds = 0.0
         self._check_folder()
         self.repo_id = push_to_hub
+        self._lock = filelock.FileLock(folder / ".lock")
         self.pusher: HubPusher | None = None
         if push_to_hub is not None and PartialState().is_main_process:
             self.pusher = HubPusher(folder, push_to_hub, private)
@@ -108,33 +114,59 @@ class TrainingRun:
             model (`CMDLForSemanticSegmentation`): At its start.
 
         Raises:
+            FileExistsError: if the run in the folder had other data, or another process is training there.
             OSError: if the folder cannot be written to.
         """
         self.dataset = dataset
         self.model = model
+        if self._facts.get("data", self._describe_data()) != self._describe_data():
+            raise FileExistsError(
+                f"{self.folder} holds a run on other data, classes or class weights; give it what it had to continue "
+                "it, or name a new folder with --output-dir"
+            )
         transform = TrainTransform(self.args.crop_size, self.args.scale_range, self.args.resize)
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
-        newest = self.checkpoints.newest()
+        (newest,) = broadcast_object_list([self.checkpoints.newest()])  # the main process's
+        if newest is not None:
+            self._resume(newest)
         if self.loop.accelerator.is_main_process:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(blocking=False)
                 self._write_facts()
                 write_text(self.folder / RECIPE_FILE, yaml.safe_dump(self.args.to_recipe(), sort_keys=False))
+            except filelock.Timeout as error:
+                raise FileExistsError(
+                    f"another process is training in {self.folder}; wait for it, or stop it"
+                ) from error
             except OSError as error:
                 raise OSError(
                     f"{self.folder} cannot be written to: {error}; name another with --output-dir"
                 ) from error
         self.loop.accelerator.wait_for_everyone()
         if newest is not None:
-            state = self.checkpoints.read(newest)
-            self.loop.load_state(newest, state["step"], state["schedule"])
-            self.seconds = state["seconds"]
             logger.info(f"continuing from {newest}")
         elif self.args.memory_start == "data" and self.args.use_distributions:
             start_memory_from_data(model, self.loop)
         self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, self.args.to_recipe())
         if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
             self._evaluate()  # which an interruption prevented
+
+    def release(self) -> None:
+        """Let other processes into the folder."""
+        self._lock.release()
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint."""
+        state = self.checkpoints.read(checkpoint)
+        self.loop.load_state(checkpoint, state["step"], state["schedule"])
+        self.seconds = state["seconds"]
+        num_processes = self.loop.accelerator.num_processes
+        if state["num_processes"] != num_processes:
+            logger.warning(
+                f"{checkpoint} is of {state['num_processes']} processes, now there are {num_processes}: dropout, "
+                "draws and batch norms will differ from what they would have been"
+            )
 
     def train(
         self,
@@ -192,8 +224,8 @@ class TrainingRun:
         if self.loop.accelerator.is_main_process:
             self._write_scores(scores)
             self._draw(model)
-            self._write_facts(is_finished=True)
-            write_card(self.folder, self.repo_id)
+            write_card(self.folder, self.repo_id, run=self._describe_run(is_finished=True))
+            self._write_facts(is_finished=True)  # last: until then the same command comes back here
         if self.pusher:
             self.pusher.push("End of training")
             logger.info(f"pushed to {self.pusher.finish()}")
@@ -209,16 +241,17 @@ class TrainingRun:
             raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
         if not folder.is_dir() or not any(folder.iterdir()):
             return
-        facts = _read_json(folder / RUN_FILE)
+        self._facts = facts = _read_json(folder / RUN_FILE)
         if "recipe" not in facts:
             raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
         if facts["is_finished"]:
             raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
         there = facts["recipe"] | {"weights": facts["weights"]}
         here = self.args.to_recipe() | {"weights": self.weights}
-        differing = [name for name in here if name not in _FREE_TO_CHANGE and here[name] != there.get(name)]
+        # A field that a later version has added is as good as the same.
+        differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
         if differing:
-            changes = ", ".join(f"{name} was {there.get(name)} and is now {here[name]}" for name in differing)
+            changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
             raise FileExistsError(
                 f"{folder} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
                 "folder with --output-dir"
@@ -255,9 +288,11 @@ class TrainingRun:
         is_best = True
         if self._has_labels("validation"):
             scores = self._score(model, "validation")
-            is_best = self.best is None or scores[metric] >= self.best["scores"][metric]
-            if is_best:
-                self.best = {"step": loop.step, "scores": scores}
+            if math.isnan(scores[metric]):
+                logger.warning("the validation split has no labelled pixel: the last model counts as the best")
+            else:
+                is_best = self.best is None or scores[metric] >= self.best["scores"][metric]
+                self.best = {"step": loop.step, "scores": scores} if is_best else self.best
             row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
         if self.args.use_distributions:
             bank = self.model.memory_bank
@@ -295,9 +330,22 @@ class TrainingRun:
         write_text(self.folder / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
 
     def _write_facts(self, is_finished: bool = False) -> None:
-        """Write down what the folder's files do not tell by themselves."""
+        write_text(self.folder / RUN_FILE, json.dumps(self._describe_run(is_finished), indent=2))
+
+    def _describe_data(self) -> dict[str, Any]:
+        """Tell data from other data: ids of the images, names and weights of the classes."""
+        described = {
+            "ids": {split: rows["id"][:] for split, rows in self.dataset.items()},
+            "id2label": self.dataset.id2label,
+            "class_weights": self.model.config.class_weights,
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        return {"num_images": {split: len(rows) for split, rows in self.dataset.items()}, "digest": digest}
+
+    def _describe_run(self, is_finished: bool) -> dict[str, Any]:
+        """Put down what the folder's other files do not tell by themselves."""
         accelerator = self.loop.accelerator
-        facts = {
+        return {
             "recipe": self.args.to_recipe(),
             "is_finished": is_finished,
             "steps": self.loop.step,
@@ -309,10 +357,10 @@ class TrainingRun:
             "device": _device_name(accelerator.device),
             "mixed_precision": accelerator.mixed_precision,
             "num_images": {split: len(rows) for split, rows in self.dataset.items()},
+            "data": self._describe_data(),
             "weights": self.weights,
             "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
         }
-        write_text(self.folder / RUN_FILE, json.dumps(facts, indent=2))
 
     @torch.no_grad()
     def _draw(self, model: CMDLForSemanticSegmentation) -> None:
@@ -344,7 +392,10 @@ def next_multiple(step: int, interval: int) -> int:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}); put it back as it was, or name a new folder") from error
 
 
 def _device_name(device: torch.device) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from huggingface_hub import get_token
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,10 @@ def with_retries(attempt: Callable[[], _Result], repo_id: str) -> _Result:
         if wait is not None:
             logger.warning("%s: %s; trying again in %g s", repo_id, reason, wait)
             time.sleep(wait)
-    raise ConnectionError(f"{repo_id}: {reason}; gave up after {len(RETRY_WAITS) + 1} attempts")
+    raise ConnectionError(
+        f"{repo_id}: {reason}; gave up after {len(RETRY_WAITS) + 1} attempts. Check the network and HF_ENDPOINT "
+        f"({constants.ENDPOINT}), then try again"
+    )
 
 
 def is_passing(error: Exception) -> bool:

@@ -47,7 +47,7 @@ def test_a_runs_card_tells_recipe_scores_data_and_protocol(model, tmp_path):
         "| optimiser | SGD, momentum 0.9 |",
         "| learning rate | 0.01, falls to 0.0001 by power 0.9 |",
         "| precision | bf16 |",
-        "| time | 1.5 h |",
+        "| training time | 1.5 h |",
         "Single scale, whole images of shorter edge 360, longer at most 480 pixels, without flipping; scored at",
         "step 720 of 800, chosen by the mean IoU on the validation split",
         "| mean IoU | 61.23 | 54.32 |",

@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 from safetensors.torch import load_file
 
@@ -40,7 +41,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["cmdl_hf.training", "cmdl_hf.models"])
 
 
-def _run(output_dir, overrides, limit=None):
+def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
     """Train on a few scenes; the target of the processes below."""
     import resource
 
@@ -50,7 +51,9 @@ def _run(output_dir, overrides, limit=None):
     from cmdl_hf.data import load_synthetic
 
     torch.set_num_threads(1)
-    training.load_data = lambda *_: load_synthetic(6, 2, 1, size=(64, 64), num_labels=4)
+    if is_group:
+        os.setsid()
+    training.load_data = lambda *_: load_synthetic(num_scenes, 2, 1, size=(64, 64), num_labels=4)
     make_model = recipes.make_model
 
     def make_drawing_model(*args):
@@ -65,8 +68,8 @@ def _run(output_dir, overrides, limit=None):
     training.run(dataclasses.replace(RECIPE, **overrides), output_dir)
 
 
-def start(output_dir, limit=None, **overrides):
-    process = _context.Process(target=_run, args=(output_dir, overrides, limit))
+def start(output_dir, limit=None, num_scenes=6, is_group=False, **overrides):
+    process = _context.Process(target=_run, args=(output_dir, overrides, limit, num_scenes, is_group))
     process.start()
     return process
 
@@ -102,7 +105,7 @@ def assert_same_run(folder, expected):
     last = {row["step"]: row for row in rows_of(expected) if "loss" not in row}
     assert {row["step"]: row for row in rows_of(folder) if "loss" not in row} == last
     assert not list(folder.rglob("*.unfinished"))
-    assert not list(folder.rglob(".*"))
+    assert {path.name for path in folder.rglob(".*")} <= {".lock"}
 
 
 def kill_and_resume(folder, expected, duration, num_kills, seed):
@@ -153,6 +156,21 @@ def test_a_signal_saves_and_ends_cleanly(uninterrupted, tmp_path, number):
     assert int(checkpoint.name.removeprefix("step-")) < 8
     assert not json.loads((folder / "run.json").read_text())["is_finished"]
     run_to_the_end(folder, save_steps=8, eval_steps=3)
+    assert_same_run(folder, uninterrupted[0])
+
+
+def test_a_signal_to_the_whole_group_lets_the_readers_finish(uninterrupted, tmp_path):
+    # as torchrun, SLURM and systemd send it
+    folder = tmp_path / "run"
+    process = start(folder, is_group=True, save_steps=8, num_workers=2)
+    while not (folder / "metrics.jsonl").exists() or not rows_of(folder):
+        assert process.exitcode is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert list((folder / "checkpoints").iterdir())
+    run_to_the_end(folder, save_steps=8, num_workers=2)
     assert_same_run(folder, uninterrupted[0])
 
 
@@ -213,6 +231,38 @@ def test_a_run_of_another_recipe_is_refused(half_way, overrides, weights, messag
     with pytest.raises(FileExistsError, match=message):
         TrainingRun(dataclasses.replace(RECIPE, **overrides), half_way, weights)
     assert contents(half_way) == before
+
+
+def test_a_run_on_other_data_is_refused(half_way):
+    before = contents(half_way)
+    process = start(half_way, num_scenes=7)
+    process.join(timeout=120)
+    assert process.exitcode == 1
+    after = contents(half_way)
+    after.pop(half_way / ".lock", None)
+    before.pop(half_way / ".lock", None)
+    assert after == before
+
+
+def test_two_processes_do_not_write_into_one_folder(half_way):
+    before = contents(half_way)
+    with filelock.FileLock(half_way / ".lock"):
+        process = start(half_way)
+        process.join(timeout=120)
+    assert process.exitcode == 1
+    assert {path: content for path, content in contents(half_way).items() if path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_finish_that_was_interrupted_is_made_up_for(uninterrupted, tmp_path):
+    folder = Path(shutil.copytree(uninterrupted[0], tmp_path / "run"))
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"is_finished": False}))
+    (folder / "README.md").unlink()
+    run_to_the_end(folder)
+    assert (folder / "README.md").read_text() == (uninterrupted[0] / "README.md").read_text()
+    assert_same_run(folder, uninterrupted[0])
 
 
 def test_what_does_not_change_the_steps_may_change(half_way):

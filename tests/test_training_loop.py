@@ -6,7 +6,7 @@ from torch import nn
 
 from cmdl_hf.data import load_synthetic
 from cmdl_hf.data.transforms import TrainTransform
-from cmdl_hf.optimization import freeze_batch_norms, make_optimizer, make_schedule
+from cmdl_hf.optimization import make_optimizer, make_schedule, prepare_batch_norms
 from cmdl_hf.training import train
 from cmdl_hf.training_args import CMDLTrainingArguments
 from cmdl_hf.training_loop import TrainingLoop, share_batch
@@ -115,7 +115,30 @@ def test_frozen_batch_norms_keep_statistics_scales_and_shifts(make_model, scenes
 
 def test_freezing_a_backbone_needs_one():
     with pytest.raises(ValueError, match="needs a model with a `backbone`"):
-        freeze_batch_norms(nn.Conv2d(1, 1, 1), "backbone")
+        prepare_batch_norms(nn.Conv2d(1, 1, 1), "backbone")
+
+
+def test_frozen_norms_are_those_that_are_there_after_synchronising(make_model):
+    model, norms = prepare_batch_norms(make_model(), "backbone", is_synchronised=True)
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert set(norms) == {module for module in model.backbone.modules() if isinstance(module, nn.SyncBatchNorm)}
+    assert len(norms) > 5
+    assert not any(parameter.requires_grad for norm in norms for parameter in norm.parameters())
+
+
+def test_weights_that_the_last_step_spoilt_stop_the_run_before_they_are_saved(make_model, scenes):
+    with pytest.raises(FloatingPointError, match=r"step 1: .*tensors of the model are not finite.*max_grad_norm"):
+        train(make_model(), scenes, TRANSFORM, make_args(max_steps=1, learning_rate=1e38, weight_decay=1e6))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [("wandb", ImportError, "pip install wandb"), ("foo", ValueError, "no tracker 'foo'; known are .*tensorboard")],
+)
+def test_trackers_that_would_track_nothing_are_refused(make_model, scenes, monkeypatch, name, error, message):
+    monkeypatch.setattr("cmdl_hf.training_loop.get_available_trackers", list)
+    with pytest.raises(error, match=message):
+        TrainingLoop(make_model(), scenes, TRANSFORM, make_args(report_to=(name,)))
 
 
 def test_adamw_decays_decoupled_and_learns_at_the_recipes_rates(make_model):
