@@ -8,22 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import TINY_BACKBONE
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-
-TINY_BACKBONE = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 8, 16, 32],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-    "out_indices": [1, 2, 3, 4],
-}
-"""A transformers ResNet of 30 thousand parameters; its last grid is 1/32 of the image."""
-
-CONTEXT_MODULES = ("none", "ppm", "aspp", "criss_cross", "upernet")
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import CONTEXT_MODULES
 from PIL import Image
+from tiny_models import CONTEXT_MODULES
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import cmdl_hf

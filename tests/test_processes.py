@@ -51,7 +51,7 @@ def run_processes(target, num_processes, *args):
 def _train(rank, num_processes, port, output, model_settings, settings):
     if num_processes > 1:
         _join(rank, num_processes, port)
-    from conftest import TINY_BACKBONE
+    from tiny_models import TINY_BACKBONE
 
     from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
     from cmdl_hf.data import load_synthetic
