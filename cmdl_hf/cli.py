@@ -262,7 +262,7 @@ def explore(
         max_images: Look at no more than these, spread evenly over the split.
         id2label: File with the names of the classes of own data: .txt, .json or .csv.
     """
-    from .exploring import explore
+    from .explore import explore
 
     with _logging_to_terminal():
         findings = explore(model, benchmark, out, data_dir, split=split, max_images=max_images, id2label=id2label)

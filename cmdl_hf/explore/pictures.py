@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from .explore_statistics import Cell
+from .statistics import Cell
 
 PATCH_SIZE = 64
 """Edge of a patch in a contact sheet, in pixels."""

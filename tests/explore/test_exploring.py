@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from cmdl_hf import exploring, make_image_processor
+from cmdl_hf import make_image_processor
 from cmdl_hf.cli import main
-from cmdl_hf.explore_pictures import PATCH_SIZE, cell_box, cut_patch, to_data_uri
-from cmdl_hf.explore_statistics import Cell
-from cmdl_hf.exploring import explore
+from cmdl_hf.explore import explore, exploring
+from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, to_data_uri
+from cmdl_hf.explore.statistics import Cell
 from cmdl_hf.loading import load_segmenter
 
 NAMES = ["sky", "<b>road</b> & co", "tree, wood, forest and everything that grows there", "absent"]

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .explore_findings import collect_findings
-from .explore_layout import check_scikit_learn, lay_out
-from .explore_pictures import cut_patch, draw_strip, shrink, to_data_uri
-from .explore_report import MapPanels, Pictures, render_report
-from .explore_statistics import Cell, DistributionStatistics
-from .files import check_can_write, write_text
-from .inference import outlier_map
-from .loading import choose_device, load_segmenter
-from .progress import progress_bar
-from .recipes import check_classes, load_split
-from .visualization import colorize, default_palette, paint_distributions, paint_values
+from ..files import check_can_write, write_text
+from ..inference import outlier_map
+from ..loading import choose_device, load_segmenter
+from ..progress import progress_bar
+from ..recipes import check_classes, load_split
+from ..visualization import colorize, default_palette, paint_distributions, paint_values
+from .findings import collect_findings
+from .layout import check_scikit_learn, lay_out
+from .pictures import cut_patch, draw_strip, shrink, to_data_uri
+from .report import MapPanels, Pictures, render_report
+from .statistics import Cell, DistributionStatistics
 
 REPORT_FILE = "report.html"
 FIGURES_FILE = "distributions.json"

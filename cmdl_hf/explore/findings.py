@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .explore_layout import class_similarity, find_originals, most_similar_classes, order_classes
-from .explore_statistics import DistributionStatistics
+from .layout import class_similarity, find_originals, most_similar_classes, order_classes
+from .statistics import DistributionStatistics
 
 DEFINITIONS = {
     "pixel": "A cell of the model's feature grid with a label; labels are brought to the grid by nearest neighbour.",

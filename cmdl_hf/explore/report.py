@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from . import __version__
-from .explore_pictures import to_data_uri, to_hex
-from .visualization import Palette, distribution_shades, paint_values, value_colors
+from .. import __version__
+from ..visualization import Palette, distribution_shades, paint_values, value_colors
+from .pictures import to_data_uri, to_hex
 
 _PLANE = 1000  # width of the t-SNE, in units of its drawing
 _MOST_LARGE_STARS = 400
@@ -81,7 +81,7 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
     )
     environment.filters |= {"percent": _percent, "number": _number, "short": _short}
     M = findings["num_distributions"]
-    return environment.get_template("explore_report.html").render(
+    return environment.get_template("report.html").render(
         findings=findings,
         pictures=pictures,
         version=__version__,
