@@ -45,14 +45,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from . import __version__
 from .loading import load_segmenter
-from .models import CMDLForSemanticSegmentation
-from .models.distributions_cmdl import CMDLSemanticAggregation
+from .tracing import first_line, num_channels, settings_of, trace
 from .visualization import default_palette
 
 logger = logging.getLogger(__name__)
@@ -65,7 +63,6 @@ METADATA_FILE = "metadata.json"
 TOLERANCE = 1e-4
 """Largest difference of logits that passes; where they exceed 1 in size, relative to the largest."""
 
-_EXAMPLE = (2, 224, 448)  # batch, height and width: multiples of all usual strides, patches and windows
 _CHECKED = ((1, 97, 131), (3, 192, 160), (3, 224, 336), (1, 448, 224))  # the first three that the model takes
 
 
@@ -146,7 +143,7 @@ def export_model(
             name = _name(model)
             reference, image_processor = load_segmenter(model, trust_remote_code)
             reference = reference.float()
-        program, fixed_size = _trace(reference, image_size, image_processor)
+        program, fixed_size = trace(reference, image_size, image_processor)
         metadata = _describe(reference, name, fixed_size, image_processor)
         if format == "onnx":
             _write_onnx(program, unfinished, opset, metadata)
@@ -201,133 +198,6 @@ def _name(model: str | Path) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
-class _Logits(nn.Module):
-    """A segmenter as a function from pixels to logits.
-
-    Args:
-        model (`nn.Module`): A segmenter whose output has `logits`.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Score images (B, channels, H, W); returns (B, K, h, w)."""
-        return self.model(pixel_values=pixel_values).logits
-
-
-class _NoMemory(nn.Module):
-    """In place of a memory bank whose content is in `_FoldedAggregation`."""
-
-    def read(self) -> None:
-        """Return nothing."""
-
-
-class _FoldedAggregation(nn.Module):
-    """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant (K, C).
-
-    Args:
-        aggregation (`CMDLSemanticAggregation`): Of the model.
-        prototypes (`Tensor` of shape (K, M, C)): Its memory bank.
-    """
-
-    def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
-        super().__init__()
-        _, norm, activation = aggregation.vote_fusion
-        weight = aggregation.class_votes(prototypes).detach().contiguous()  # (C, K, 1, 1)
-        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
-        convolution.weight = nn.Parameter(weight, requires_grad=False)
-        self.vote_fusion = nn.Sequential(convolution, norm, activation)
-        self.attention = aggregation.attention
-
-    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
-        """Aggregate for (B, C, h, w) and (B, K, h, w); returns (B, C, h, w)."""
-        return self.attention(pixel_features, self.vote_fusion(class_probabilities))
-
-
-def _fold(model: nn.Module) -> nn.Module:
-    """Leave out of a CMDL model what inference does not need; the model itself stays as it is."""
-    if not isinstance(model, CMDLForSemanticSegmentation):
-        return model
-    folded = copy.copy(model)
-    folded._modules = model._modules | {"auxiliary_head": None}
-    if model.config.use_distributions:
-        aggregation = _FoldedAggregation(model.semantic_aggregation, model.memory_bank.read())
-        replaced = {"semantic_aggregation": aggregation, "memory_bank": _NoMemory(), "distribution_learning": None}
-        folded._modules |= replaced
-    return folded
-
-
-def _trace(
-    model: nn.Module, image_size: Sequence[int] | None, image_processor: Any
-) -> tuple[ExportedProgram, tuple[int, int] | None]:
-    """Trace a model, for every image size where that is possible; also returns the size if it is one."""
-    graph = _Logits(_fold(model)).eval()
-    channels, reason = _num_channels(model), _why_one_size(model)
-    if image_size is None and reason is None:
-        try:
-            return _export(graph, (_EXAMPLE[0], channels, *_EXAMPLE[1:]), is_any_size=True), None
-        except Exception as error:  # whatever a backbone raises that is built for one size
-            reason = _first_line(error)
-    size = tuple(image_size or _own_size(model, image_processor) or ())
-    if not size:
-        raise ValueError(
-            f"this model cannot be exported for every image size ({reason}); choose one: image_size, --image-size "
-            "HEIGHT WIDTH"
-        )
-    try:
-        program = _export(graph, (_EXAMPLE[0], channels, *size), is_any_size=False)
-    except Exception as error:
-        raise ValueError(
-            f"this model cannot be exported for images of {size[0]}×{size[1]} ({_first_line(error)}); choose a size "
-            "that the model takes: image_size, --image-size HEIGHT WIDTH"
-        ) from error
-    if image_size is None:
-        logger.info("The file takes images of %d×%d only, as this backbone needs one size (%s)", *size, reason)
-    return program, (size[0], size[1])
-
-
-def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> ExportedProgram:
-    """Trace a graph with an example of a shape (B, channels, H, W) that keeps the batch open, and maybe the size."""
-    is_open = (True, False, is_any_size, is_any_size)
-    dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
-    with torch.no_grad():
-        return torch.export.export(graph, (torch.zeros(shape),), dynamic_shapes=(dimensions,), strict=False)
-
-
-def _why_one_size(model: nn.Module) -> str | None:
-    """Say what in a model keeps `torch.export` busy for hours when the image size is left open, if anything does."""
-    for module in model.modules():
-        if isinstance(module, Conv2dSame):
-            return "padding that depends on the size, pad_type='same'"
-        if getattr(module, "window_size", None) is not None:
-            return "attention within windows"
-    return None
-
-
-def _num_channels(model: nn.Module) -> int:
-    config: Any = model.config
-    backbone_config = getattr(config, "backbone_config", None)
-    return getattr(backbone_config, "num_channels", None) or getattr(config, "num_channels", None) or 3
-
-
-def _own_size(model: nn.Module, image_processor: Any) -> tuple[int, int] | None:
-    """Find the image size that a network, or else its image processor, is set to."""
-    config: Any = model.config
-    found = [getattr(module, "img_size", None) for module in model.modules()]
-    found += [getattr(part, "image_size", None) for part in (getattr(config, "backbone_config", None), config)]
-    if image_processor is not None:
-        size = _settings(image_processor).get("size") or {}
-        found.append((size["height"], size["width"]) if "height" in size else size.get("shortest_edge"))
-    for size in found:
-        if isinstance(size, int):
-            return size, size
-        if isinstance(size, Sequence) and len(size) == 2:
-            return int(size[0]), int(size[1])
-    return None
-
-
 def _describe(model: nn.Module, name: str, image_size: tuple[int, int] | None, image_processor: Any) -> dict[str, Any]:
     """Gather the metadata that the module's docstring lists."""
     config: Any = model.config
@@ -337,13 +207,13 @@ def _describe(model: nn.Module, name: str, image_size: tuple[int, int] | None, i
         "id2label": {str(i): label for i, label in config.id2label.items()},
         "palette": getattr(config, "palette", None) or default_palette(config.num_labels),
         "image_size": image_size,
-        "preprocessing": None if image_processor is None else _preprocessing(image_processor, _num_channels(model)),
+        "preprocessing": None if image_processor is None else _preprocessing(image_processor, num_channels(model)),
     }
 
 
 def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
     """Say what an image processor does to an image, in numbers that always apply."""
-    settings = _settings(image_processor)
+    settings = settings_of(image_processor)
     is_normalised = settings.get("do_normalize")
     return {
         "channel_order": "RGB" if num_channels == 3 else None,
@@ -356,11 +226,6 @@ def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
     }
 
 
-def _settings(image_processor: Any) -> dict[str, Any]:
-    settings = json.loads(image_processor.to_json_string())
-    return {key: value for key, value in settings.items() if value is not None}
-
-
 def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadata: dict[str, Any]) -> None:
     """Translate a program into an ONNX file that holds its weights."""
     try:
@@ -369,7 +234,7 @@ def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadat
         )
     except Exception as error:  # of the exporter, whose classes differ between releases
         raise ValueError(
-            f"this model cannot be written as ONNX ({_first_line(error)}); try another opset or one image size "
+            f"this model cannot be written as ONNX ({first_line(error)}); try another opset or one image size "
             "(--image-size), or format torch-export"
         ) from error
     assert onnx_program is not None
@@ -397,7 +262,7 @@ def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's classes have no common base
         raise ValueError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({_first_line(error)}); try "
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({first_line(error)}); try "
             "another opset"
         ) from error
     return lambda pixel_values: torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
@@ -417,7 +282,7 @@ def _compare(
     shapes: list[tuple[int, ...]] = []
     largest = 0.0
     for batch_size, *size in candidates:
-        pixel_values = torch.randn(batch_size, _num_channels(model), *size, generator=generator)
+        pixel_values = torch.randn(batch_size, num_channels(model), *size, generator=generator)
         try:
             expected = model(pixel_values=pixel_values).logits
         except Exception as error:  # a backbone that takes some sizes only, such as multiples of its patches
@@ -427,7 +292,7 @@ def _compare(
         try:
             found = run(pixel_values)
         except Exception as error:  # of ONNX Runtime, or a guard of torch.export
-            reason = _first_line(error)
+            reason = first_line(error)
             raise ValueError(f"the exported file fails on pixel_values {shape}: {reason}; {_CURE}") from error
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
         if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
@@ -445,8 +310,3 @@ def _compare(
 
 
 _CURE = "export it for one size, --image-size HEIGHT WIDTH, or in the other format"
-
-
-def _first_line(error: Exception | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
