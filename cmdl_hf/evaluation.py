@@ -13,6 +13,7 @@ from .data.transforms import EvalTransform
 from .inference import ScoreImages, whole_image_logits
 from .metrics import SegmentationMetrics
 from .progress import progress_bar
+from .workers import worker_init
 
 
 class Prediction(NamedTuple):
@@ -94,6 +95,7 @@ def predict(
         dataset.with_transform(_TransformWithSize(transform)),
         batch_size=None,
         num_workers=num_workers,
+        worker_init_fn=worker_init(),
         generator=torch.Generator(),  # scoring in the middle of a training draws no number of the training's
     )
     try:

@@ -6,6 +6,7 @@
 import logging
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from .training_args import CMDLTrainingArguments
 from .training_log import describe
 from .training_loop import TrainingLoop, start_processes
 from .training_run import TrainingRun, next_multiple, save
+from .workers import stop_flag
 
 __all__ = ["run", "save", "train"]
 
@@ -53,7 +55,7 @@ def train(
     """
     loop = TrainingLoop(model, dataset, transform, args)
     rows = []
-    with progress_bar(total=args.max_steps, desc=description, unit="step") as progress:
+    with closing(loop), progress_bar(total=args.max_steps, desc=description, unit="step") as progress:
         while loop.step < args.max_steps:
             goal = min(next_multiple(loop.step, args.logging_steps), args.max_steps)
             rows.append(loop.advance(goal, progress.update))
@@ -145,11 +147,13 @@ class _StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        stop_flag().value = False
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
+        stop_flag().value = True
         if number == signal.SIGINT:
             signal.signal(number, self._handlers[signal.SIGINT])
 

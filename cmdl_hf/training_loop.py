@@ -2,7 +2,6 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from .data.stream import StreamSampler, TrainingStream
 from .data.transforms import TrainTransform
 from .optimization import make_optimizer, make_schedule, prepare_batch_norms
 from .training_args import CMDLTrainingArguments
+from .workers import worker_init
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,10 @@ class TrainingLoop:
             yield self._next_batch()
         self._batches = None
 
+    def close(self) -> None:
+        """End the workers that read; the loop may go on, with others."""
+        self._batches = None
+
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""
         if self.accelerator.num_processes == 1:
@@ -288,7 +292,7 @@ class TrainingLoop:
             num_workers=self.args.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # or the loader would draw from the one that dropout draws from
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=worker_init(),
         )
 
     def _check_weights(self) -> None:
@@ -319,12 +323,6 @@ class TrainingLoop:
             f"{', '.join(map(self.stream.sample_id, places))}. Look at these images with cmdl check-data, lower the "
             "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
         )
-
-
-def _leave_signals_to_the_trainer(_: int) -> None:
-    """Keep a worker reading when a whole group is told to stop: the trainer still has a checkpoint to write."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _check_trackers(names: Sequence[str]) -> None:

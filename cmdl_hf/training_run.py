@@ -153,7 +153,9 @@ class TrainingRun:
             self._evaluate()  # which an interruption prevented
 
     def release(self) -> None:
-        """Let other processes into the folder."""
+        """End the workers, and let other processes into the folder."""
+        if hasattr(self, "loop"):
+            self.loop.close()
         self._lock.release()
 
     def _resume(self, checkpoint: Path) -> None:

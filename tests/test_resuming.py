@@ -7,11 +7,14 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import filelock
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from cmdl_hf.training_args import CMDLTrainingArguments
@@ -172,6 +175,24 @@ def test_a_signal_to_the_whole_group_lets_the_readers_finish(uninterrupted, tmp_
     assert list((folder / "checkpoints").iterdir())
     run_to_the_end(folder, save_steps=8, num_workers=2)
     assert_same_run(folder, uninterrupted[0])
+
+
+@pytest.mark.parametrize("steps", [2, 10_000], ids=["to the end", "stopped"])
+def test_a_command_with_workers_ends_when_it_is_done(tmp_path, steps):
+    recipe = RECIPE.to_recipe() | {"max_steps": steps, "eval_steps": 10_000, "logging_steps": 1, "num_workers": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"warmup_steps": 0}))
+    command = [sys.executable, "-m", "cmdl_hf.training", tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run"]
+    process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        if steps > 2:
+            while not (tmp_path / "run" / "metrics.jsonl").exists() or not rows_of(tmp_path / "run"):
+                assert process.poll() is None
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=50) == 0
+    finally:
+        process.kill()
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 @pytest.fixture(scope="module")
