@@ -139,8 +139,8 @@ def evaluate(
 ) -> None:
     """Score a model the way papers do, against labels at their original size.
 
-    Any semantic segmenter of transformers can be scored. In several processes: accelerate launch -m cmdl_hf.cli
-    evaluate, in place of cmdl evaluate.
+    Any semantic segmenter of transformers can be scored. In several processes: torchrun -m cmdl_hf.cli evaluate,
+    in place of cmdl evaluate.
 
     Args:
         model: Folder or Hub name of the model.
@@ -424,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake of the user's prints one line and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
-    except (ValueError, OSError, ImportError, FloatingPointError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError) as error:
         sys.exit(f"cmdl: {error}")
 
 

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from accelerate.utils import reduce
 from PIL import Image
 
-from .data import BENCHMARKS, LabelTable
+from .data import BENCHMARKS, LabelTable, SegmentationDataset
 from .evaluation import Prediction, evaluate, predict
 from .files import check_can_write, write_text
 from .hub import write_card
@@ -22,7 +21,7 @@ from .inference import SCALES
 from .loading import load_segmenter
 from .metrics import SegmentationMetrics
 from .protocols import ProcessorTransform, ProtocolName, make_protocol, processor_resize
-from .recipes import check_classes, load_split
+from .recipes import check_classes, ids_digest, load_split
 from .training_log import without_nan
 from .training_loop import start_processes
 
@@ -117,6 +116,9 @@ def run_evaluation(
     state = start_processes()
     if update_card and not Path(model).is_dir():
         raise ValueError(f"update_card writes into the folder of a model, and {model} is none; download it first")
+    if save_predictions is not None and state.is_main_process:
+        _check_is_new(Path(save_predictions))
+    state.wait_for_everyone()
     for path in (out, save_predictions):
         if path is not None:
             check_can_write(Path(path), is_folder=path is save_predictions)
@@ -159,8 +161,11 @@ def run_evaluation(
         if out is not None:
             write_text(Path(out), evaluation.to_json())
         if update_card:
-            is_usual = protocol == "whole" and steps.resize == own_resize
-            _update_card(Path(model), benchmark, split if is_usual else f"{split} ({steps})", scores)
+            is_usual = protocol == "whole" and steps.resize == own_resize and mixed_precision == "no"
+            precision = "" if mixed_precision == "no" else f", {mixed_precision}"
+            data_name = _name_of_other_data(Path(model), benchmark, data_dir, dataset, split)
+            name = split if data_name is None else f"{data_name}, {split}"
+            _update_card(Path(model), name if is_usual else f"{name} ({steps}{precision})", scores)
     state.wait_for_everyone()
     return evaluation
 
@@ -176,6 +181,11 @@ def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, updat
         raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
 
 
+def _check_is_new(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name a new folder with --save-predictions")
+
+
 class _PredictionWriter:
     """Writes class ids as the data set's owner numbers them."""
 
@@ -188,23 +198,36 @@ class _PredictionWriter:
         self.raw_ids = np.array(table, dtype=np.uint8 if max(table) < 256 else np.uint16)
 
     def __call__(self, prediction: Prediction) -> None:
-        file = self.folder / f"{prediction.id}.png"
+        # The id of a pair from a list is its path, which may lead anywhere; the prediction stays in the folder.
+        parts = [
+            part for part in Path(f"{prediction.id}.png").parts if part not in ("..", Path(str(prediction.id)).anchor)
+        ]
+        file = self.folder.joinpath(*parts)
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            raise FileExistsError(f"two images would both be written to {file}; give them names of their own")
         Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]).save(file)
 
 
-def _update_card(folder: Path, benchmark: str, name: str, scores: Mapping[str, Any]) -> None:
+def _name_of_other_data(
+    folder: Path, benchmark: str, data_dir: str | Path | None, dataset: SegmentationDataset, split: str
+) -> str | None:
+    """Name the data set, or return None if the model's run had these very images in this split."""
+    file = folder / "run.json"
+    run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    is_same = run.get("recipe", {}).get("benchmark") == benchmark
+    if is_same and run.get("data", {}).get("splits", {}).get(split) == ids_digest(dataset[split]):
+        return None
+    title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
+    return title if data_dir is None else f"{title} in {Path(data_dir).resolve().name}"
+
+
+def _update_card(folder: Path, name: str, scores: Mapping[str, Any]) -> None:
     """Put scores beside those that a model's folder has, and have its card written anew.
 
-    The card takes the names of scores for splits of the data set it was trained on. Those of another data set, or of
-    another protocol than the training's own, get a name that says so, and replace nothing else.
+    The card takes the names of scores for splits of the data set it was trained on. Those of other data, of another
+    protocol or precision than the training's own, get a name that says so, and replace nothing else.
     """
-    recipe = folder / "recipe.yaml"
-    trained_on = None
-    if recipe.is_file():
-        trained_on = (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("benchmark")
-    if trained_on != benchmark:
-        name = f"{BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark}, {name}"
     file = folder / "scores.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_text(file, json.dumps(without_nan(there | {name: dict(scores)}), indent=2, ensure_ascii=False))

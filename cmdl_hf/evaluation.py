@@ -85,6 +85,10 @@ def predict(
 
     Yields:
         [`Prediction`], on the device of the scores.
+
+    Raises:
+        MemoryError: if an image does not fit memory.
+        ValueError: if the model does not take an image of its size.
     """
     if dist.is_available() and dist.is_initialized():
         dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
@@ -100,10 +104,24 @@ def predict(
     )
     try:
         for sample in progress_bar(loader, desc=description, unit="image", leave=False):
-            scores = score_images(model, sample["pixel_values"][None].to(device), sample["size"])
+            try:
+                scores = score_images(model, sample["pixel_values"][None].to(device), sample["size"])
+            except RuntimeError as error:
+                raise _explain(error, sample) from error
             yield Prediction(sample["id"], scores.argmax(dim=1)[0], sample.get("labels"))
     finally:
         model.train(was_training)
+
+
+def _explain(error: RuntimeError, sample: dict[str, Any]) -> Exception:
+    """Name the image that a model fails on."""
+    height, width = sample["pixel_values"].shape[-2:]
+    image = f"image {sample['id']} of {height} × {width} pixels"
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return MemoryError(f"{image} does not fit memory; resize images to less, or score in windows (protocol slide)")
+    return ValueError(
+        f"the model cannot score {image}: {str(error).strip().splitlines()[0]}; resize images to another"
+    )
 
 
 class _TransformWithSize:

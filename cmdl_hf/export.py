@@ -11,9 +11,9 @@ extra file `metadata.json`.
 - `palette`: K rows of red, green, blue in 0..255.
 - `image_size`: `[height, width]`, or null where the file takes every size that the model takes.
 - `preprocessing`: what to do to an image, in this order; null where the model has no image processor. `channel_order`;
-  `size`, to resize to: `{"height", "width"}`, `{"shortest_edge"}` or null; `resample`, such as `"bilinear"`;
-  `crop_size`, to cut out of the centre, or null; then (pixels in 0..255 · `rescale_factor` - `image_mean`) /
-  `image_std`.
+  `size`, to resize to: `{"height", "width"}`, or `{"shortest_edge"}`, maybe with a `"longest_edge"` as limit, or null;
+  `resample`, such as `"bilinear"`; `crop_size`, to cut out of the centre, or null; then (pixels in 0..255 ·
+  `rescale_factor` - `image_mean`) / `image_std`.
 
 Example, which needs onnxruntime, numpy and Pillow only:
     ```python
@@ -25,7 +25,14 @@ Example, which needs onnxruntime, numpy and Pillow only:
     session = onnxruntime.InferenceSession("model.onnx")
     metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     image, steps = Image.open("street.png").convert("RGB"), metadata["preprocessing"]
-    pixels = (np.asarray(image) * steps["rescale_factor"] - steps["image_mean"]) / steps["image_std"]
+    size, rule = metadata["image_size"], steps["size"] or {}
+    if size is None and "height" in rule:
+        size = [rule["height"], rule["width"]]
+    elif size is None and "shortest_edge" in rule:
+        scale = min(rule["shortest_edge"] / min(image.size), rule.get("longest_edge", np.inf) / max(image.size))
+        size = [round(image.height * scale), round(image.width * scale)]
+    resized = image.resize(size[::-1], Image.Resampling.BILINEAR) if size else image
+    pixels = (np.asarray(resized) * steps["rescale_factor"] - steps["image_mean"]) / steps["image_std"]
     (logits,) = session.run(["logits"], {"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)})
     scores = [Image.fromarray(score).resize(image.size, Image.Resampling.BILINEAR) for score in logits[0]]
     segmentation = Image.fromarray(np.stack(scores).argmax(axis=0).astype(np.uint8))

@@ -48,6 +48,8 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
             f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one beside it: "
             "cmdl_hf.make_image_processor().save_pretrained(folder)"
         ) from error
+    if getattr(processor, "do_center_crop", False):
+        processor.do_center_crop = False  # what is scored and drawn is the whole image
     return segmenter.eval(), processor
 
 

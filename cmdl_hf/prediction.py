@@ -110,10 +110,15 @@ def predict_files(
     with progress_bar(total=len(targets), desc="Segmenting", unit="image") as progress:
         for group in _group(_read(targets, processor, max_pixels, failures), batch_size):
             for prepared, result in zip(group, batches.segment(group), strict=True):
-                if result is None:
-                    failures[prepared.path] = "does not fit memory, even alone; make it smaller"
-                else:
+                if isinstance(result, str):
+                    failures[prepared.path] = result
+                    continue
+                try:
                     writer.write(prepared, *result)
+                except OSError as error:
+                    if error.errno is not None:  # a full disk, say; Pillow's own have none
+                        raise
+                    failures[prepared.path] = f"its results cannot be written: {error}"
             progress.update(len(writer.rows) + len(failures) - progress.n)
         progress.update(len(targets) - progress.n)  # files at the end that could not be read
     writer.write_summary(str(model), failures)
@@ -134,8 +139,8 @@ class _Batches:
         self.device = next(model.parameters()).device
 
     @torch.no_grad()
-    def segment(self, group: Sequence[_Prepared]) -> Iterator[_Result | None]:
-        """Yield what is found in each image, `None` for one that does not fit memory even alone."""
+    def segment(self, group: Sequence[_Prepared]) -> Iterator[_Result | str]:
+        """Yield what is found in each image, or the reason why it cannot be segmented."""
         done = 0
         while done < len(group):
             images = group[done : done + self.batch_size]
@@ -143,7 +148,9 @@ class _Batches:
                 results: list[_Result] | None = self._segment(images)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
-                    raise
+                    yield from self._segment_each(images, error)
+                    done += len(images)
+                    continue
                 results = None
             if results is not None:
                 yield from results
@@ -153,11 +160,19 @@ class _Batches:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if len(images) == 1:
-                yield None
+                yield "does not fit memory, even alone; make it smaller"
                 done += 1
             else:
                 self.batch_size = len(images) // 2
                 logger.warning("%d images do not fit memory at once, going on with %d", len(images), self.batch_size)
+
+    def _segment_each(self, images: Sequence[_Prepared], error: Exception) -> Iterator[_Result | str]:
+        """Find out which images of a batch the model refuses, such as those too small for it."""
+        if len(images) == 1:
+            yield f"the model refuses it: {str(error).strip().splitlines()[0]}"
+            return
+        for prepared in images:
+            yield from self.segment([prepared])
 
     def _segment(self, images: Sequence[_Prepared]) -> list[_Result]:
         pixel_values = torch.stack([prepared.pixel_values for prepared in images]).to(self.device)
@@ -238,10 +253,16 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
             image = read_image(path, max_pixels)
         except UNREADABLE as error:
             failures[path] = str(error) or type(error).__name__
+            continue
         except MemoryError:
             failures[path] = "does not fit memory; make it smaller"
+            continue
+        try:
+            pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
+        except (RuntimeError, ValueError) as error:
+            failures[path] = f"the model's image processor refuses it: {str(error).strip().splitlines()[0]}"
         else:
-            yield _Prepared(path, image, processor(image, return_tensors="pt")["pixel_values"][0])
+            yield _Prepared(path, image, pixel_values)
 
 
 def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
@@ -287,7 +308,12 @@ def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, 
         for target in outputs.paths:
             if target.resolve() in originals:
                 raise ValueError(f"{target} would replace an image that is to be segmented; name another folder")
+            if target.exists() and not (output_dir / SUMMARY_FILE).exists():
+                raise ValueError(f"{target} exists, and cmdl predict has not written it; name another folder")
             if sources.setdefault(target, path) != path:
-                raise ValueError(f"{sources[target]} and {path} would both be written to {target}; rename one")
+                raise ValueError(
+                    f"{sources[target]} and {path} would both be written to {target}; name the folder that holds "
+                    "both, whose subfolders are kept"
+                )
         targets[path] = outputs
     return targets

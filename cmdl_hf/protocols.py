@@ -63,7 +63,9 @@ class Protocol:
 
     def __str__(self) -> str:
         parts: list[str] = [self.name]
-        parts.append(f"shorter edge {self.resize[0]}" if self.resize else "original size")
+        parts.append(
+            f"shorter edge {self.resize[0]}, longer at most {self.resize[1]}" if self.resize else "original size"
+        )
         if self.crop_size and self.stride:
             parts.append("windows {} × {} by {} × {}".format(*self.crop_size, *self.stride))
         if self.name == "ms-flip":

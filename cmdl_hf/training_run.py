@@ -1,6 +1,5 @@
 """A training run and its folder: resumed, evaluated, its best model kept, its files written."""
 
-import hashlib
 import json
 import logging
 import math
@@ -28,6 +27,7 @@ from .hub import HubPusher, write_card
 from .inference import whole_image_logits
 from .memory_start import start_memory_from_data
 from .models import CMDLForSemanticSegmentation, make_image_processor
+from .recipes import ids_digest
 from .training_args import CMDLTrainingArguments
 from .training_log import TrainingLog, without_nan
 from .training_loop import TrainingLoop
@@ -336,13 +336,11 @@ class TrainingRun:
 
     def _describe_data(self) -> dict[str, Any]:
         """Tell data from other data: ids of the images, names and weights of the classes."""
-        described = {
-            "ids": {split: rows["id"][:] for split, rows in self.dataset.items()},
-            "id2label": self.dataset.id2label,
+        return {
+            "splits": {split: ids_digest(rows) for split, rows in self.dataset.items()},
+            "classes": list(self.dataset.id2label.values()),
             "class_weights": self.model.config.class_weights,
         }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        return {"num_images": {split: len(rows) for split, rows in self.dataset.items()}, "digest": digest}
 
     def _describe_run(self, is_finished: bool) -> dict[str, Any]:
         """Put down what the folder's other files do not tell by themselves."""

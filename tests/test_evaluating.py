@@ -15,10 +15,11 @@ from transformers import SegformerImageProcessor
 
 from cmdl_hf import evaluating, make_image_processor
 from cmdl_hf.cli import main
-from cmdl_hf.data import BENCHMARKS
+from cmdl_hf.data import BENCHMARKS, load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluating import run_evaluation
 from cmdl_hf.protocols import ProcessorTransform, make_protocol, processor_resize
+from cmdl_hf.recipes import ids_digest
 
 CITYSCAPES = BENCHMARKS["cityscapes"]
 RAW_IDS = {train_id: raw_id for raw_id, train_id in CITYSCAPES.label_table.raw_to_train.items() if train_id != 255}
@@ -74,12 +75,15 @@ def oracle(monkeypatch):
 
 
 @pytest.fixture
-def folder(make_model, tmp_path):
+def folder(make_model, tmp_path, frames):
     """A model of Cityscapes' 19 classes, with the recipe and the scores of its training."""
     folder = tmp_path / "run"
     make_model(num_labels=19).save_pretrained(folder)
     make_image_processor().save_pretrained(folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"benchmark": "cityscapes", "resize": None}))
+    frames_seen = load_benchmark("cityscapes", frames, splits=["validation"])["validation"]
+    run = {"recipe": {"benchmark": "cityscapes"}, "data": {"splits": {"validation": ids_digest(frames_seen)}}}
+    (folder / "run.json").write_text(json.dumps(run))
     (folder / "scores.json").write_text(json.dumps({"validation": {"mean_iou": 0.6123, "per_class_iou": [0.5] * 19}}))
     return folder
 
@@ -261,20 +265,56 @@ def test_the_card_gets_the_scores_of_each_protocol_apart(folder, frames):
     whole = scores["validation"]
     slide = "validation (slide, original size, windows 32 × 48 by 21 × 32)"
     assert list(update(protocol="slide", crop_size=(32, 48))) == ["validation", slide]
-    larger = "validation (whole, shorter edge 96)"
+    larger = "validation (whole, shorter edge 96, longer at most 400)"
     scores = update(resize=(96, 400))
     assert list(scores) == ["validation", slide, larger]
     assert scores["validation"] == whole
+    half = "validation (whole, original size, bf16)"
+    assert list(update(mixed_precision="bf16")) == ["validation", slide, larger, half]
     card = (folder / "README.md").read_text()
     assert f"### Classes, {slide} split" in card
     assert f"{100 * whole['mean_iou']:.2f}" in card
 
 
 def test_scores_on_other_data_than_the_trainings_are_named_after_them(folder, frames):
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text()) | {"benchmark": "ade20k"}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run_evaluation(folder, "cityscapes", frames, num_workers=0, update_card=True)
-    assert list(json.loads((folder / "scores.json").read_text())) == ["validation", "Cityscapes, validation"]
+    run = json.loads((folder / "run.json").read_text())
+    for other in ({"recipe": {"benchmark": "ade20k"}}, {"data": {"splits": {"validation": "of other images"}}}):
+        (folder / "run.json").write_text(json.dumps(run | other))
+        run_evaluation(folder, "cityscapes", frames, num_workers=0, update_card=True)
+        scores = json.loads((folder / "scores.json").read_text())
+        assert list(scores) == ["validation", f"Cityscapes in {frames.name}, validation"]
+        assert scores["validation"]["mean_iou"] == 0.6123
+
+
+def test_predictions_stay_in_their_folder_whatever_the_ids(make_model, tmp_path, monkeypatch):
+    model = make_model(num_labels=4)
+    monkeypatch.setattr(evaluating, "load_segmenter", lambda *_: (model, make_image_processor()))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "list").mkdir()
+    rows = ["image,mask"]
+    for name in ("one", "two"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{name}.jpg")
+        Image.new("L", (64, 64), 1).save(tmp_path / f"{name}.png")
+        where = ".." if name == "one" else tmp_path
+        rows.append(f"{where}/{name}.jpg,{where}/{name}.png")
+    (tmp_path / "list" / "pairs.csv").write_text("\n".join(rows))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    arguments = ("m", "own", tmp_path / "list" / "pairs.csv")
+    options = {"split": "train", "id2label": tmp_path / "classes.txt", "num_workers": 0}
+    run_evaluation(*arguments, save_predictions=tmp_path / "saved", **options)
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((tmp_path / "saved").rglob("*.png"))) == 2
+    with pytest.raises(FileExistsError, match="saved is not empty; name a new folder with --save-predictions"):
+        run_evaluation(*arguments, save_predictions=tmp_path / "saved", **options)
+
+
+def test_an_image_that_the_model_refuses_is_named(folder, frames, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Kernel size can't be greater\nthan the image")
+
+    monkeypatch.setattr("cmdl_hf.protocols.whole_image_logits", refuse)
+    with pytest.raises(ValueError, match=r"cannot score image \S+ of \d+ × \d+ pixels: Kernel size"):
+        run_evaluation(folder, "cityscapes", frames, num_workers=0)
 
 
 def test_windows_are_by_default_the_crops_of_the_training(folder):
@@ -373,11 +413,11 @@ def test_real_frames_are_scored(make_model, shared_dir, monkeypatch, tmp_path):
             "cityscapes",
             shared_dir / "data" / "cityscapes",
             protocol=protocol,
-            save_predictions=tmp_path,
+            save_predictions=tmp_path / protocol,
             num_workers=0,
         )
         assert 0 <= evaluation.scores["mean_iou"] <= 1
-    (file,) = tmp_path.glob("frankfurt_*.png")
+    (file,) = (tmp_path / "ms-flip").glob("frankfurt_*.png")
     with Image.open(file) as saved:
         assert saved.size == (256, 128)
         assert set(np.unique(np.asarray(saved))) <= set(RAW_IDS.values())

@@ -230,9 +230,9 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
     assert all((tmp_path / "out" / f"{index}.png").is_file() for index in range(8))
 
 
-def test_other_errors_are_not_taken_for_memory(folder, images, tmp_path, monkeypatch):
+def test_what_the_model_refuses_is_listed_and_the_others_are_done(folder, images, tmp_path, monkeypatch):
     load = prediction.load_segmenter
-    faulty = _Small(0, RuntimeError("a bug"))
+    faulty = _Small(1, RuntimeError("Kernel size can't be greater"))  # of a batch, it takes single images
 
     def load_faulty(*arguments):
         model, processor = load(*arguments)
@@ -240,8 +240,19 @@ def test_other_errors_are_not_taken_for_memory(folder, images, tmp_path, monkeyp
         return faulty, processor
 
     monkeypatch.setattr(prediction, "load_segmenter", load_faulty)
-    with pytest.raises(RuntimeError, match="a bug"):
+    assert predict_files(folder, [images], tmp_path / "out") == {}
+    faulty.most = 0
+    failures = predict_files(folder, [images], tmp_path / "none")
+    assert set(failures.values()) == {"the model refuses it: Kernel size can't be greater"}
+    assert json.loads((tmp_path / "none" / "summary.json").read_text())["images"] == []
+
+
+def test_files_of_others_are_not_replaced(folder, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_text("a mask")
+    with pytest.raises(ValueError, match=r"a.png exists, and cmdl predict has not written it; name another folder"):
         predict_files(folder, [images], tmp_path / "out")
+    assert (tmp_path / "out" / "a.png").read_text() == "a mask"
 
 
 def test_unfit_images_are_listed_with_the_reason(folder, images, tmp_path, monkeypatch):

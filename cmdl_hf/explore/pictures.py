@@ -65,10 +65,11 @@ def draw_strip(patches: Sequence[Image.Image]) -> Image.Image:
 
 
 def shrink(image: Image.Image, is_photo: bool = True) -> Image.Image:
-    """Bring an image down to the width of a panel; ids and painted classes keep their colours."""
-    if image.width <= _PANEL_WIDTH:
+    """Bring an image down to the size of a panel; ids and painted classes keep their colours."""
+    scale = min(_PANEL_WIDTH / image.width, 4 * _PANEL_WIDTH / image.height)
+    if scale >= 1:
         return image
-    size = _PANEL_WIDTH, max(1, round(image.height * _PANEL_WIDTH / image.width))
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS if is_photo else Image.Resampling.NEAREST)
 
 
