@@ -105,3 +105,12 @@ def test_loading_leaves_the_random_numbers_alone(folder):
     before = torch.get_rng_state()
     load_segmenter(folder)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_whole_images_are_segmented_though_the_processor_would_crop_them(make_model, tmp_path):
+    from transformers import MobileViTImageProcessor
+
+    make_model().save_pretrained(tmp_path)
+    MobileViTImageProcessor(do_center_crop=True, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    _, processor = load_segmenter(tmp_path)
+    assert not processor.do_center_crop

@@ -3,17 +3,18 @@ import json
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoImageProcessor
 
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import main
-from cmdl_hf.data import load_synthetic
+from cmdl_hf.data import SegmentationDataset, load_synthetic
 from cmdl_hf.data.transforms import EvalTransform, TrainTransform
 from cmdl_hf.evaluation import evaluate
 from cmdl_hf.inference import whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
 from cmdl_hf.optimization import make_optimizer
-from cmdl_hf.training import save, train
+from cmdl_hf.training import run, save, train
 from cmdl_hf.training_args import CMDLTrainingArguments
 
 
@@ -210,3 +211,17 @@ def test_the_saved_processor_prepares_images_as_the_evaluation_did(tmp_path, mak
         expected = EvalTransform(resize)({name: [value] for name, value in sample.items()})["pixel_values"][0]
         actual = processor(sample["image"], return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(actual, expected, atol=0.02 if resize else 1e-5, rtol=0)
+
+
+def test_a_validation_split_without_labelled_pixels_chooses_nothing(tmp_path, scenes, monkeypatch, caplog):
+    void = scenes["validation"].map(lambda sample: {"label": Image.new("L", (64, 64), 255)})
+    monkeypatch.setattr(
+        "cmdl_hf.training.load_data", lambda *_: SegmentationDataset(scenes | {"validation": void}, scenes.label_table)
+    )
+    args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8, max_steps=4)
+    args.crop_size, args.eval_steps = (64, 64), 2
+    scores = run(args, tmp_path / "run")
+    assert scores.keys() == {"test"}
+    assert "no labelled pixel" in caplog.text
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["best_step"], facts["best_metric"]) == (4, None)

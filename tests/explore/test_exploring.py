@@ -19,7 +19,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from cmdl_hf import make_image_processor
 from cmdl_hf.cli import main
 from cmdl_hf.explore import explore, exploring
-from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, to_data_uri
+from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, shrink, to_data_uri
 from cmdl_hf.explore.statistics import Cell
 from cmdl_hf.loading import load_segmenter
 
@@ -346,3 +346,8 @@ def test_a_browser_opens_the_page_without_a_complaint(folder, data, tmp_path):
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console
     assert "probe: 1 shown, 0 broken, fits, 3 lit" in console[0]
+
+
+@pytest.mark.parametrize("size", [(100, 20000), (20000, 100), (5000, 5000)])
+def test_pictures_of_any_shape_fit_the_page(size):
+    assert to_data_uri(shrink(Image.new("RGB", size))).startswith("data:image/webp")
