@@ -119,14 +119,17 @@ class TrainingRun:
         """
         self.dataset = dataset
         self.model = model
-        if self._facts.get("data", self._describe_data()) != self._describe_data():
+        self._data = self._describe_data()
+        if self._facts.get("data", self._data) != self._data:
             raise FileExistsError(
                 f"{self.folder} holds a run on other data, classes or class weights; give it what it had to continue "
                 "it, or name a new folder with --output-dir"
             )
         transform = TrainTransform(self.args.crop_size, self.args.scale_range, self.args.resize)
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
-        (newest,) = broadcast_object_list([self.checkpoints.newest()])  # the main process's
+        # The main process reads and chooses, and tells the others.
+        is_main = self.loop.accelerator.is_main_process
+        (newest,) = broadcast_object_list([self.checkpoints.newest() if is_main else None])
         if newest is not None:
             self._resume(newest)
         if self.loop.accelerator.is_main_process:
@@ -357,7 +360,7 @@ class TrainingRun:
             "device": _device_name(accelerator.device),
             "mixed_precision": accelerator.mixed_precision,
             "num_images": {split: len(rows) for split, rows in self.dataset.items()},
-            "data": self._describe_data(),
+            "data": self._data,
             "weights": self.weights,
             "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
         }
