@@ -1,5 +1,6 @@
 """From a recipe to its data set and its network."""
 
+import dataclasses
 import difflib
 import hashlib
 import inspect
@@ -187,24 +188,35 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
 
     Raises:
         FileNotFoundError: if there is no such file of class weights.
-        ValueError: if timm cannot build the backbone as the recipe states it, or the class weights do not fit.
+        ValueError: if timm cannot build the backbone as the recipe states it, the class weights do not fit, or
+            `model_options` are none of `CMDLConfig`, or are stated elsewhere.
 
     Note:
         `output_stride` is for backbones that can be dilated, as ResNets, MobileNets, EfficientNets and ConvNeXts can.
         Others, such as Swin, HRNet and ViT, keep their own stride, and the log says so.
     """
-    return CMDLConfig(
+    fields: dict[str, Any] = {
         **_derive_backbone(args),
-        id2label=dataset.id2label,
-        palette=dataset.palette,
-        context_module=CONTEXT_MODULES[args.framework],
-        use_distributions=args.use_distributions,
-        hidden_size=args.hidden_size,
-        attention_size=args.attention_size,
-        class_weights=_find_class_weights(args.class_weights, dataset),
-        ohem_threshold=args.ohem_threshold,
-        ohem_min_kept=args.ohem_min_kept,
-    )
+        "id2label": dataset.id2label,
+        "palette": dataset.palette,
+        "context_module": CONTEXT_MODULES[args.framework],
+        "use_distributions": args.use_distributions,
+        "hidden_size": args.hidden_size,
+        "attention_size": args.attention_size,
+        "class_weights": _find_class_weights(args.class_weights, dataset),
+        "ohem_threshold": args.ohem_threshold,
+        "ohem_min_kept": args.ohem_min_kept,
+    }
+    options = _parse_options(args.model_options)
+    known = {field.name for field in dataclasses.fields(CMDLConfig)}
+    for name in options:
+        if name in fields or name == "num_labels":
+            raise ValueError(f"model_options: {name} is what the rest of the recipe, or the data set, states")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known - fields.keys(), n=1)
+            cure = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(f"model_options: CMDLConfig has no field {name}{cure}")
+    return CMDLConfig(**fields, **options)
 
 
 def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
@@ -243,9 +255,7 @@ def _is_weight(value: Any) -> bool:
 
 def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
     """Find out what timm can do for a recipe: the fields of the configuration that describe the backbone."""
-    # The command line and its YAML reader pass values of a free-form dictionary on as text.
-    given = {name.replace("-", "_"): _parse(value) for name, value in (args.backbone_kwargs or {}).items()}
-    options = _size_options(args.backbone) | given
+    options = _size_options(args.backbone) | _parse_options(args.backbone_kwargs)
     output_stride, backbone = _find_output_stride(args, options)
     info = backbone.feature_info.info
     if len(info) < _NUM_STAGES:
@@ -261,8 +271,12 @@ def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
     }
 
 
-def _parse(value: Any) -> Any:
-    return yaml.safe_load(value) if isinstance(value, str) else value
+def _parse_options(options: dict[str, Any] | None) -> dict[str, Any]:
+    """Read a free-form dictionary, whose values the command line and its YAML reader pass on as text."""
+    return {
+        name.replace("-", "_"): yaml.safe_load(value) if isinstance(value, str) else value
+        for name, value in (options or {}).items()
+    }
 
 
 def _size_options(name: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class CMDLTrainingArguments:
         backbone_kwargs (`dict`, *optional*): timm's own options of it.
         hidden_size (`int`): Channels C of the heads and prototypes.
         attention_size (`int`): Width T of the attention.
+        model_options (`dict`, *optional*): Further fields of CMDLConfig, such as num_distributions or assignment.
         memory_start (`str`): Start of the prototypes: random directions, or data, cluster centres of the embeddings
             that a short pass over training images gives each class.
         class_weights (`str`, *optional*): Weights of the classes in the cross-entropies: auto, from the pixels that
@@ -86,6 +87,7 @@ class CMDLTrainingArguments:
     backbone_kwargs: dict[str, Any] | None = None
     hidden_size: int = 512
     attention_size: int = 256
+    model_options: dict[str, Any] | None = None
     memory_start: Literal["random", "data"] = "random"
     class_weights: str | None = None
     ohem_threshold: float | None = None

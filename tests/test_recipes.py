@@ -353,3 +353,24 @@ class TestSources:
         first, same, other = (model.decode_head[0][0].weight for model in models)
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
+
+
+def test_model_options_are_fields_of_the_configuration(classes):
+    options = ["--model-options.num-distributions", "3", "--model-options.assignment", "sample"]
+    args = read(CONFIGS / "synthetic.yaml", *options)
+    config = make_config(args, classes["synthetic"])
+    assert (config.num_distributions, config.assignment) == (3, "sample")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_distribution": 3}, "did you mean num_distributions?"),
+        ({"hidden_size": 3}, "hidden_size is what the rest of the recipe"),
+        ({"num_distributions": 0}, "num_distributions must be at least 1"),
+    ],
+)
+def test_model_options_that_cannot_be_are_refused(classes, options, message):
+    args = replace(read(CONFIGS / "synthetic.yaml"), model_options=options)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_config(args, classes["synthetic"])

@@ -116,6 +116,12 @@ class CMDLConfig(PreTrainedConfig):
         memory_momentum_warmup (`int`, defaults to 10):
             A prototype that has had t updates moves with momentum min(`memory_momentum`, t / (t + warm-up));
             0 keeps the momentum constant.
+        is_memory_frozen (`bool`, defaults to `False`):
+            Leave the prototypes as they started. With the memory losses at weight 0 this is the control of a
+            comparison: the same layers, but nothing in the memory.
+        fusion_init (`str`, defaults to `"random"`):
+            Start of the weights by which the fusion reads the aggregated features: `random` as all others, or `zero`,
+            with which the network begins as one that has no aggregation.
         sinkhorn_epsilon (`float`, defaults to 0.05):
             Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
             its exponentials.
@@ -187,6 +193,8 @@ class CMDLConfig(PreTrainedConfig):
     memory_init: Literal["random", "reference"] = "random"
     memory_momentum: float | int = 0.999
     memory_momentum_warmup: int = 10
+    is_memory_frozen: bool = False
+    fusion_init: Literal["random", "zero"] = "random"
     sinkhorn_epsilon: float | int = 0.05
     sinkhorn_iterations: int = 3
     semantic_loss_ignore_index: int = 255

@@ -68,6 +68,7 @@ class CMDLMemoryBank(nn.Module):
             so its first pixels replace the random start; 0 keeps the momentum constant.
         sinkhorn_epsilon (`float`): Entropy of the assignment.
         sinkhorn_iterations (`int`): Rounds of Sinkhorn normalisation.
+        is_frozen (`bool`): Leave the prototypes as they are; `update` then does nothing.
 
     Raises:
         ValueError: if there is no such assignment.
@@ -94,6 +95,7 @@ class CMDLMemoryBank(nn.Module):
         momentum_warmup: int = 10,
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_iterations: int = 3,
+        is_frozen: bool = False,
     ) -> None:
         if assignment not in get_args(Assignment):
             raise ValueError(f"assignment must be one of {', '.join(get_args(Assignment))}, got {assignment!r}")
@@ -105,6 +107,7 @@ class CMDLMemoryBank(nn.Module):
         self.momentum_warmup = momentum_warmup
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_iterations = sinkhorn_iterations
+        self.is_frozen = is_frozen
         start = F.normalize(torch.randn(num_labels, num_distributions, hidden_size), dim=-1)
         self.register_buffer("prototypes", start)
         self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
@@ -163,6 +166,8 @@ class CMDLMemoryBank(nn.Module):
         Note:
             Pixels with non-finite embeddings (a half-precision overflow, say) are left out.
         """
+        if self.is_frozen:
+            return
         K, M = self.num_labels, self.num_distributions
         embeddings = pixel_embeddings.float()
         index = labels.clamp(0, K - 1)[:, None, None].expand(-1, 1, M)

@@ -84,6 +84,9 @@ class CMDLPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 init.uniform_(module.bias, -bound, bound)
+            if self.config.fusion_init == "zero" and module is self._modules.get("fusion", [None])[0]:
+                aggregated = torch.arange(module.in_channels, device=module.weight.device) >= self.config.hidden_size
+                init.copy_(module.weight, module.weight.masked_fill(aggregated[:, None, None], 0.0))
         elif isinstance(module, CrissCrossAttention):
             init.zeros_(module.gamma)
         elif isinstance(module, CMDLMemoryBank):
@@ -141,6 +144,7 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
                 config.memory_momentum_warmup,
                 config.sinkhorn_epsilon,
                 config.sinkhorn_iterations,
+                config.is_memory_frozen,
             )
             self.semantic_aggregation = CMDLSemanticAggregation(
                 hidden_size, config.attention_size, config.num_distributions

@@ -428,3 +428,32 @@ class TestBadInput:
         pixel_values, labels = make_batch()
         wide, narrow = model(pixel_values, labels=labels).loss, model(pixel_values, labels=labels.byte()).loss
         torch.testing.assert_close(wide, narrow)
+
+
+def test_a_fusion_that_starts_at_zero_ignores_the_aggregation_at_first_and_learns_to_read_it(
+    make_model, make_batch, tmp_path
+):
+    model = make_model(fusion_init="zero")
+    pixel_values, labels = make_batch()
+    weight, half = model.fusion[0].weight, model.config.hidden_size
+    assert weight[:, half:].count_nonzero() == 0
+    assert weight[:, :half].count_nonzero() > 0
+    before = model.eval()(pixel_values).logits
+    model.memory_bank.prototypes.neg_()
+    torch.testing.assert_close(model(pixel_values).logits, before, rtol=0, atol=0)
+    model.train()(pixel_values, labels).loss.backward()
+    assert weight.grad[:, half:].count_nonzero() > 0
+    with torch.no_grad():
+        weight.add_(0.1)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.fusion[0].weight, weight, rtol=0, atol=0)
+
+
+def test_a_frozen_memory_stays_as_it_started(make_model, make_batch):
+    model = make_model(is_memory_frozen=True).train()
+    start = model.memory_bank.prototypes.clone()
+    output = model(*make_batch())
+    assert torch.equal(model.memory_bank.prototypes, start)
+    assert model.memory_bank.num_updates.sum() == 0
+    assert "contrastive_loss" in output.loss_dict
