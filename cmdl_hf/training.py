@@ -6,6 +6,7 @@
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -15,6 +16,7 @@ import datasets
 from torch import nn
 
 from .data.transforms import TrainTransform
+from .models import CMDLForSemanticSegmentation
 from .progress import progress_bar
 from .recipes import check_weights, load_data, make_model
 from .training_args import CMDLTrainingArguments
@@ -73,6 +75,7 @@ def run(
     weights: str | Path | None = None,
     push_to_hub: str | None = None,
     private: bool | None = None,
+    prepare_model: Callable[[CMDLForSemanticSegmentation], object] | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate by a recipe, keep the best model and score it; after an interruption, go on.
 
@@ -90,6 +93,8 @@ def run(
         push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub: the folder is pushed after each evaluation,
             in the background, and at the end.
         private (`bool`, *optional*): Whether only its owners see it there, should it have to be made.
+        prepare_model (`Callable`, *optional*): Called with the network before it trains, to freeze layers, say. What
+            it does must leave the names of the parameters as they are.
 
     Returns:
         Scores of the best model by split, as `evaluate` returns them; empty if a signal ended the run.
@@ -111,6 +116,8 @@ def run(
     if "train" not in dataset:
         raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
     model = make_model(args, dataset, weights)
+    if prepare_model is not None:
+        prepare_model(model)
     try:
         training_run.begin(dataset, model)
         return _go_through(training_run)

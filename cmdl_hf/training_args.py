@@ -65,6 +65,8 @@ class CMDLTrainingArguments:
         eval_steps (`int`, *optional*): Steps between two evaluations on the validation split; by default a tenth of
             max_steps.
         best_metric (`str`): Score on the validation split by which the model to keep is chosen.
+        use_test_split (`bool`): Score the best model on the test split at the end; leave it out while you compare
+            settings, so that none is chosen by it.
         save_steps (`int`, *optional*): Steps between two checkpoints; by default eval_steps.
         save_total_limit (`int`): Checkpoints that are kept.
         logging_steps (`int`): Steps between two rows of metrics.jsonl.
@@ -113,6 +115,7 @@ class CMDLTrainingArguments:
     best_metric: Literal["mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou", "mean_dice"] = (
         "mean_iou"
     )
+    use_test_split: Annotated[bool, Parameter(name="test-split")] = True
     save_steps: int | None = None
     save_total_limit: int = 2
     logging_steps: int = 10

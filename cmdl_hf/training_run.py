@@ -43,11 +43,6 @@ LAST_MODEL = "last"
 
 # What a run may go on with another value of: the steps it takes stay the same.
 _FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
-_NAMES_IN_FILES = {
-    "use_distributions": "distributions",
-    "use_compile": "compile",
-    "use_channels_last": "channels_last",
-}
 
 
 def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
@@ -224,7 +219,7 @@ class TrainingRun:
         """
         model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
         scores = {"validation": self.best["scores"]} if self.best else {}
-        if self._has_labels("test"):
+        if self.args.use_test_split and self._has_labels("test"):
             scores["test"] = self._score(model, "test")
         if self.loop.accelerator.is_main_process:
             self._write_scores(scores)

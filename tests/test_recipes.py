@@ -367,7 +367,6 @@ def test_model_options_are_fields_of_the_configuration(classes):
     [
         ({"num_distribution": 3}, "did you mean num_distributions?"),
         ({"hidden_size": 3}, "hidden_size is what the rest of the recipe"),
-        ({"num_distributions": 0}, "num_distributions must be at least 1"),
     ],
 )
 def test_model_options_that_cannot_be_are_refused(classes, options, message):

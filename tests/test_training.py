@@ -225,3 +225,21 @@ def test_a_validation_split_without_labelled_pixels_chooses_nothing(tmp_path, sc
     assert "no labelled pixel" in caplog.text
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (facts["best_step"], facts["best_metric"]) == (4, None)
+
+
+def test_a_run_can_freeze_layers_and_leave_the_test_split_alone(tmp_path, scenes, monkeypatch):
+    monkeypatch.setattr("cmdl_hf.training.load_data", lambda *_: scenes)
+    args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8, max_steps=2)
+    args.crop_size, args.use_test_split = (64, 64), False
+    start = {}
+
+    def freeze(model):
+        model.backbone.requires_grad_(False)
+        start.update({name: parameter.clone() for name, parameter in model.named_parameters()})
+
+    scores = run(args, tmp_path / "run", prepare_model=freeze)
+    assert scores.keys() == {"validation"}
+    trained = dict(CMDLForSemanticSegmentation.from_pretrained(tmp_path / "run" / "last").named_parameters())
+    changed = {name for name in start if not torch.equal(start[name], trained[name])}
+    assert changed
+    assert not any(name.startswith("backbone.") for name in changed)

@@ -1,0 +1,116 @@
+"""What CMDL brings on CamVid: every run of the study, one after the other.
+
+    python examples/camvid_study/study.py pilot arms --data-dir CamVid --weights mobilenetv2_100.safetensors
+
+A run that was interrupted goes on where it was, and one that is in `results.jsonl` is not repeated. All runs share one
+recipe and differ in what their row of `GROUPS` says. Models are chosen on the validation split; only the arms that are
+compared at the end read the test split, once each.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cpu_depthwise import replace_dilated_depthwise
+
+from cmdl_hf.training import run
+from cmdl_hf.training_args import CMDLTrainingArguments
+
+RESULTS = Path(__file__).with_name("results.jsonl")
+STEPS_PER_EPOCH = 46  # 367 images, 8 at a time
+
+BASE: dict[str, Any] = {
+    "benchmark": "camvid",
+    "resize": (180, 1000),  # 480×360 to 240×180
+    "crop_size": (180, 240),
+    "backbone": "mobilenetv2_100",
+    "backbone_kwargs": {"pad_type": "same"},
+    "hidden_size": 256,
+    "attention_size": 128,
+    "total_batch_size": 8,
+    "weight_decay": 1e-4,
+    "learning_rate": 0.01,
+    "head_learning_rate_factor": 10.0,
+    "mixed_precision": "bf16",
+    "use_channels_last": True,
+    "num_workers": 1,
+    "logging_steps": 23,
+    "save_steps": 2 * STEPS_PER_EPOCH,
+    "save_total_limit": 1,
+}
+
+NO_MEMORY_LOSSES = {
+    "prototype_loss_weight": 0.0,
+    "contrastive_loss_weight": 0.0,
+    "class_margin_loss_weight": 0.0,
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {"use_distributions": False},
+    "control": {"model_options": NO_MEMORY_LOSSES | {"is_memory_frozen": True}},
+    "cmdl": {},
+}
+
+
+def _pilot() -> dict[str, dict[str, Any]]:
+    """Learning rates, four epochs, on validation."""
+    return {
+        f"pilot-{arm}-lr{rate}-head{factor:g}": ARMS[arm]
+        | {"learning_rate": rate, "head_learning_rate_factor": factor, "epochs": 4}
+        for rate, factor in ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0))
+        for arm in ("plain", "cmdl")
+    }
+
+
+def _arms() -> dict[str, dict[str, Any]]:
+    """The three arms, three seeds, 20 epochs."""
+    return {
+        f"fcn-{arm}-seed{seed}": fields | {"seed": seed, "epochs": 20, "use_test_split": True}
+        for seed in range(3)
+        for arm, fields in ARMS.items()
+    }
+
+
+GROUPS = {"pilot": _pilot(), "arms": _arms()}
+
+
+def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
+    """Complete the recipe of a run."""
+    fields = {"use_test_split": False} | fields
+    epochs = fields.pop("epochs")
+    eval_steps = min(epochs, 4) * STEPS_PER_EPOCH
+    return CMDLTrainingArguments(**(BASE | fields), max_steps=epochs * STEPS_PER_EPOCH, eval_steps=eval_steps)
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Read the rows of the runs that are finished, by name."""
+    if not RESULTS.is_file():
+        return {}
+    return {row["name"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+
+
+def main() -> None:
+    """Train what is not trained yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="+", choices=list(GROUPS), help="what to run, in this order")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--weights", type=Path, required=True, help="timm's weights of the backbone, safetensors")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/camvid_study"), help="folder of the runs")
+    options = parser.parse_args()
+    for name, fields in (item for group in options.groups for item in GROUPS[group].items()):
+        if name in read_results():
+            continue
+        print(f"\n{name}", flush=True)
+        args = make_recipe(fields)
+        folder = options.output_dir / name
+        scores = run(args, folder, options.data_dir, weights=options.weights, prepare_model=replace_dilated_depthwise)
+        if not scores:
+            return  # stopped by a signal; the next call goes on
+        facts = json.loads((folder / "run.json").read_text())
+        row = {"name": name, **fields, "seconds": facts["seconds"], "best_step": facts["best_step"], "scores": scores}
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
