@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
+from .adapter_cmdl import CMDLAdapter
 from .configuration_cmdl import CMDLConfig
 from .distributions_cmdl import (
     CMDLAttention,
@@ -20,6 +21,7 @@ CMDLConfig.register_for_auto_class()
 CMDLForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 
 __all__ = [
+    "CMDLAdapter",
     "CMDLAttention",
     "CMDLConfig",
     "CMDLDistributionLearning",

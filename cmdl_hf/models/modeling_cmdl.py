@@ -26,10 +26,9 @@ from .context_cmdl import (
     PyramidPooling,
     resize,
 )
-from .distributions_cmdl import CMDLAttention, CMDLDistributionLearning, CMDLSemanticAggregation
-from .losses_cmdl import weighted_cross_entropy_sums
+from .distributions_cmdl import CMDLAttention
+from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
-from .processes_cmdl import divide_by_total
 
 
 @dataclass
@@ -101,7 +100,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
 
-class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
+class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
     """Semantic segmentation with class-wise multiple distributions learning.
 
     FCN, PSPNet, DeepLabV3, CCNet or UPerNet (`config.context_module`) with CMDL, or without it
@@ -123,8 +122,6 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         ```
     """
 
-    class_weights: Tensor | None
-
     def __init__(self, config: CMDLConfig) -> None:
         super().__init__(config)
         self.backbone = AutoBackbone.from_config(config.backbone_config, **(config.backbone_kwargs or {}))
@@ -134,40 +131,15 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         self.context_module = _make_context_module(config, channels)
         if config.use_distributions:
             self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
-            self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *_make_classifier(config))
-            self.memory_bank = CMDLMemoryBank(
-                config.num_labels,
-                config.num_distributions,
-                hidden_size,
-                config.assignment,
-                config.memory_momentum,
-                config.memory_momentum_warmup,
-                config.sinkhorn_epsilon,
-                config.sinkhorn_iterations,
-                config.is_memory_frozen,
-            )
-            self.semantic_aggregation = CMDLSemanticAggregation(
-                hidden_size, config.attention_size, config.num_distributions
-            )
-            self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
+            self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
+            self._add_layers(config)
             if self.context_module is not None:
                 self.context_attention = CMDLAttention(hidden_size, config.attention_size)
                 self.context_fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
-            self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *_make_classifier(config))
-            self.distribution_learning = CMDLDistributionLearning(
-                config.num_labels,
-                hidden_size,
-                config.prototype_loss_weight,
-                config.contrastive_loss_weight,
-                config.class_margin_loss_weight,
-                config.contrastive_temperature,
-                config.use_class_margin_reference,
-                config.semantic_loss_ignore_index,
-            )
         else:
-            self.decode_head = nn.Sequential(*_make_classifier(config))
+            self.decode_head = nn.Sequential(*make_classifier(config))
         self.auxiliary_head = (
-            nn.Sequential(ConvNormReLU(channels[-2], hidden_size, 3), *_make_classifier(config))
+            nn.Sequential(ConvNormReLU(channels[-2], hidden_size, 3), *make_classifier(config))
             if config.use_auxiliary_head
             else None
         )
@@ -213,7 +185,7 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
             coarse_logits = self.coarse_head(pixel_features).float()
-            hidden_state = self._aggregate(pixel_features, coarse_logits, feature_maps)
+            hidden_state = self._sharpen(pixel_features, coarse_logits, feature_maps)
         else:
             hidden_state = self._single_image_context(feature_maps)
         logits = self.decode_head(hidden_state).float()
@@ -245,15 +217,9 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
             distribution_ids=distribution_ids,
         )
 
-    def _aggregate(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
+    def _sharpen(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
         """Sharpen the pixel features with the class distributions and the image's own context (B, C, h, w)."""
-        class_probabilities = coarse_logits.softmax(dim=1)
-        if self.config.use_hard_voting:
-            winners = coarse_logits.argmax(dim=1, keepdim=True)
-            class_probabilities = torch.zeros_like(coarse_logits).scatter_(1, winners, 1.0)
-        aggregated_features = self.semantic_aggregation(
-            pixel_features, class_probabilities.to(pixel_features.dtype), self.memory_bank.read()
-        )
+        aggregated_features = self._aggregate(pixel_features, self._class_probabilities(coarse_logits))
         hidden_state = self.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
         if self.context_module is None:
             return hidden_state
@@ -267,35 +233,6 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
         assert self.context_module is not None
         is_pyramid = isinstance(self.context_module, FeaturePyramid)
         return self.context_module(feature_maps[-4:] if is_pyramid else feature_maps[-1])
-
-    def _cross_entropies(
-        self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Image-size losses of the heads there are, each times its weight."""
-        config = self.config
-        heads = {
-            "segmentation_loss": (logits, config.segmentation_loss_weight),
-            "coarse_loss": (coarse_logits, config.coarse_loss_weight),
-            "auxiliary_loss": (auxiliary_logits, config.auxiliary_loss_weight),
-        }
-        sums = {
-            name: weighted_cross_entropy_sums(
-                scores,
-                labels,
-                config.semantic_loss_ignore_index,
-                class_weights=self.class_weights,
-                ohem_threshold=config.ohem_threshold,
-                ohem_min_kept=config.ohem_min_kept,
-            )
-            for name, (scores, weight) in heads.items()
-            if scores is not None and weight
-        }
-        if not sums:
-            return {}
-        # All heads at once, so that processes wait for one another once; in eval mode one may be alone in computing.
-        totals, counts = (torch.stack(values) for values in zip(*sums.values(), strict=True))
-        means = divide_by_total(totals, counts, across_processes=self.training)
-        return {name: heads[name][1] * mean for name, mean in zip(sums, means.unbind(), strict=True)}
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.
@@ -324,10 +261,6 @@ class CMDLForSemanticSegmentation(CMDLPreTrainedModel):
 def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:
     """Which distribution of its class a pixel is nearest to: (N, K, M) and (B, h, w) to (B, h, w)."""
     return similarity.argmax(dim=2).gather(1, classes.view(-1, 1)).view_as(classes)
-
-
-def _make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:
-    return nn.Dropout2d(config.dropout), nn.Conv2d(config.hidden_size, config.num_labels, 1)
 
 
 def _make_context_module(config: CMDLConfig, channels: list[int]) -> nn.Module | None:

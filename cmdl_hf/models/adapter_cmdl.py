@@ -1,0 +1,334 @@
+"""CMDL on a segmenter that is not ours, without touching its code.
+
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from .checks_cmdl import check_labels, check_pixel_values
+from .configuration_cmdl import CMDLConfig
+from .context_cmdl import ConvNormReLU, resize
+from .layers_cmdl import CMDLLayersMixin
+from .modeling_cmdl import CMDLSemanticSegmenterOutput
+from .segmenter_cmdl import (
+    build_segmenter,
+    check_segmenter,
+    describe_segmenter,
+    find_auxiliary_classifiers,
+    find_classifier,
+)
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
+_STRIDE = 8  # of the grid that attention and memory work on at the finest, as in the method
+
+_OF_OUR_NETWORKS = {
+    "backbone_config",
+    "backbone_kwargs",
+    "size_divisor",
+    "palette",
+    "context_module",
+    "pool_scales",
+    "aspp_dilations",
+    "criss_cross_recurrence",
+    "use_distributions",
+    "use_auxiliary_head",
+    "memory_init",
+    "fusion_init",
+}
+_OPTIONS = {option.name for option in fields(CMDLConfig) if option.name in CMDLConfig.__annotations__}
+
+_CARD = """---
+{{ card_data }}
+---
+# A segmenter with CMDL
+
+Class-wise multiple distributions learning, added to a segmenter by `CMDLAdapter` of cmdl_hf. `config.json` names the
+segmenter.
+
+```python
+from cmdl_hf import CMDLAdapter
+
+model = CMDLAdapter.from_pretrained("ORGANISATION/NAME")  # segmenter=..., where config.json has no library for it
+logits = model(pixel_values)
+```
+"""
+
+
+@dataclass
+class _Pass:
+    """What the classifiers see during one forward pass of the adapter."""
+
+    size: tuple[int, int]
+    is_auxiliary_needed: bool
+    pixel_features: Tensor | None = None
+    coarse_logits: Tensor | None = None
+    logits: Tensor | None = None
+    auxiliary_logits: list[Tensor] = field(default_factory=list)
+
+
+class CMDLAdapter(
+    CMDLLayersMixin,
+    nn.Module,
+    ModelHubMixin,
+    library_name="cmdl_hf",
+    pipeline_tag="image-segmentation",
+    tags=["cmdl", "semantic-segmentation"],
+    model_card_template=_CARD,
+):
+    """Class-wise multiple distributions learning, added to a segmenter somebody already has.
+
+    What the segmenter's final classifier reads is the pixel representation, what it gives are the coarse logits.
+    Memory bank, semantic aggregation and a second classifier come behind, and take its place in what the segmenter
+    returns. Where the features are finer than 1/8 of the image, attention and memory work on their means over that
+    grid. The segmenter itself stays as it is: called directly, it gives its own scores.
+
+    Args:
+        segmenter (`nn.Module`): Gives the logits of each pixel, as a tensor, a dictionary with `out` or `logits`, a
+            tuple that begins with them, or a transformers output; trained along with the rest.
+        classifier (`str`, *optional*): Name of its final `Conv2d`, as `named_modules` has it. Omitted, the segmenter
+            is run once on an empty image to find it, and the log says which it is.
+        num_labels (`int`, *optional*): Number of classes K; omitted, those of the classifier.
+        **options: Fields of [`CMDLConfig`] that do not describe a network of ours: `num_distributions`, the weights
+            of the losses, the rules of the memory, and so on. `hidden_size` C is that of the pixel representation,
+            or 512 if it has more, by default, and `attention_size` half of C.
+
+    Attributes:
+        segmenter (`nn.Module`): The segmenter.
+        classifier_name (`str`): Where its final classifier is.
+        config (`CMDLConfig`): What `options` came to.
+
+    Raises:
+        TypeError: if `segmenter` is no module.
+        ValueError: if it has no such classifier, classifies masks instead of pixels, or an option is impossible.
+
+    Note:
+        Convolutions with K outputs in a part whose name contains `aux` give auxiliary logits, which get the auxiliary
+        loss; they read the segmenter's features before CMDL does.
+
+    Example:
+        ```python
+        >>> from torchvision.models.segmentation import fcn_resnet50
+
+        >>> from cmdl_hf import CMDLAdapter
+
+        >>> segmenter = fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+        >>> model = CMDLAdapter(segmenter, classifier="classifier.4", num_labels=21)
+        ```
+    """
+
+    def __init__(
+        self, segmenter: nn.Module, classifier: str | None = None, num_labels: int | None = None, **options: Any
+    ) -> None:
+        super().__init__()
+        check_segmenter(segmenter)
+        _check_options(options)
+        if classifier is None:
+            classifier = find_classifier(segmenter, num_labels)
+            logger.warning(
+                f"{type(segmenter).__name__}: its final classifier is taken to be {classifier!r}, "
+                f"{segmenter.get_submodule(classifier)}; pass classifier=... if it is another"
+            )
+        final = _find_named(segmenter, classifier, num_labels)
+        hidden_size = options.get("hidden_size", min(final.in_channels, 512))
+        self._options = options
+        self.config = CMDLConfig(
+            num_labels=final.out_channels,
+            **({"hidden_size": hidden_size, "attention_size": max(hidden_size // 2, 1)} | options),
+        )
+        self.segmenter = segmenter
+        self.classifier_name = classifier
+        class_weights = self.config.class_weights
+        self.register_buffer(
+            "class_weights", None if class_weights is None else torch.tensor(class_weights).float(), persistent=False
+        )
+        self.input_projection = (
+            nn.Identity() if hidden_size == final.in_channels else ConvNormReLU(final.in_channels, hidden_size)
+        )
+        self._add_layers(self.config)
+        for layer in self.children():
+            if layer is not segmenter:
+                layer.to(final.weight.device)
+        self._pass: _Pass | None = None
+        self._handles = [final.register_forward_hook(self._on_classifier)]
+        for name in find_auxiliary_classifiers(segmenter, final.out_channels):
+            if name != classifier:
+                auxiliary = segmenter.get_submodule(name)
+                self._handles.append(auxiliary.register_forward_hook(self._on_auxiliary_classifier))
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        """Segment images; with labels compute the losses, and in training update the memory bank.
+
+        Args:
+            pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images.
+            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1 or
+                `config.semantic_loss_ignore_index`. In training every process of a process group must pass labels.
+            **kwargs: Passed on to the segmenter.
+
+        Returns:
+            Without labels, what the segmenter returns, made from the sharpened logits. With labels,
+            [`CMDLSemanticSegmenterOutput`], whose logits lie on the grid of the classifier.
+
+        Raises:
+            ValueError: for images or labels of the wrong rank, size or dtype, or with impossible values.
+            RuntimeError: if the segmenter did not run its classifier.
+        """
+        check_pixel_values(pixel_values, pixel_values.shape[1] if pixel_values.dim() == 4 else 3)
+        if labels is not None:
+            check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+        height, width = pixel_values.shape[-2:]
+        seen = self._pass = _Pass((height, width), is_auxiliary_needed=labels is not None)
+        try:
+            output = self.segmenter(pixel_values, **kwargs)
+        finally:
+            self._pass = None
+        if seen.logits is None or seen.pixel_features is None:
+            raise RuntimeError(
+                f"{type(self.segmenter).__name__} gave its result without running {self.classifier_name!r}; name the "
+                "classifier that it runs, or call remove() no earlier than after training"
+            )
+        if labels is None:
+            return output
+        losses = self._compute_losses(seen, labels.long())
+        return CMDLSemanticSegmenterOutput(
+            loss=torch.stack(list(losses.values())).sum(),
+            logits=seen.logits,
+            coarse_logits=seen.coarse_logits,
+            auxiliary_logits=seen.auxiliary_logits[0] if seen.auxiliary_logits else None,
+            loss_dict=losses,
+        )
+
+    def remove(self) -> nn.Module:
+        """Take CMDL off; returns the segmenter, which gives its own scores and knows nothing of the adapter."""
+        for handle in self._handles:
+            handle.remove()
+        return self.segmenter
+
+    def extra_repr(self) -> str:
+        """Show where the pixel representation comes from."""
+        return f"classifier={self.classifier_name!r}"
+
+    def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""
+        if self._pass is None:
+            return None
+        features = self.input_projection(inputs[0])
+        coarse_logits = output.float()
+        # A window of 8 over the stride of the features, of which the height tells enough.
+        window = max(1, round(_STRIDE * features.shape[2] / self._pass.size[0]))
+        pixel_features = _shrink(features, window)
+        class_probabilities = _shrink(self._class_probabilities(coarse_logits), window)
+        aggregated_features = resize(self._aggregate(pixel_features, class_probabilities), features.shape[-2:])
+        logits = self.decode_head(self.fusion(torch.cat([features, aggregated_features], dim=1)))
+        self._pass.pixel_features, self._pass.coarse_logits = pixel_features, coarse_logits
+        self._pass.logits = logits.float()
+        return logits.to(output.dtype)
+
+    def _on_auxiliary_classifier(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._pass is not None and self._pass.is_auxiliary_needed:
+            self._pass.auxiliary_logits.append(output.float())
+
+    def _compute_losses(self, seen: _Pass, labels: Tensor) -> dict[str, Tensor]:
+        """Compute the losses by name, each times its weight, and in training update the memory bank."""
+        assert seen.logits is not None
+        assert seen.pixel_features is not None
+        auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
+        losses = self._cross_entropies(labels, seen.logits, seen.coarse_logits, auxiliary_logits)
+        return losses | self.distribution_learning(seen.pixel_features, labels, self.memory_bank).losses
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {
+            "classifier": self.classifier_name,
+            "num_labels": self.config.num_labels,
+            "options": self._options,
+            "segmenter": describe_segmenter(self.segmenter),
+        }
+        save_model(self, str(save_directory / _WEIGHTS_FILE))
+        (save_directory / _CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        segmenter: nn.Module | dict[str, Any] | None = None,
+        classifier: str | None = None,
+        num_labels: int | None = None,
+        options: dict[str, Any] | None = None,
+        **model_kwargs: Any,
+    ) -> "CMDLAdapter":
+        """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
+        if classifier is None or options is None:
+            raise ValueError(
+                f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded with "
+                "CMDLForSemanticSegmentation.from_pretrained"
+            )
+        if model_kwargs:
+            raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {model_kwargs}")
+        if not isinstance(segmenter, nn.Module):
+            segmenter = build_segmenter(segmenter or {})
+        model = cls(segmenter, classifier, num_labels, **options)
+        file: str | Path = Path(model_id) / _WEIGHTS_FILE
+        if not Path(model_id).is_dir():
+            file = hf_hub_download(
+                model_id,
+                _WEIGHTS_FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        load_model(model, str(file))
+        return model.eval()
+
+
+def _shrink(feature_map: Tensor, window: int) -> Tensor:
+    """Average (B, C, h, w) over windows, the last of which may be cut."""
+    return feature_map if window == 1 else F.avg_pool2d(feature_map, window, ceil_mode=True)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse fields that describe a network of ours, or that there are none of."""
+    for name in options:
+        if name in _OF_OUR_NETWORKS:
+            raise ValueError(f"{name} describes a network of ours; the segmenter here is one already, so leave it out")
+        if name not in _OPTIONS:
+            known = ", ".join(sorted(_OPTIONS - _OF_OUR_NETWORKS))
+            raise ValueError(f"{name} is no option of CMDLAdapter; there are {known}")
+
+
+def _find_named(segmenter: nn.Module, classifier: str, num_labels: int | None) -> nn.Conv2d:
+    """Look the classifier up, and refuse what is none."""
+    modules = dict(segmenter.named_modules())
+    final = modules.get(classifier)
+    if not isinstance(final, nn.Conv2d):
+        convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
+        names = [name for name, module in convolutions.items() if num_labels in (None, module.out_channels)]
+        found = "no module of that name" if final is None else f"a {type(final).__name__}"
+        raise ValueError(
+            f"classifier must name a Conv2d of {type(segmenter).__name__}, found {found} at {classifier!r}; it has "
+            f"{', '.join(names[-8:]) or 'none with that many classes'}, or leave classifier out to have it found"
+        )
+    if num_labels is not None and final.out_channels != num_labels:
+        raise ValueError(
+            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; give the "
+            "segmenter a classifier for your classes first"
+        )
+    return final

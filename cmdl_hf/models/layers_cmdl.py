@@ -1,0 +1,104 @@
+"""What CMDL adds to a segmenter, whether it is ours or not: the layers, their pass and the losses of the heads.
+
+Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_cmdl import CMDLConfig
+from .context_cmdl import ConvNormReLU
+from .distributions_cmdl import CMDLDistributionLearning, CMDLSemanticAggregation
+from .losses_cmdl import weighted_cross_entropy_sums
+from .memory_cmdl import CMDLMemoryBank
+from .processes_cmdl import divide_by_total
+
+
+class CMDLLayersMixin:
+    """The layers that a network with CMDL has beside its backbone and its first classifier."""
+
+    config: CMDLConfig
+    training: bool
+    class_weights: Tensor | None
+    memory_bank: CMDLMemoryBank
+    semantic_aggregation: CMDLSemanticAggregation
+    fusion: nn.Sequential
+    decode_head: nn.Sequential
+    distribution_learning: CMDLDistributionLearning
+
+    def _add_layers(self, config: CMDLConfig) -> None:
+        """Make the layers for a pixel representation of `config.hidden_size` channels."""
+        num_labels, hidden_size = config.num_labels, config.hidden_size
+        self.memory_bank = CMDLMemoryBank(
+            num_labels,
+            config.num_distributions,
+            hidden_size,
+            config.assignment,
+            config.memory_momentum,
+            config.memory_momentum_warmup,
+            config.sinkhorn_epsilon,
+            config.sinkhorn_iterations,
+            config.is_memory_frozen,
+        )
+        self.semantic_aggregation = CMDLSemanticAggregation(
+            hidden_size, config.attention_size, config.num_distributions
+        )
+        self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
+        self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
+        self.distribution_learning = CMDLDistributionLearning(
+            num_labels,
+            hidden_size,
+            config.prototype_loss_weight,
+            config.contrastive_loss_weight,
+            config.class_margin_loss_weight,
+            config.contrastive_temperature,
+            config.use_class_margin_reference,
+            config.semantic_loss_ignore_index,
+        )
+
+    def _class_probabilities(self, coarse_logits: Tensor) -> Tensor:
+        """Turn first-stage scores into the weights of the votes, both (B, K, h, w)."""
+        if not self.config.use_hard_voting:
+            return coarse_logits.softmax(dim=1)
+        winners = coarse_logits.argmax(dim=1, keepdim=True)
+        return torch.zeros_like(coarse_logits).scatter_(1, winners, 1.0)
+
+    def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
+        """Aggregate the class distributions for every pixel: (B, C, h, w)."""
+        return self.semantic_aggregation(
+            pixel_features, class_probabilities.to(pixel_features.dtype), self.memory_bank.read()
+        )
+
+    def _cross_entropies(
+        self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Compute the image-size losses of the heads there are, each times its weight."""
+        config = self.config
+        heads = {
+            "segmentation_loss": (logits, config.segmentation_loss_weight),
+            "coarse_loss": (coarse_logits, config.coarse_loss_weight),
+            "auxiliary_loss": (auxiliary_logits, config.auxiliary_loss_weight),
+        }
+        sums = {
+            name: weighted_cross_entropy_sums(
+                scores,
+                labels,
+                config.semantic_loss_ignore_index,
+                class_weights=self.class_weights,
+                ohem_threshold=config.ohem_threshold,
+                ohem_min_kept=config.ohem_min_kept,
+            )
+            for name, (scores, weight) in heads.items()
+            if scores is not None and weight
+        }
+        if not sums:
+            return {}
+        # All heads at once, so that processes wait for one another once; in eval mode one may be alone in computing.
+        totals, counts = (torch.stack(values) for values in zip(*sums.values(), strict=True))
+        means = divide_by_total(totals, counts, across_processes=self.training)
+        return {name: heads[name][1] * mean for name, mean in zip(sums, means.unbind(), strict=True)}
+
+
+def make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:
+    """Make what ends a head: dropout of channels and the convolution that gives the classes' scores."""
+    return nn.Dropout2d(config.dropout), nn.Conv2d(config.hidden_size, config.num_labels, 1)

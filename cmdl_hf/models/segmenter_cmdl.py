@@ -1,0 +1,180 @@
+"""What has to be known of a segmenter that is not ours: where its classifier is, and how to build it again."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PROBE_SIZE = 64
+_MASK_CLASSIFICATION = ("ForUniversalSegmentation", "ForInstanceSegmentation")
+
+
+def check_segmenter(segmenter: nn.Module) -> None:
+    """Refuse models that score masks instead of pixels.
+
+    Raises:
+        TypeError: if it is no module.
+        ValueError: if it classifies masks.
+    """
+    if not isinstance(segmenter, nn.Module):
+        raise TypeError(f"segmenter must be a torch.nn.Module, got {type(segmenter).__name__}")
+    classes = {type(module).__name__ for module in segmenter.modules()}
+    if name := next((name for name in classes if name.endswith(_MASK_CLASSIFICATION)), None):
+        raise ValueError(_no_pixel_classifier(name, "it gives classes to queries, and masks to those"))
+
+
+def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
+    """Find the convolution that a segmenter's logits come from, by running it on an empty image.
+
+    Args:
+        segmenter (`nn.Module`): Takes images (B, channels, H, W).
+        num_labels (`int`, *optional*): Number of classes K that it must have.
+
+    Returns:
+        The name of the module: of the convolutions with K outputs on the way to the logits, the last to run.
+
+    Raises:
+        ValueError: if it cannot be run so, or has no such convolution.
+    """
+    convolutions = {name: module for name, module in segmenter.named_modules() if isinstance(module, nn.Conv2d)}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs.pop(name, None)  # so that they lie in the order in which they ran last
+            outputs[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in convolutions.items()]
+    modes = {module: module.training for module in segmenter.modules()}
+    try:
+        with torch.enable_grad():
+            logits = find_logits(segmenter.eval()(_make_probe(segmenter, convolutions)))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a foreign model says
+        names = [name for name, module in convolutions.items() if module.out_channels == num_labels]
+        hint = f", such as one of {', '.join(names)}" if names else ""
+        raise ValueError(
+            f"{type(segmenter).__name__} could not be run on an empty image to find its classifier ({error}); name "
+            f"it with classifier=...{hint}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    found = logits.shape[1]
+    if num_labels is not None and found != num_labels:
+        raise ValueError(f"num_labels={num_labels}, but {type(segmenter).__name__} gives scores of {found} classes")
+    candidates = {name: output for name, output in outputs.items() if convolutions[name].out_channels == found}
+    gradients = torch.autograd.grad(
+        logits.float().sum(), list(candidates.values()), retain_graph=True, allow_unused=True
+    )
+    on_the_way = [name for name, gradient in zip(candidates, gradients, strict=True) if gradient is not None]
+    if not on_the_way:
+        raise ValueError(
+            _no_pixel_classifier(type(segmenter).__name__, f"no convolution with {found} outputs leads to its scores")
+        )
+    final = outputs[on_the_way[-1]]
+    earlier = [outputs[name] for name in on_the_way[:-1]]
+    leads_to_final = torch.autograd.grad(final.float().sum(), earlier, allow_unused=True) if earlier else ()
+    if beside := [name for name, gradient in zip(on_the_way, leads_to_final, strict=False) if gradient is None]:
+        raise ValueError(
+            f"the scores of {type(segmenter).__name__} are made of those of several classifiers, "
+            f"{', '.join([*beside, on_the_way[-1]])}, so that none has the coarse logits; take a segmenter with one"
+        )
+    return on_the_way[-1]
+
+
+def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
+    """Name the convolutions with K outputs in parts that are called auxiliary, as torchvision and transformers do."""
+    return [
+        name
+        for name, module in segmenter.named_modules()
+        if "aux" in name and isinstance(module, nn.Conv2d) and module.out_channels == num_labels
+    ]
+
+
+def find_logits(output: Any) -> Tensor:
+    """Take the scores of the pixels out of what a segmenter returns: a tensor, a mapping or a tuple.
+
+    Returns:
+        `Tensor` of shape (B, K, h, w).
+
+    Raises:
+        ValueError: if there are none.
+    """
+    logits = output
+    if isinstance(output, Mapping):
+        logits = next((output[name] for name in ("logits", "out") if name in output), None)
+    elif isinstance(output, tuple | list):
+        logits = output[0]
+    if not isinstance(logits, Tensor) or logits.dim() != 4:
+        there = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
+        raise ValueError(
+            _no_pixel_classifier("the segmenter", f"it returns {there}, and no logits (batch, classes, height, width)")
+        )
+    return logits
+
+
+def describe_segmenter(segmenter: nn.Module) -> dict[str, Any]:
+    """Put down how a segmenter is built, as far as it tells: its class, and what its library needs to make it."""
+    kind = type(segmenter)
+    spec: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
+    config = getattr(segmenter, "config", None)
+    if kind.__module__.startswith("transformers.") and hasattr(config, "to_dict"):
+        spec |= {"library": "transformers", "name": kind.__name__, "config": config.to_dict()}
+    elif kind.__module__.startswith("segmentation_models_pytorch.") and isinstance(config, dict):
+        spec |= {"library": "segmentation_models_pytorch", "name": kind.__name__, "config": _without_weights(config)}
+    return spec
+
+
+def build_segmenter(spec: dict[str, Any]) -> nn.Module:
+    """Build a segmenter from what `describe_segmenter` put down; its weights are random.
+
+    Raises:
+        ValueError: if it does not tell enough.
+        ImportError: if its library is not installed.
+    """
+    library, name, config = spec.get("library"), spec.get("name", ""), spec.get("config", {})
+    if library not in ("transformers", "segmentation_models_pytorch"):  # and nothing else that a file may name
+        raise ValueError(
+            f"the adapter was saved from a {spec.get('class')}, which does not tell how to build it again; build one "
+            "yourself and pass it: CMDLAdapter.from_pretrained(folder, segmenter=...)"
+        )
+    kind: Any = getattr(importlib.import_module(library), name, None)
+    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+        raise ValueError(f"the adapter was saved from a {name} of {library}, which the installed version has not")
+    if library == "transformers":
+        return kind(kind.config_class.from_dict(config))
+    return kind(**config)
+
+
+def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the weights that an encoder was downloaded with: the saved ones take their place."""
+    return {name: None if name == "encoder_weights" else value for name, value in config.items() if name[0] != "_"}
+
+
+def _make_probe(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> Tensor:
+    """Make an empty image of a size that the model takes, as far as its configuration tells."""
+    if not convolutions:
+        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, "it has no convolutions"))
+    config = getattr(segmenter, "config", None)
+    size = getattr(config, "image_size", None) or _PROBE_SIZE
+    height, width = (size, size) if isinstance(size, int) else size
+    weight = next(iter(convolutions.values())).weight
+    channels = getattr(config, "num_channels", None) or weight.shape[1]
+    # As leaf of the graph, so that there is one where all parameters are frozen.
+    return torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype, requires_grad=True)
+
+
+def _no_pixel_classifier(name: str, reason: str) -> str:
+    return (
+        f"CMDL cannot be added to {name}: {reason}. It sharpens the features that a final convolution scores pixel by "
+        "pixel, and mask classification has none; take a segmenter with per-pixel logits"
+    )
