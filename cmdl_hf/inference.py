@@ -1,4 +1,4 @@
-"""Segmentation of images by any transformers semantic segmenter: functions of a model and pixels.
+"""Segmentation of images by any semantic segmenter: functions of a model and pixels.
 
 Reference: the test modes of mmsegmentation (whole, slide, test-time augmentation over scales and flips).
 """
@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .models.segmenter_cmdl import find_logits
 
 ScoreImages: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 """Scores (B, K, *size) of a model, pixel values (B, channels, H, W) and a size, such as `whole_image_logits`."""
@@ -24,7 +26,7 @@ def whole_image_logits(model: nn.Module, pixel_values: Tensor, size: Sequence[in
     """Score whole images in one pass.
 
     Args:
-        model (`nn.Module`): A semantic segmenter whose output has `logits` (B, K, h, w).
+        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
         pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images.
         size (`Sequence[int]`, *optional*): Height and width of the scores, such as those of the labels; the images'
             own by default. The logits are enlarged to it once, bilinear, align_corners=False.
@@ -32,7 +34,7 @@ def whole_image_logits(model: nn.Module, pixel_values: Tensor, size: Sequence[in
     Returns:
         `Tensor` of shape (B, K, *size), float32.
     """
-    return _enlarge(model(pixel_values=pixel_values).logits.float(), size or pixel_values.shape[-2:])
+    return _enlarge(find_logits(model(pixel_values)).float(), size or pixel_values.shape[-2:])
 
 
 @torch.no_grad()
@@ -51,7 +53,7 @@ def sliding_window_logits(
     context, not in scale: averaging before the softmax lets the surer window decide.
 
     Args:
-        model (`nn.Module`): A semantic segmenter whose output has `logits` (B, K, h, w).
+        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
         pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
         crop_size (`Sequence[int]`): Height and width of a window, usually those of the training's crops. An edge of
             the image that is shorter bounds the window.
@@ -117,7 +119,7 @@ def multi_scale_probabilities(
     what is given, and the logits once to `size`, before the softmax.
 
     Args:
-        model (`nn.Module`): A semantic segmenter whose output has `logits` (B, K, h, w).
+        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
         pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images, best at their original size.
         scales (`Sequence[float]`): Sizes relative to `base_size`.
         use_flip (`bool`): Whether to add the mirrored images.
@@ -147,7 +149,7 @@ def multi_scale_probabilities(
         for is_flipped in flips:
             views = images.flip(-1) if is_flipped else images
             if crop_size is None:
-                logits = model(pixel_values=views).logits.float()
+                logits = find_logits(model(views)).float()
             else:
                 logits = sliding_window_logits(
                     model, views, crop_size, stride, batch_size=batch_size, accumulation_device=accumulation_device

@@ -42,7 +42,7 @@ class Oracle(nn.Module):
         self.sizes.append(tuple(pixel_values.shape[-2:]))
         red = 255 * (pixel_values[:, :1] * self.std + self.mean)
         classes = 10 * torch.arange(self.config.num_labels).view(1, -1, 1, 1)
-        return SimpleNamespace(logits=-((red - classes) ** 2))
+        return {"logits": -((red - classes) ** 2)}
 
 
 def write_frames(folder, split, count, is_labelled=True):

@@ -1,4 +1,3 @@
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,7 +28,7 @@ class Stub(nn.Module):
     def forward(self, pixel_values):
         self.sizes.append(tuple(pixel_values.shape))
         mean = pixel_values.mean(dim=(1, 2, 3), keepdim=True)
-        return SimpleNamespace(logits=torch.cat([pixel_values, -pixel_values], dim=1) + self.context * mean)
+        return {"logits": torch.cat([pixel_values, -pixel_values], dim=1) + self.context * mean}
 
 
 @pytest.fixture

@@ -276,8 +276,8 @@ class CMDLAdapter(
         """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
         if classifier is None or options is None:
             raise ValueError(
-                f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded with "
-                "CMDLForSemanticSegmentation.from_pretrained"
+                f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded "
+                "with CMDLForSemanticSegmentation.from_pretrained"
             )
         if model_kwargs:
             raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {model_kwargs}")

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context_cmdl import ConvNormReLU
-from .losses_cmdl import class_margin_loss, class_margin_reference, contrastive_loss, image_size_cross_entropy
+from .losses_cmdl import (
+    class_margin_loss,
+    class_margin_reference,
+    compare_with_distributions,
+    image_size_cross_entropy,
+    mean_over_classes,
+)
 from .memory_cmdl import CMDLMemoryBank
 
 
@@ -196,14 +202,16 @@ class CMDLDistributionLearning(nn.Module):
         losses: dict[str, Tensor] = {}
         with torch.autocast(embeddings.device.type, enabled=False):
             grid_labels = labels_on_grid(labels, grid).flatten()
-            similarity = memory_bank.similarity(embeddings)
-            prototype_logits = _layer_norm(similarity.amax(dim=2), self.prototype_norm)  # (N, K)
+            similarity, nearest, contrasts = compare_with_distributions(
+                embeddings, memory_bank.directions(), grid_labels, self.contrastive_temperature
+            )
+            prototype_logits = _layer_norm(nearest, self.prototype_norm)  # (N, K)
             if self.prototype_loss_weight:
                 grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
                 loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, True, across_processes)
                 losses["prototype_loss"] = self.prototype_loss_weight * loss
             if self.contrastive_loss_weight:
-                loss = contrastive_loss(similarity, grid_labels, self.contrastive_temperature, across_processes)
+                loss = mean_over_classes(contrasts, grid_labels, nearest.shape[1], across_processes)
                 losses["contrastive_loss"] = self.contrastive_loss_weight * loss
             if self.training:
                 is_correct = prototype_logits.argmax(dim=1) == grid_labels

@@ -116,6 +116,18 @@ class CMDLMemoryBank(nn.Module):
         """Return a detached copy of the prototypes (K, M, C), which a later `update` leaves alone."""
         return self.prototypes.detach().clone()
 
+    def directions(self, prototypes: Tensor | None = None) -> Tensor:
+        """Prototypes at unit length, those of a distribution side by side.
+
+        Args:
+            prototypes (`Tensor` of shape (K, M, C), *optional*): What `read` returned; read afresh if omitted.
+
+        Returns:
+            `Tensor` of shape (M, K, C), float32, which a later `update` leaves alone.
+        """
+        prototypes = self.prototypes.detach() if prototypes is None else prototypes
+        return F.normalize(prototypes.float(), dim=-1).transpose(0, 1).contiguous()
+
     def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
         """Cosine of every pixel to every distribution.
 
@@ -126,8 +138,7 @@ class CMDLMemoryBank(nn.Module):
         Returns:
             `Tensor` of shape (N, K, M), float32, in [-1, 1].
         """
-        prototypes = self.read() if prototypes is None else prototypes
-        directions = F.normalize(prototypes.float(), dim=-1).transpose(0, 1)  # (M, K, C)
+        directions = self.directions(prototypes)
         scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
         # Stored as (N, M, K): a maximum over M then runs along whole rows of classes, seven times as fast at K=171.
         return scores.unflatten(1, directions.shape[:2]).transpose(1, 2)

@@ -40,22 +40,10 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
         ValueError: if it cannot be run so, or has no such convolution.
     """
     convolutions = {name: module for name, module in segmenter.named_modules() if isinstance(module, nn.Conv2d)}
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs.pop(name, None)  # so that they lie in the order in which they ran last
-            outputs[name] = output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in convolutions.items()]
-    modes = {module: module.training for module in segmenter.modules()}
+    if not convolutions:
+        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, "it has no convolutions"))
     try:
-        with torch.enable_grad():
-            logits = find_logits(segmenter.eval()(_make_probe(segmenter, convolutions)))
-    except ValueError:
-        raise
+        output, outputs = _run_on_empty_image(segmenter, convolutions)
     except Exception as error:  # whatever a foreign model says
         names = [name for name, module in convolutions.items() if module.out_channels == num_labels]
         hint = f", such as one of {', '.join(names)}" if names else ""
@@ -63,11 +51,10 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
             f"{type(segmenter).__name__} could not be run on an empty image to find its classifier ({error}); name "
             f"it with classifier=...{hint}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    try:
+        logits = find_logits(output)
+    except ValueError as error:
+        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, str(error))) from error
     found = logits.shape[1]
     if num_labels is not None and found != num_labels:
         raise ValueError(f"num_labels={num_labels}, but {type(segmenter).__name__} gives scores of {found} classes")
@@ -80,15 +67,38 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
         raise ValueError(
             _no_pixel_classifier(type(segmenter).__name__, f"no convolution with {found} outputs leads to its scores")
         )
-    final = outputs[on_the_way[-1]]
     earlier = [outputs[name] for name in on_the_way[:-1]]
-    leads_to_final = torch.autograd.grad(final.float().sum(), earlier, allow_unused=True) if earlier else ()
+    final = outputs[on_the_way[-1]].float().sum()
+    leads_to_final = torch.autograd.grad(final, earlier, allow_unused=True) if earlier else ()
     if beside := [name for name, gradient in zip(on_the_way, leads_to_final, strict=False) if gradient is None]:
         raise ValueError(
             f"the scores of {type(segmenter).__name__} are made of those of several classifiers, "
             f"{', '.join([*beside, on_the_way[-1]])}, so that none has the coarse logits; take a segmenter with one"
         )
     return on_the_way[-1]
+
+
+def _run_on_empty_image(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple[Any, dict[str, Tensor]]:
+    """Run a segmenter in eval mode; returns its output, and those of the convolutions in the order they ran in."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs.pop(name, None)  # the last run counts
+            outputs[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in convolutions.items()]
+    modes = {module: module.training for module in segmenter.modules()}
+    try:
+        with torch.enable_grad():
+            return segmenter.eval()(_make_probe(segmenter, convolutions)), outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
@@ -116,9 +126,7 @@ def find_logits(output: Any) -> Tensor:
         logits = output[0]
     if not isinstance(logits, Tensor) or logits.dim() != 4:
         there = ", ".join(output) if isinstance(output, Mapping) else type(output).__name__
-        raise ValueError(
-            _no_pixel_classifier("the segmenter", f"it returns {there}, and no logits (batch, classes, height, width)")
-        )
+        raise ValueError(f"it returns {there}, and no logits (batch, classes, height, width)")
     return logits
 
 
@@ -148,11 +156,15 @@ def build_segmenter(spec: dict[str, Any]) -> nn.Module:
             "yourself and pass it: CMDLAdapter.from_pretrained(folder, segmenter=...)"
         )
     kind: Any = getattr(importlib.import_module(library), name, None)
-    if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+    if not _is_module_class(kind):
         raise ValueError(f"the adapter was saved from a {name} of {library}, which the installed version has not")
     if library == "transformers":
         return kind(kind.config_class.from_dict(config))
     return kind(**config)
+
+
+def _is_module_class(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, nn.Module)
 
 
 def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +174,6 @@ def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
 
 def _make_probe(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> Tensor:
     """Make an empty image of a size that the model takes, as far as its configuration tells."""
-    if not convolutions:
-        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, "it has no convolutions"))
     config = getattr(segmenter, "config", None)
     size = getattr(config, "image_size", None) or _PROBE_SIZE
     height, width = (size, size) if isinstance(size, int) else size

@@ -60,6 +60,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "configuration",
             "context",
             "distributions",
+            "layers",
             "losses",
             "memory",
             "modeling",
