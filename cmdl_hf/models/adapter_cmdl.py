@@ -128,6 +128,8 @@ class CMDLAdapter(
         ```
     """
 
+    accepts_loss_kwargs = False  # transformers' Trainer would leave the division of accumulated losses to the model
+
     def __init__(
         self, segmenter: nn.Module, classifier: str | None = None, num_labels: int | None = None, **options: Any
     ) -> None:
@@ -149,17 +151,13 @@ class CMDLAdapter(
         )
         self.segmenter = segmenter
         self.classifier_name = classifier
-        class_weights = self.config.class_weights
-        self.register_buffer(
-            "class_weights", None if class_weights is None else torch.tensor(class_weights).float(), persistent=False
-        )
+        class_weights = None if self.config.class_weights is None else torch.tensor(self.config.class_weights).float()
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.input_projection = (
             nn.Identity() if hidden_size == final.in_channels else ConvNormReLU(final.in_channels, hidden_size)
         )
         self._add_layers(self.config)
-        for layer in self.children():
-            if layer is not segmenter:
-                layer.to(final.weight.device)
+        self._move_to(final.weight)
         self._pass: _Pass | None = None
         self._handles = [final.register_forward_hook(self._on_classifier)]
         for name in find_auxiliary_classifiers(segmenter, final.out_channels):
@@ -218,6 +216,14 @@ class CMDLAdapter(
     def extra_repr(self) -> str:
         """Show where the pixel representation comes from."""
         return f"classifier={self.classifier_name!r}"
+
+    def _move_to(self, weight: Tensor) -> None:
+        """Bring what CMDL adds to where the segmenter is, and to its precision, but for the memory."""
+        for layer in self.children():
+            if layer is not self.segmenter:
+                layer.to(device=weight.device, dtype=None if layer is self.memory_bank else weight.dtype)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(weight.device)
 
     def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""

@@ -1,5 +1,6 @@
 """What has to be known of a segmenter that is not ours: where its classifier is, and how to build it again."""
 
+import copy
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ def check_segmenter(segmenter: nn.Module) -> None:
 
 
 def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
-    """Find the convolution that a segmenter's logits come from, by running it on an empty image.
+    """Find the convolution that a segmenter's logits come from, by running a copy of it on an empty image.
 
     Args:
         segmenter (`nn.Module`): Takes images (B, channels, H, W).
@@ -43,7 +44,7 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     if not convolutions:
         raise ValueError(_no_pixel_classifier(type(segmenter).__name__, "it has no convolutions"))
     try:
-        output, outputs = _run_on_empty_image(segmenter, convolutions)
+        output, outputs = _run_copy(segmenter, _make_probe(segmenter, convolutions))
     except Exception as error:  # whatever a foreign model says
         names = [name for name, module in convolutions.items() if module.out_channels == num_labels]
         hint = f", such as one of {', '.join(names)}" if names else ""
@@ -59,10 +60,11 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     if num_labels is not None and found != num_labels:
         raise ValueError(f"num_labels={num_labels}, but {type(segmenter).__name__} gives scores of {found} classes")
     candidates = {name: output for name, output in outputs.items() if convolutions[name].out_channels == found}
-    gradients = torch.autograd.grad(
-        logits.float().sum(), list(candidates.values()), retain_graph=True, allow_unused=True
-    )
-    on_the_way = [name for name, gradient in zip(candidates, gradients, strict=True) if gradient is not None]
+    gradients: tuple[Tensor | None, ...] = ()
+    if candidates and logits.requires_grad:
+        total = logits.float().sum()
+        gradients = torch.autograd.grad(total, list(candidates.values()), retain_graph=True, allow_unused=True)
+    on_the_way = [name for name, gradient in zip(candidates, gradients, strict=False) if gradient is not None]
     if not on_the_way:
         raise ValueError(
             _no_pixel_classifier(type(segmenter).__name__, f"no convolution with {found} outputs leads to its scores")
@@ -78,8 +80,11 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     return on_the_way[-1]
 
 
-def _run_on_empty_image(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple[Any, dict[str, Tensor]]:
-    """Run a segmenter in eval mode; returns its output, and those of the convolutions in the order they ran in."""
+def _run_copy(segmenter: nn.Module, pixel_values: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    """Run a copy in eval mode; returns its output, and those of its convolutions in the order they ran in.
+
+    A copy, because a first run may leave its marks: transformers' models then keep hooks of their own.
+    """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -89,16 +94,12 @@ def _run_on_empty_image(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]
 
         return hook
 
-    handles = [module.register_forward_hook(keep(name)) for name, module in convolutions.items()]
-    modes = {module: module.training for module in segmenter.modules()}
-    try:
-        with torch.enable_grad():
-            return segmenter.eval()(_make_probe(segmenter, convolutions)), outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    copied = copy.deepcopy(segmenter).eval()
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(keep(name))
+    with torch.enable_grad():
+        return copied(pixel_values), outputs
 
 
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
