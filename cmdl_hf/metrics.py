@@ -139,7 +139,8 @@ def _sum_over_processes(counts: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return counts
     # A process that has seen no batch still holds its counts on the CPU, where NCCL cannot reach them.
-    device = torch.device("cpu") if dist.get_backend() == "gloo" else torch.accelerator.current_accelerator()
+    is_on_cpu = dist.get_backend() == "gloo" or not torch.accelerator.is_available()
+    device = torch.device("cpu") if is_on_cpu else torch.accelerator.current_accelerator()
     total = counts.to(device, copy=True)
     dist.all_reduce(total)
     return total

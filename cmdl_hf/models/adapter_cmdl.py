@@ -273,23 +273,22 @@ class CMDLAdapter(
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
+        config: dict[str, Any] | None = None,
         segmenter: nn.Module | dict[str, Any] | None = None,
-        classifier: str | None = None,
-        num_labels: int | None = None,
-        options: dict[str, Any] | None = None,
         **model_kwargs: Any,
     ) -> "CMDLAdapter":
         """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
-        if classifier is None or options is None:
+        config = config or {}
+        if "classifier" not in config or "options" not in config:
             raise ValueError(
                 f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded "
                 "with CMDLForSemanticSegmentation.from_pretrained"
             )
-        if model_kwargs:
-            raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {model_kwargs}")
-        if not isinstance(segmenter, nn.Module):
-            segmenter = build_segmenter(segmenter or {})
-        model = cls(segmenter, classifier, num_labels, **options)
+        if changed := {name: value for name, value in model_kwargs.items() if config.get(name) != value}:
+            raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {changed}")
+        if not isinstance(segmenter, nn.Module):  # but what config.json holds of it
+            segmenter = build_segmenter(config["segmenter"])
+        model = cls(segmenter, config["classifier"], config["num_labels"], **config["options"])
         file: str | Path = Path(model_id) / _WEIGHTS_FILE
         if not Path(model_id).is_dir():
             file = hf_hub_download(
