@@ -27,6 +27,7 @@ def check_segmenter(segmenter: nn.Module) -> None:
         raise ValueError(_no_pixel_classifier(name, "it gives classes to queries, and masks to those"))
 
 
+@torch.enable_grad()
 def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     """Find the convolution that a segmenter's logits come from, by running a copy of it on an empty image.
 
@@ -98,8 +99,7 @@ def _run_copy(segmenter: nn.Module, pixel_values: Tensor) -> tuple[Any, dict[str
     for name, module in copied.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(keep(name))
-    with torch.enable_grad():
-        return copied(pixel_values), outputs
+    return copied(pixel_values), outputs
 
 
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
