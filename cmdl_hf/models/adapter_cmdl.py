@@ -111,7 +111,8 @@ class CMDLAdapter(
 
     Raises:
         TypeError: if `segmenter` is no module.
-        ValueError: if it has no such classifier, classifies masks instead of pixels, or an option is impossible.
+        ValueError: if it has no such classifier, classifies masks instead of pixels, or there is no such option.
+        StrictDataclassError (of huggingface_hub): if the value of an option is impossible.
 
     Note:
         Convolutions with K outputs in a part whose name contains `aux` give auxiliary logits, which get the auxiliary

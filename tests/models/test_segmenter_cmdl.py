@@ -116,7 +116,7 @@ def image_classifier():
         (WithoutGradient, "no convolution with 5 outputs leads to its scores"),
         (
             lambda: torchvision_model("lraspp_mobilenet_v3_large"),
-            r"several classifiers, classifier.low_classifier, classifier.high_classifier, .* take a segmenter with one",
+            r"several classifiers, classifier\.low_classifier, classifier\.high_classifier, .*take a segmenter with",
         ),
     ],
     ids=["Mask2Former", "MaskFormer", "OneFormer", "EoMT", "classifier", "no conv", "linear", "no grad", "LRASPP"],
@@ -136,7 +136,7 @@ def test_mask_classification_is_refused_by_name_too_and_inside_other_modules():
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match="segmenter must be a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"segmenter must be a torch\.nn\.Module, got str"):
         CMDLAdapter("nvidia/segformer")
 
 
