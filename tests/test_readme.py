@@ -1,4 +1,4 @@
-"""Every command of the README is one that the command line takes."""
+"""Every command of the README is one that the command line takes, and the Python of adapter and parts runs."""
 
 import re
 import shlex
@@ -32,3 +32,15 @@ def test_a_command_of_the_readme_is_understood(words, monkeypatch):
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert command.__name__.replace("_", "-") == words[0]
     assert bound.arguments
+
+
+@pytest.mark.parametrize("word", ["CMDLAdapter", "CMDLDistributionLearning"])
+def test_the_python_of_the_readme_runs(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (block,) = [block for block in blocks if f"{word}(" in block]
+    names = {}
+    exec(block, names)
+    result = names["outputs"].loss if word == "CMDLAdapter" else names["loss"]
+    result.backward()
+    assert result.isfinite()
