@@ -287,7 +287,7 @@ class CMDLAdapter(
             )
         if changed := {name: value for name, value in model_kwargs.items() if config.get(name) != value}:
             raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {changed}")
-        if not isinstance(segmenter, nn.Module):  # but what config.json holds of it
+        if segmenter in (None, config["segmenter"]):
             segmenter = build_segmenter(config["segmenter"])
         model = cls(segmenter, config["classifier"], config["num_labels"], **config["options"])
         file: str | Path = Path(model_id) / _WEIGHTS_FILE
