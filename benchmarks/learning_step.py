@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cmdl_hf import CMDLMemoryBank
-from cmdl_hf.models.losses_cmdl import contrastive_loss
+from cmdl_hf.models.losses_cmdl import compare_with_distributions, mean_over_classes
 
 HIDDEN_SIZE = 512
 
@@ -66,11 +66,9 @@ def literal_sinkhorn(similarity: Tensor) -> Tensor:
 
 def our_step(embeddings: Tensor, labels: Tensor, bank: CMDLMemoryBank) -> Tensor:
     """The same with this package."""
-    similarity = bank.similarity(embeddings)
-    loss = contrastive_loss(similarity, labels)
-    is_correct = similarity.detach().amax(dim=2).argmax(dim=1) == labels
-    bank.update(embeddings.detach(), similarity.detach(), labels, is_correct)
-    return loss
+    similarity, nearest, contrasts = compare_with_distributions(embeddings, bank.directions(), labels)
+    bank.update(embeddings.detach(), similarity.detach(), labels, nearest.detach().argmax(dim=1) == labels)
+    return mean_over_classes(contrasts, labels, bank.num_labels)
 
 
 STEPS: dict[str, Callable[[Tensor, Tensor, CMDLMemoryBank], Tensor]] = {"literal": literal_step, "ours": our_step}

@@ -109,6 +109,9 @@ def hard_pixels(losses: Tensor, is_valid: Tensor, threshold: float, min_kept: in
     return is_valid & ((losses > -math.log(threshold)) | (losses >= smallest_kept))
 
 
+_PART_SIZE = 2**20  # values, or 4 MiB: what a processor's cache takes
+
+
 class _PixelComparison(torch.autograd.Function):
     """Cosines of pixels to distributions, their maxima over M and their contrast: `compare_with_distributions`.
 
@@ -145,29 +148,31 @@ class _PixelComparison(torch.autograd.Function):
         cosines, directions, nearest, others, margins, index, is_used = ctx.saved_tensors
         if grad_contrasts is None:
             grad_contrasts = torch.zeros_like(others)
-        slopes = margins.sigmoid() * (grad_contrasts / (margins.shape[1] * ctx.temperature))[:, None]  # (N, M)
-        parts = []
+        slopes = margins.sigmoid() * (grad_contrasts / (margins.shape[1] * ctx.temperature))[:, None]
+        slopes = slopes.masked_fill_(~is_used[:, None], 0.0)  # (N, M)
+        # Where a pixel is left out and what stands there is infinite or no number, a slope of 0 does not do.
+        is_dirty = ~(is_used | others.isfinite())
+        grad_embeddings = directions.new_empty(len(cosines), directions.shape[2])
         for rows in _parts(cosines):
             grad = torch.add(-others[rows, None, None], cosines[rows], alpha=1 / ctx.temperature).exp_()
             grad.mul_(slopes[rows].sum(dim=1)[:, None, None])
             grad.scatter_(2, index[rows], -slopes[rows].unsqueeze(2))
-            # Not by a factor of 0: what stands at the other pixels may be infinite or no number.
-            grad.masked_fill_(~is_used[rows, None, None], 0.0)
             if grad_nearest is not None:  # shared by those that are equally near, as `amax` does
                 is_nearest = (cosines[rows] == nearest[rows, None]).to(grad.dtype)
                 grad.addcmul_(is_nearest, (grad_nearest[rows] / is_nearest.sum(dim=1))[:, None])
             if grad_similarity is not None:
                 grad.add_(grad_similarity[rows].transpose(1, 2))
-            parts.append(grad.flatten(1) @ directions.flatten(0, 1))
-        return torch.cat(parts), None, None, None, None
+            torch.mm(grad.flatten(1), directions.flatten(0, 1), out=grad_embeddings[rows])
+            grad_embeddings[rows].masked_fill_(is_dirty[rows, None], 0.0)
+        return grad_embeddings, None, None, None, None
 
 
 def _parts(cosines: Tensor) -> list[slice]:
-    """Cut (N, M, K) into up to 16 parts of about 4 MiB, as a processor's cache takes; none in a compiled graph."""
+    """Cut the rows of (N, M, K) into up to 16 parts; not in a compiled graph, which needs no help."""
     if torch.compiler.is_compiling():
         return [slice(None)]
     num_pixels = len(cosines)
-    num_parts = min(16, cosines.numel() // 2**20 + 1, num_pixels)
+    num_parts = min(16, cosines.numel() // _PART_SIZE + 1, num_pixels)
     bounds = [num_pixels * i // num_parts for i in range(num_parts + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 

@@ -1,16 +1,36 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from cmdl_hf.models import losses_cmdl
 from cmdl_hf.models.losses_cmdl import (
     class_margin_loss,
     class_margin_reference,
+    compare_with_distributions,
     contrastive_loss,
     hard_pixels,
     image_size_cross_entropy,
+    mean_over_classes,
     weighted_cross_entropy_sums,
 )
 from cmdl_hf.models.processes_cmdl import divide_by_total
+
+
+class LargeTensors(TorchDispatchMode):
+    """Records the storages of the tensors of more than so many values that any operation returns."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.storages = numel, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() > self.numel:
+                self.storages.add(tensor.untyped_storage().data_ptr())
+        return result
 
 
 def literal_contrastive_loss(similarity, labels, temperature=1.0):
@@ -59,6 +79,57 @@ def test_contrast_stays_finite_at_the_smallest_temperature():
     loss.backward()
     assert loss.isfinite()
     assert similarity.grad.isfinite().all()
+
+
+def plain_comparison(embeddings, directions, labels, temperature):
+    """Similarity, nearest distributions and contrastive loss by autograd."""
+    similarity = torch.einsum("nc,mkc->nkm", embeddings, directions)
+    return similarity, similarity.amax(dim=2), contrastive_loss(similarity, labels, temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize("num_parts", [1, 5])
+def test_comparison_equals_the_plain_formulation_in_value_and_gradient(monkeypatch, num_parts, temperature):
+    monkeypatch.setattr(losses_cmdl, "_PART_SIZE", 200 * 7 * 3 // num_parts + 1)
+    directions = F.normalize(torch.randn(3, 7, 16, dtype=torch.float64), dim=-1)
+    directions[1] = directions[0]  # so that two are equally near
+    embeddings = F.normalize(torch.randn(200, 16, dtype=torch.float64), dim=-1)
+    labels = torch.randint(0, 7, (200,))
+    labels[labels == 2], labels[:5] = 255, -1
+    ours, plain = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
+    similarity, nearest, contrasts = compare_with_distributions(ours, directions, labels, temperature)
+    outputs = similarity, nearest, mean_over_classes(contrasts, labels, 7)
+    expected = plain_comparison(plain, directions, labels, temperature)
+    gradients = [torch.randn_like(output) for output in expected]
+    torch.testing.assert_close(outputs, expected)
+    for used in ((2,), (1,), (0,), (1, 2), (0, 1, 2)):
+        given = [gradients[i] for i in used]
+        (found,) = torch.autograd.grad([outputs[i] for i in used], ours, given, retain_graph=True)
+        (wanted,) = torch.autograd.grad([expected[i] for i in used], plain, given, retain_graph=True)
+        torch.testing.assert_close(found, wanted, msg=str(used))
+
+
+def test_comparison_gradient_against_finite_differences():
+    embeddings = F.normalize(torch.randn(6, 4, dtype=torch.float64), dim=-1).requires_grad_()
+    directions = F.normalize(torch.randn(2, 3, 4, dtype=torch.float64), dim=-1)
+    labels = torch.tensor([0, 0, 1, 1, 255, 0])
+    assert torch.autograd.gradcheck(lambda e: compare_with_distributions(e, directions, labels, 0.5), embeddings)
+
+
+def test_comparison_with_a_single_class_has_no_contrast():
+    embeddings, directions = torch.randn(5, 4, requires_grad=True), torch.randn(2, 1, 4)
+    *_, contrasts = compare_with_distributions(embeddings, directions, torch.zeros(5, dtype=torch.int64))
+    assert contrasts.abs().max() == 0
+    assert torch.autograd.grad(contrasts.sum(), embeddings)[0].abs().max() == 0
+
+
+def test_comparison_forms_no_second_tensor_of_all_pixels_and_distributions():
+    embeddings, directions = torch.randn(4096, 8, requires_grad=True), torch.randn(9, 171, 8)
+    labels = torch.randint(0, 171, (4096,))
+    with LargeTensors(4096 * 171 * 9 // 2) as large:
+        similarity, nearest, contrasts = compare_with_distributions(embeddings, directions, labels)
+        (nearest.sum() + contrasts.sum()).backward()
+    assert large.storages == {similarity.untyped_storage().data_ptr()}
 
 
 def test_cross_entropy_is_the_mean_over_pixels_that_count():
@@ -136,11 +207,19 @@ def test_what_stands_at_ignored_pixels_never_matters():
     embeddings = F.normalize(torch.randn(30, 8), dim=-1)
     dirty_embeddings = embeddings.index_fill(0, torch.arange(0, 30, 3), torch.nan)
     prototypes = torch.randn(4, 2, 8)
+    dirty_embeddings[3], dirty_embeddings[6, 2] = torch.inf, -torch.inf
     for loss, good, bad in (
         (lambda s: contrastive_loss(s, labels), clean, dirty),
         (lambda e: class_margin_loss(e, labels, prototypes), embeddings, dirty_embeddings),
+        (
+            lambda e: mean_over_classes(
+                compare_with_distributions(e, prototypes.transpose(0, 1), labels)[2], labels, 4
+            ),
+            embeddings,
+            dirty_embeddings,
+        ),
     ):
-        good.requires_grad_(), bad.requires_grad_()
+        good, bad = good.clone().requires_grad_(), bad.clone().requires_grad_()
         torch.testing.assert_close(loss(bad), loss(good), atol=0, rtol=0)
         (expected,), (found,) = torch.autograd.grad(loss(good), good), torch.autograd.grad(loss(bad), bad)
         torch.testing.assert_close(found, expected, atol=0, rtol=0)
