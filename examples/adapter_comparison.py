@@ -82,6 +82,7 @@ def run_arm(segmenter: str, arm: str, seed: int, max_steps: int) -> dict[str, ob
         min_learning_rate=1e-6,
         weight_decay=0.01,
         warmup_steps=max_steps // 20,
+        mixed_precision="bf16",
         use_channels_last=True,
         num_workers=1,
         seed=seed,

@@ -12,12 +12,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from cpu_depthwise import replace_dilated_depthwise
 
+from cmdl_hf import CMDLForSemanticSegmentation
+from cmdl_hf.data import load_benchmark
+from cmdl_hf.data.transforms import EvalTransform
+from cmdl_hf.evaluation import Prediction, evaluate
 from cmdl_hf.training import run
 from cmdl_hf.training_args import CMDLTrainingArguments
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+COUNTS = Path(__file__).with_name("test_counts")  # of each final run, by which test images are drawn again and again
 STEPS_PER_EPOCH = 46  # 367 images, 8 at a time
 
 BASE: dict[str, Any] = {
@@ -65,21 +73,47 @@ def _pilot() -> dict[str, dict[str, Any]]:
 def _arms() -> dict[str, dict[str, Any]]:
     """The three arms, three seeds, 20 epochs."""
     return {
-        f"fcn-{arm}-seed{seed}": fields | {"seed": seed, "epochs": 20, "use_test_split": True}
+        f"fcn-{arm}-seed{seed}": fields | {"seed": seed, "epochs": 20, "is_final": True}
         for seed in range(3)
         for arm, fields in ARMS.items()
     }
 
 
-GROUPS = {"pilot": _pilot(), "arms": _arms()}
+def _ablations() -> dict[str, dict[str, Any]]:
+    """One thing changed at a time, ten epochs, on validation."""
+    options: dict[str, dict[str, Any]] = {
+        "default": {},
+        "assignment-sample": {"assignment": "sample"},
+        "assignment-reference": {"assignment": "reference"},
+        "no-momentum-warmup": {"memory_momentum_warmup": 0},
+        "m1": {"num_distributions": 1},
+        "m3": {"num_distributions": 3},
+        "no-prototype-loss": {"prototype_loss_weight": 0.0},
+        "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
+        "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
+        "temperature-0.1": {"contrastive_temperature": 0.1},
+        "temperature-0.3": {"contrastive_temperature": 0.3},
+        "contrastive-weight-0.01": {"contrastive_loss_weight": 0.01},
+        "contrastive-weight-0.2": {"contrastive_loss_weight": 0.2},
+        "zero-start": {"fusion_init": "zero"},
+    }
+    runs: dict[str, dict[str, Any]] = {f"ablation-{arm}": dict(ARMS[arm]) for arm in ("plain", "control")}
+    runs |= {f"ablation-{name}": {"model_options": fields} for name, fields in options.items()}
+    runs["ablation-memory-start-data"] = {"memory_start": "data"}
+    return {name: fields | {"epochs": 10} for name, fields in runs.items()}
+
+
+GROUPS = {"pilot": _pilot(), "arms": _arms(), "ablations": _ablations()}
 
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
     """Complete the recipe of a run."""
-    fields = {"use_test_split": False} | fields
-    epochs = fields.pop("epochs")
+    own = {name: value for name, value in fields.items() if name not in ("epochs", "is_final")}
+    epochs = fields["epochs"]
     eval_steps = min(epochs, 4) * STEPS_PER_EPOCH
-    return CMDLTrainingArguments(**(BASE | fields), max_steps=epochs * STEPS_PER_EPOCH, eval_steps=eval_steps)
+    return CMDLTrainingArguments(
+        **(BASE | own), max_steps=epochs * STEPS_PER_EPOCH, eval_steps=eval_steps, use_test_split=False
+    )
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -87,6 +121,31 @@ def read_results() -> dict[str, dict[str, Any]]:
     if not RESULTS.is_file():
         return {}
     return {row["name"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
+
+
+@torch.no_grad()
+def score_test(folder: Path, data_dir: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Score a model on the test split, in float32.
+
+    Returns:
+        The scores, and (images, 2, K) pixels: the intersection and the union of each class in each image.
+    """
+    dataset = load_benchmark("camvid", data_dir)
+    model = CMDLForSemanticSegmentation.from_pretrained(folder)
+    counts = []
+
+    def count(prediction: Prediction) -> None:
+        assert prediction.labels is not None
+        is_valid = prediction.labels != 255
+        predicted, true = (
+            F.one_hot(ids[is_valid].long(), dataset.num_labels).bool()
+            for ids in (prediction.class_ids, prediction.labels)
+        )
+        counts.append(torch.stack([(predicted & true).sum(dim=0), (predicted | true).sum(dim=0)]))
+
+    transform = EvalTransform(BASE["resize"])
+    scores = evaluate(model, dataset["test"], transform, dataset.num_labels, on_prediction=count)
+    return scores, torch.stack(counts).numpy().astype(np.int32)
 
 
 def main() -> None:
@@ -107,6 +166,10 @@ def main() -> None:
         if not scores:
             return  # stopped by a signal; the next call goes on
         facts = json.loads((folder / "run.json").read_text())
+        if fields.get("is_final"):
+            scores["test"], counts = score_test(folder, options.data_dir)
+            COUNTS.mkdir(exist_ok=True)
+            np.savez_compressed(COUNTS / f"{name}.npz", counts=counts)
         row = {"name": name, **fields, "seconds": facts["seconds"], "best_step": facts["best_step"], "scores": scores}
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -1,0 +1,181 @@
+"""Tables and plots of the study, from `results.jsonl` and `test_counts/`, into `README.md` and beside it.
+
+python examples/camvid_study/report.py
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from cmdl_hf.data import BENCHMARKS
+
+FOLDER = Path(__file__).parent
+CLASSES = list(BENCHMARKS["camvid"].id2label.values())
+COLOURS = {"plain": "#5b6770", "control": "#c9a227", "cmdl": "#1f6f8b", "best": "#a23e48"}
+NUM_RESAMPLES = 10_000
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """Read the runs."""
+    return [json.loads(line) for line in (FOLDER / "results.jsonl").read_text().splitlines()]
+
+
+def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean IoU of one run for each resampling.
+
+    Args:
+        counts: (images, 2, K), intersection and union of each class.
+        weights: (resamples, images), how often each image was drawn.
+
+    Returns:
+        (resamples,), over the classes that occur.
+    """
+    sums = np.tensordot(weights, counts.astype(float), axes=1)  # (resamples, 2, K)
+    with np.errstate(invalid="ignore"):
+        return np.nanmean(sums[:, 0] / sums[:, 1], axis=1)
+
+
+def bootstrap(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float, float]:
+    """Draw the test images again and again, the same for both arms, and compare the means over their seeds.
+
+    Returns:
+        The difference of the mean IoUs on the test images themselves, the ends of the interval that holds 95 % of the
+        resampled differences, and the share of them above 0.
+    """
+    num_images = len(first[0])
+    draws = np.random.default_rng(0).multinomial(num_images, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
+    weights = np.concatenate([np.ones((1, num_images), dtype=int), draws])
+    arms = [np.mean([mean_ious(counts, weights) for counts in arm], axis=0) for arm in (first, second)]
+    difference = arms[0] - arms[1]
+    low, high = np.quantile(difference[1:], [0.025, 0.975])
+    return float(difference[0]), float(low), float(high), float((difference[1:] > 0).mean())
+
+
+def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Group the final runs by framework and arm: `fcn-plain` and so on, each with its seeds."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row.get("is_final"):
+            arms.setdefault(row["name"].rsplit("-seed", 1)[0], []).append(row)
+    return arms
+
+
+def describe_spread(values: list[float]) -> str:
+    """Mean and standard deviation of percentages."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
+    """Scores of the arms, and how they differ."""
+    lines = ["| arm | seeds | validation mIoU | test mIoU |", "|---|---|---|---|"]
+    for name, rows in arms.items():
+        validation, test = ([row["scores"][split]["mean_iou"] for row in rows] for split in ("validation", "test"))
+        lines.append(f"| {name} | {len(rows)} | {describe_spread(validation)} | {describe_spread(test)} |")
+    lines += ["", "| on test | difference of mIoU | 95 % interval | resamples above 0 |", "|---|---|---|---|"]
+    for name in arms:
+        framework, arm = name.split("-", 1)
+        for other in ("plain", "control"):
+            if arm in ("plain", other) or f"{framework}-{other}" not in arms:
+                continue
+            counts = [
+                [np.load(FOLDER / "test_counts" / f"{row['name']}.npz")["counts"] for row in arms[key]]
+                for key in (name, f"{framework}-{other}")
+            ]
+            difference, low, high, share = bootstrap(*counts)
+            lines.append(
+                f"| {name} − {framework}-{other} | {100 * difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
+                f"| {100 * share:.0f} % |"
+            )
+    return "\n".join(lines)
+
+
+def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
+    """IoU of each class on the test split, the rarest class first."""
+    shares = np.load(FOLDER / "test_counts" / f"{next(iter(arms.values()))[0]['name']}.npz")["counts"][:, 1].sum(
+        axis=0
+    )
+    lines = [f"| class | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
+    for index in np.argsort(shares):
+        cells = [
+            describe_spread([row["scores"]["test"]["per_class_iou"][index] for row in rows]) for rows in arms.values()
+        ]
+        lines.append(f"| {CLASSES[index]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
+    """Scores of one-seed runs on the validation split, the best first."""
+    found = [row for row in rows if row["name"].startswith(prefix)]
+    found.sort(key=lambda row: -row["scores"]["validation"]["mean_iou"])
+    lines = ["| run | validation mIoU | best step |", "|---|---|---|"]
+    for row in found:
+        score = 100 * row["scores"]["validation"]["mean_iou"]
+        lines.append(f"| {row['name'].removeprefix(prefix)} | {score:.1f} | {row['best_step']} |")
+    return "\n".join(lines)
+
+
+def draw_arms(arms: dict[str, list[dict[str, Any]]]) -> Figure:
+    """A dot for each seed of each arm, on both splits."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.7 + 0.45 * len(arms)), sharey=True, layout="constrained")
+    for axis, split in zip(axes, ("validation", "test"), strict=True):
+        for height, (name, rows) in enumerate(arms.items()):
+            values = [100 * row["scores"][split]["mean_iou"] for row in rows]
+            colour = COLOURS.get(name.split("-", 1)[1], "#1f6f8b")
+            axis.plot(values, [height] * len(values), "o", color=colour, alpha=0.6)
+            axis.plot(statistics.mean(values), height, "|", color=colour, markersize=18, markeredgewidth=2)
+        axis.set_title(f"{split} split")
+        axis.set_xlabel("mean IoU, %")
+        axis.set_yticks(range(len(arms)), list(arms))
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(len(arms) - 0.5, -0.5)
+    return figure
+
+
+def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
+    """A dot for each one-seed run."""
+    found = sorted(
+        (row["scores"]["validation"]["mean_iou"], row["name"].removeprefix(prefix))
+        for row in rows
+        if row["name"].startswith(prefix)
+    )
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.28 * len(found)), layout="constrained")
+    values, names = [100 * value for value, _ in found], [name for _, name in found]
+    for height, (value, name) in enumerate(zip(values, names, strict=True)):
+        axis.plot(value, height, "o", color=COLOURS.get(name, "#4b8fa6"))
+        axis.annotate(f"{value:.1f}", (value, height), xytext=(8, -3), textcoords="offset points", fontsize=8)
+    axis.set_yticks(range(len(names)), names)
+    axis.grid(alpha=0.3)
+    axis.margins(x=0.12)
+    axis.set_xlabel("mean IoU on validation, %")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Write what there is to write."""
+    rows = read_rows()
+    arms = group_arms(rows)
+    blocks = {"pilot": tabulate_validation(rows, "pilot-")}
+    if arms:
+        blocks |= {"arms": tabulate_arms(arms), "classes": tabulate_classes(arms)}
+        draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
+    if any(row["name"].startswith("ablation-") for row in rows):
+        blocks["ablations"] = tabulate_validation(rows, "ablation-")
+        draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
+    page = FOLDER / "README.md"
+    text = page.read_text()
+    for name, block in blocks.items():
+        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{block}\n\g<2>", text, flags=re.DOTALL)
+    page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
