@@ -226,6 +226,13 @@ class CMDLAdapter(
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(weight.device)
 
+    def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
+        """Aggregate the class distributions for every pixel: (B, C, h, w)."""
+        prototypes = self.memory_bank.read()
+        if self.training:
+            prototypes = _hold(prototypes)
+        return self.semantic_aggregation(pixel_features, class_probabilities.to(pixel_features.dtype), prototypes)
+
     def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""
         if self._pass is None:
@@ -275,7 +282,7 @@ class CMDLAdapter(
         local_files_only: bool,
         token: str | bool | None,
         config: dict[str, Any] | None = None,
-        segmenter: nn.Module | dict[str, Any] | None = None,
+        segmenter: Any = None,
         **model_kwargs: Any,
     ) -> "CMDLAdapter":
         """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
@@ -303,6 +310,22 @@ class CMDLAdapter(
             )
         load_model(model, str(file))
         return model.eval()
+
+
+@torch.library.custom_op("cmdl_hf::hold", mutates_args=())
+def _hold(prototypes: Tensor) -> Tensor:
+    """Copy what backward will need, when the memory has moved.
+
+    torch.compile saves no copy where it can make it again. That is another one by then, if the segmenter falls into
+    several graphs, as transformers' models do when they are first run; of an operator unknown to it, it keeps the
+    result.
+    """
+    return prototypes.clone()
+
+
+@_hold.register_fake
+def _(prototypes: Tensor) -> Tensor:
+    return torch.empty_like(prototypes)
 
 
 def _shrink(feature_map: Tensor, window: int) -> Tensor:
