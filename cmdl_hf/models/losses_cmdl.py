@@ -12,6 +12,7 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .processes_cmdl import add_other_processes, divide_by_total, num_processes, sum_over_processes
+
+_PART_SIZE = 2**20  # values, or 4 MiB: what stays in a processor's cache
+_BAND_SIZE = 2**22  # values, or 16 MiB: what the C library hands out again without asking the system
 
 
 def image_size_cross_entropy(
@@ -71,18 +75,79 @@ def weighted_cross_entropy_sums(
     Returns:
         `tuple` of two scalar `Tensor`, float32: the sum, and the total weight, which takes no gradient.
     """
-    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     is_valid = labels != ignore_index
-    if class_weights is None and ohem_threshold is None:
-        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum"), is_valid.sum().float()
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")  # (B, H, W)
-    is_kept = is_valid
-    if ohem_threshold is not None:
-        is_kept = hard_pixels(losses, is_valid, ohem_threshold, ohem_min_kept)
-    weights = is_kept.float()
-    if class_weights is not None:
-        weights = weights * class_weights.float()[labels.where(is_valid, 0)]
-    return (losses * weights).sum(), weights.sum()
+    labels = labels.where(is_valid, 0)
+    weights = is_valid.float()
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        if ohem_threshold is not None:
+            _, losses = _EnlargedCrossEntropy.apply(logits.detach(), labels, weights, align_corners)
+            weights = hard_pixels(losses, is_valid, ohem_threshold, ohem_min_kept).float()
+        if class_weights is not None:
+            weights = weights * class_weights.float()[labels]
+        total, _ = _EnlargedCrossEntropy.apply(logits, labels, weights, align_corners)
+    return total, weights.sum()
+
+
+class _EnlargedCrossEntropy(torch.autograd.Function):
+    """Weighted sum of the cross-entropies of bilinearly enlarged logits, and all cross-entropies, without gradient.
+
+    By hand because autograd would keep the enlarged logits (B, K, H, W), and take five times as long on a CPU. The
+    gradient is formed along with the sum, band by band of image rows, and kept at the size of the logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool
+    ) -> tuple[Tensor, Tensor]:
+        size = labels.shape[-2:]
+        down, across = (_enlargement(logits, dim, size[dim], align_corners) for dim in (-2, -1))
+        widened = logits @ across.t()  # (B, K, h, W)
+        grad = torch.zeros_like(widened) if ctx.needs_input_grad[0] else None
+        losses = []
+        for rows, source in _bands(logits, size, align_corners):
+            classes, band_weights = labels[:, None, rows], weights[:, None, rows]
+            scores = down[rows, source] @ widened[:, :, source]  # (B, K, rows, W)
+            largest, own = scores.amax(dim=1, keepdim=True), scores.gather(1, classes)
+            sums = scores.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            losses.append(sums.log() + largest - own)
+            if grad is not None:
+                scores.mul_(band_weights / sums).scatter_(1, classes, (-losses[-1]).expm1_() * band_weights)
+                grad[:, :, source] += down[rows, source].t() @ scores
+        pixel_losses = torch.cat(losses, dim=2).squeeze(1)  # (B, H, W)
+        ctx.save_for_backward(None if grad is None else grad @ across)
+        ctx.mark_non_differentiable(pixel_losses)
+        return torch.where(weights > 0, pixel_losses * weights, 0.0).sum(), pixel_losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_total, None, None, None
+
+
+def _enlargement(logits: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:
+    """Weights (size, length) of the linear interpolation of a dimension, as `F.interpolate` has them."""
+    identity = torch.eye(logits.shape[dim], dtype=logits.dtype, device=logits.device)
+    return F.interpolate(identity[None], size=size, mode="linear", align_corners=align_corners)[0].t()
+
+
+def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tuple[slice, slice]]:
+    """Cut the rows of enlarged logits into up to 64 bands of about 16 MiB; with the rows of the logits they come from.
+
+    Not in a compiled graph, which needs no help.
+    """
+    if torch.compiler.is_compiling():
+        return [(slice(None), slice(None))]
+    height, length = size[0], logits.shape[-2]
+    num_bands = min(64, logits.shape[0] * logits.shape[1] * height * size[1] // _BAND_SIZE + 1, height)
+    scale = (length - 1) / max(height - 1, 1) if align_corners else length / height
+    bounds = [height * i // num_bands for i in range(num_bands + 1)]
+    return [
+        # A row more at both ends, whose weights are 0, spares exact rounding.
+        (slice(start, end), slice(max(int(start * scale) - 2, 0), min(int(end * scale) + 3, length)))
+        for start, end in itertools.pairwise(bounds)
+    ]
 
 
 @torch.no_grad()
@@ -107,9 +172,6 @@ def hard_pixels(losses: Tensor, is_valid: Tensor, threshold: float, min_kept: in
     min_kept = min(min_kept, ranked.shape[1])
     smallest_kept = ranked.topk(min_kept, dim=1, sorted=False).values.amin(dim=1)[:, None, None]
     return is_valid & ((losses > -math.log(threshold)) | (losses >= smallest_kept))
-
-
-_PART_SIZE = 2**20  # values, or 4 MiB: what a processor's cache takes
 
 
 class _PixelComparison(torch.autograd.Function):

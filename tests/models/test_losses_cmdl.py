@@ -141,6 +141,56 @@ def test_cross_entropy_is_the_mean_over_pixels_that_count():
         torch.testing.assert_close(image_size_cross_entropy(logits, labels, 255, align_corners), expected)
 
 
+def plain_cross_entropy_sums(logits, labels, align_corners, class_weights, ohem_threshold, ohem_min_kept):
+    """Sums of losses and weights by autograd, at image size."""
+    enlarged = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
+    losses = F.cross_entropy(enlarged, labels, ignore_index=255, reduction="none")
+    is_kept = labels != 255
+    if ohem_threshold is not None:
+        is_kept = hard_pixels(losses, is_kept, ohem_threshold, ohem_min_kept)
+    weights = is_kept.float()
+    if class_weights is not None:
+        weights = weights * class_weights[labels.where(labels != 255, 0)]
+    return (losses * weights).sum(), weights.sum()
+
+
+@pytest.mark.parametrize("band_size", [2**22, 2000, 1])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(96, 100), (33, 47), (9, 13), (5, 7), (1, 1)])
+@pytest.mark.parametrize(("class_weights", "ohem"), [(None, None), (torch.tensor([1.0, 0, 2, 0.5, 3]), (0.3, 50))])
+def test_enlarged_cross_entropy_equals_the_plain_formulation_in_value_and_gradient(
+    monkeypatch, band_size, align_corners, size, class_weights, ohem
+):
+    monkeypatch.setattr(losses_cmdl, "_BAND_SIZE", band_size)
+    logits, labels = torch.randn(2, 5, 9, 13) * 4, torch.randint(0, 5, (2, *size))
+    if size != (1, 1):
+        labels[:, : size[0] // 3] = 255
+    ours, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    settings = class_weights, *(ohem or (None, 1))
+    found = weighted_cross_entropy_sums(ours, labels, 255, align_corners, *settings)
+    expected = plain_cross_entropy_sums(plain, labels, align_corners, *settings)
+    torch.testing.assert_close(found, expected)
+    (0.5 * found[0]).backward()
+    (0.5 * expected[0]).backward()
+    torch.testing.assert_close(ours.grad, plain.grad, atol=1e-4, rtol=1e-5)
+
+
+def test_cross_entropy_is_float32_under_autocast():
+    logits, labels = torch.randn(2, 4, 6, 8), torch.randint(0, 4, (2, 24, 32))
+    expected = image_size_cross_entropy(logits, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = image_size_cross_entropy(logits, labels)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+def test_logits_are_never_enlarged_as_a_whole():
+    logits, labels = torch.randn(1, 64, 16, 16, requires_grad=True), torch.randint(0, 64, (1, 512, 512))
+    with LargeTensors(64 * 512 * 512 // 2) as large:
+        image_size_cross_entropy(logits, labels).backward()
+        weighted_cross_entropy_sums(logits, labels, 255, False, None, 0.7, 100)[0].backward()
+    assert not large.storages
+
+
 def test_class_weights_give_the_weighted_mean():
     logits, labels = torch.randn(2, 4, 12, 20), torch.randint(0, 4, (2, 12, 20))
     labels[:, :3] = 255
