@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from .processes_cmdl import add_other_processes, divide_by_total, num_processes, sum_over_processes
 
 _PART_SIZE = 2**20  # values, or 4 MiB: what stays in a processor's cache
-_BAND_SIZE = 2**22  # values, or 16 MiB: what the C library hands out again without asking the system
+_BAND_SIZE = 2**21  # values, or 8 MiB: what the C library hands out again without asking the system
 
 
 def image_size_cross_entropy(
@@ -133,7 +133,7 @@ def _enlargement(logits: Tensor, dim: int, size: int, align_corners: bool) -> Te
 
 
 def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tuple[slice, slice]]:
-    """Cut the rows of enlarged logits into up to 64 bands of about 16 MiB; with the rows of the logits they come from.
+    """Cut the rows of enlarged logits into up to 64 bands of about 8 MiB; with the rows of the logits they come from.
 
     Not in a compiled graph, which needs no help.
     """
