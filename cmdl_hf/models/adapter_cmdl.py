@@ -314,11 +314,10 @@ class CMDLAdapter(
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())
 def _hold(prototypes: Tensor) -> Tensor:
-    """Copy what backward will need, when the memory has moved.
+    """Copy what backward will need when the memory has moved.
 
-    torch.compile saves no copy where it can make it again. That is another one by then, if the segmenter falls into
-    several graphs, as transformers' models do when they are first run; of an operator unknown to it, it keeps the
-    result.
+    Inductor drops a plain copy and saves the memory itself, which has moved by then if the segmenter falls into
+    several graphs, as transformers' models do when they are first run. An operator that it does not know, it keeps.
     """
     return prototypes.clone()
 

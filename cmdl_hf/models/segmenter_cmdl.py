@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _PROBE_SIZE = 64
 _MASK_CLASSIFICATION = ("ForUniversalSegmentation", "ForInstanceSegmentation")
@@ -137,10 +138,12 @@ def describe_segmenter(segmenter: nn.Module) -> dict[str, Any]:
     spec: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     config = getattr(segmenter, "config", None)
     if kind.__module__.startswith("transformers.") and hasattr(config, "to_dict"):
-        spec |= {"library": "transformers", "name": kind.__name__, "config": config.to_dict()}
+        recipe = {"library": "transformers", "name": kind.__name__, "config": config.to_dict()}
     elif kind.__module__.startswith("segmentation_models_pytorch.") and isinstance(config, dict):
-        spec |= {"library": "segmentation_models_pytorch", "name": kind.__name__, "config": _without_weights(config)}
-    return spec
+        recipe = {"library": "segmentation_models_pytorch", "name": kind.__name__, "config": _without_weights(config)}
+    else:
+        return spec
+    return spec | recipe if _is_complete(recipe, segmenter) else spec
 
 
 def build_segmenter(spec: dict[str, Any]) -> nn.Module:
@@ -153,8 +156,9 @@ def build_segmenter(spec: dict[str, Any]) -> nn.Module:
     library, name, config = spec.get("library"), spec.get("name", ""), spec.get("config", {})
     if library not in ("transformers", "segmentation_models_pytorch"):  # and nothing else that a file may name
         raise ValueError(
-            f"the adapter was saved from a {spec.get('class')}, which does not tell how to build it again; build one "
-            "yourself and pass it: CMDLAdapter.from_pretrained(folder, segmenter=...)"
+            f"the adapter was saved from a {spec.get('class')}, which does not tell how to build it again, or was "
+            "changed after it was built; build one yourself and pass it: "
+            "CMDLAdapter.from_pretrained(folder, segmenter=...)"
         )
     kind: Any = getattr(importlib.import_module(library), name, None)
     if not _is_module_class(kind):
@@ -162,6 +166,25 @@ def build_segmenter(spec: dict[str, Any]) -> nn.Module:
     if library == "transformers":
         return kind(kind.config_class.from_dict(config))
     return kind(**config)
+
+
+def _is_complete(recipe: dict[str, Any], segmenter: nn.Module) -> bool:
+    """Whether a recipe makes this segmenter: not if layers were replaced or added, or came as objects."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            again = build_segmenter(recipe)
+    except Exception:  # some cannot be built without memory; then the weights tell when they are loaded
+        return True
+    return _structure(again) == _structure(segmenter)
+
+
+def _structure(segmenter: nn.Module) -> tuple[dict[str, type], dict[str, torch.Size]]:
+    """Classes of the modules and shapes of their tensors; batch norms may have become synchronised ones."""
+    kinds = {
+        name: _BatchNorm if isinstance(module, _BatchNorm) else type(module)
+        for name, module in segmenter.named_modules()
+    }
+    return kinds, {name: tensor.shape for name, tensor in segmenter.state_dict().items()}
 
 
 def _is_module_class(kind: Any) -> bool:

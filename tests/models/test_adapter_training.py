@@ -130,7 +130,7 @@ def test_peft_trains_low_ranks_and_cmdl_alone(tmp_path):
         assert torch.equal(loaded(images).logits, model(images).logits)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager_decomp_partition", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make", "fullgraph"),
     # transformers' models hold a lock when they are run first

@@ -164,6 +164,24 @@ class TestBuildingAgain:
         assert str(again) == str(segmenter)
         again.load_state_dict(segmenter.state_dict())
 
+    @pytest.mark.parametrize("change", ["activation", "classifier", "low ranks"])
+    def test_what_was_changed_after_it_was_built_does_not_pass_as_what_its_library_makes(self, change):
+        # The configuration of smp leaves an activation out that is no string.
+        segmenter = smp_model("FPN", activation=nn.Softmax2d) if change == "activation" else segformer()
+        if change == "classifier":
+            segmenter.decode_head.classifier = nn.Conv2d(32, 7, 1)
+        if change == "low ranks":
+            peft = pytest.importorskip("peft")
+            peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), segmenter)
+        with pytest.raises(ValueError, match=r"was changed after it was built; build one yourself"):
+            build_segmenter(describe_segmenter(segmenter))
+
+    def test_a_description_draws_no_numbers_and_knows_synchronised_norms(self):
+        segmenter = nn.SyncBatchNorm.convert_sync_batchnorm(smp_model("FPN"))
+        state = torch.get_rng_state()
+        assert describe_segmenter(segmenter)["library"] == "segmentation_models_pytorch"
+        assert torch.equal(torch.get_rng_state(), state)
+
     def test_downloads_no_weights(self):
         segmenter = smp_model("FPN")
         segmenter.config["encoder_weights"] = "imagenet"  # as one that began with those
