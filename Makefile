@@ -39,6 +39,10 @@ demo: $(STAMP)  ## train with and without CMDL and compare: make demo [DATA=CAMV
 
 bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README.md
 	$(BIN)/python benchmarks/learning_step.py
+	$(BIN)/python benchmarks/learning_step.py --grid --repetitions 2
+	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/assignment.py
 	$(BIN)/python benchmarks/transforms.py
 	$(BIN)/python benchmarks/metrics.py

@@ -2,8 +2,10 @@
 
     python benchmarks/gpu.py
 
-Prints a line for every check, then the tables of `learning_step.py`; exits with 1 if a check failed. All but the
-checks of the training loop need only torch, timm and transformers. `--device cpu` runs what a CPU can.
+Prints a line for every check, then the tables of the benchmarks, in float32 and bf16, eager and compiled, timed by CUDA
+events; exits with 1 if a check or a benchmark failed. All but the checks of the training loop need only torch, timm
+and transformers, and `network.py` torchvision and, for one row, segmentation-models-pytorch. `--device cpu` runs what
+a CPU can, on networks and grids that are small; `--only checks` or `--only benchmarks` one half.
 """
 
 import argparse
@@ -118,11 +120,40 @@ def loop_does_not_synchronise(settings: dict[str, Any], device: str) -> str:
     return f"loss {row['loss']:.2f}, {row['images_per_second']:.0f} images/s, {row['memory_gib']:.2f} GiB"
 
 
+def benchmarks(device: str) -> list[list[str]]:
+    """Command lines of all benchmarks that a device makes a difference to."""
+    is_small = device == "cpu"
+    grid = ["--num-labels", "19", "--pixels", "1024"] if is_small else ["--grid"]
+    network = ["--size", "64", "--batch-size", "2"] if is_small else ["--batch-size", "8"]
+    aggregation = ["--grids", "16x16", "16x32"] if is_small else []
+    few = ["--repetitions", "2"] if is_small else ["--repetitions", "15"]
+    commands = [["learning_step.py", *grid, *few], ["learning_step.py", "--compile", *grid[:2], *few]]
+    for dtype in ("float32", "bf16"):
+        for mode in ([], ["--compile"]):
+            commands.append(["aggregation.py", "--dtype", dtype, *mode, *aggregation, *few])
+            commands.append(["network.py", "--dtype", dtype, *mode, *network, *few])
+    if not is_small:
+        commands.append(["network.py", "--dtype", "bf16", "--compile", "--channels-last", *network, *few])
+        commands += [["metrics.py"], ["inference.py"]]
+    return [[*command, "--device", device] for command in commands]
+
+
+def run_benchmarks(device: str) -> int:
+    """Run them one after the other; returns how many failed."""
+    failed = 0
+    for script, *arguments in benchmarks(device):
+        print(f"\n## {script} {' '.join(arguments)}\n", flush=True)
+        failed += subprocess.run([sys.executable, Path(__file__).with_name(script), *arguments]).returncode != 0
+    return failed
+
+
 def main() -> None:
     """Run the checks, then the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    device = parser.parse_args().device
+    parser.add_argument("--only", choices=["checks", "benchmarks"])
+    args = parser.parse_args()
+    device = args.device
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device here; --device cpu runs what a CPU can")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -141,14 +172,14 @@ def main() -> None:
         name = ", ".join(f"{key}={value}" for key, value in settings.items())
         checks.append((f"training loop does not synchronise, {name}", loop_does_not_synchronise, (settings, device)))
     failed = 0
-    for name, check, arguments in checks:
+    for name, check, arguments in checks if args.only != "benchmarks" else []:
         try:
             print(f"ok    {name}: {check(*arguments)}", flush=True)
         except Exception as error:
             failed += 1
             print(f"FAIL  {name}: {type(error).__name__}: {str(error)[:500]}", flush=True)
-    script = Path(__file__).with_name("learning_step.py")
-    subprocess.run([sys.executable, script, "--device", device], check=True)
+    if args.only != "checks":
+        failed += run_benchmarks(device)
     sys.exit(1 if failed else 0)
 
 

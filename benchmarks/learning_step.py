@@ -1,27 +1,31 @@
 """Learning step of CMDL against the literal loop over classes and distributions.
 
-    python benchmarks/learning_step.py --pixels 8192 --num-distributions 9 --num-labels 19 150 171
+    python benchmarks/learning_step.py [--device cuda] [--compile] [--grid]
 
-One step is similarity, contrast, Sinkhorn and update, forward and backward. The literal loop makes one
+One step is similarity, contrast, Sinkhorn and update, forward and backward; float32 always. The literal loop makes one
 cross-entropy for every class and distribution, and one Sinkhorn and M means for every class. Both compute the same
-(checked), run in turn in one process; medians of the repetitions. On a GPU where there is one.
+(checked), run in turn in one process; medians of the repetitions.
+
+`--grid` runs K = 19, 150, 171, M = 1..16 and 2k to 64k pixels, ours everywhere and the literal loop on the lines
+through K = 171, M = 9 and 8,192 pixels, and prints with what powers of the three time and memory grow.
 """
 
 import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from measuring import add_device_arguments, growth, peak_memory, ratios, set_up, summarize, time_in_turn
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from cmdl_hf import CMDLMemoryBank
 from cmdl_hf.models.losses_cmdl import compare_with_distributions, mean_over_classes
 
 HIDDEN_SIZE = 512
+CENTRE = (171, 9, 8192)  # K, M, pixels
+GRID = ((19, 150, 171), (1, 4, 9, 16), (2048, 8192, 32768, 65536))
 
 
 def literal_step(embeddings: Tensor, labels: Tensor, bank: CMDLMemoryBank) -> Tensor:
@@ -74,87 +78,79 @@ def our_step(embeddings: Tensor, labels: Tensor, bank: CMDLMemoryBank) -> Tensor
 STEPS: dict[str, Callable[[Tensor, Tensor, CMDLMemoryBank], Tensor]] = {"literal": literal_step, "ours": our_step}
 
 
-def make_inputs(num_labels: int, pixels: int, num_distributions: int, device: str) -> tuple[Tensor, Tensor]:
+def make_inputs(num_labels: int, pixels: int, device: str) -> tuple[Tensor, Tensor]:
     """Random embeddings and labels of all classes."""
     torch.manual_seed(0)
     embeddings = F.normalize(torch.randn(pixels, HIDDEN_SIZE, device=device), dim=1).requires_grad_()
     return embeddings, torch.randint(0, num_labels, (pixels,), device=device)
 
 
-def run_once(
-    name: str, embeddings: Tensor, labels: Tensor, num_labels: int, num_distributions: int
-) -> tuple[float, ...]:
-    """One step forward and backward from a fresh bank; returns seconds, loss and the gradient's norm."""
+def make_step(name: str, sizes: tuple[int, int, int], args: argparse.Namespace) -> Callable[[], tuple[Tensor, ...]]:
+    """One step forward and backward, every time from the same bank; returns loss, gradient and updated prototypes."""
+    num_labels, num_distributions, pixels = sizes
+    embeddings, labels = make_inputs(num_labels, pixels, args.device)
     torch.manual_seed(1)
-    bank = CMDLMemoryBank(num_labels, num_distributions, HIDDEN_SIZE, momentum_warmup=0).to(embeddings.device)
-    embeddings.grad = None
-    synchronize(embeddings.device)
-    start = time.perf_counter()
-    loss = STEPS[name](embeddings, labels, bank)
-    loss.backward()
-    synchronize(embeddings.device)
-    seconds = time.perf_counter() - start
-    return seconds, loss.item(), embeddings.grad.norm().item(), bank.prototypes.sum().item()
+    bank = CMDLMemoryBank(num_labels, num_distributions, HIDDEN_SIZE, momentum_warmup=0).to(args.device)
+    start = bank.prototypes.clone()
+    forward = torch.compile(STEPS[name]) if args.compile and name == "ours" else STEPS[name]
+
+    def step() -> tuple[Tensor, ...]:
+        bank.prototypes.copy_(start)
+        embeddings.grad = None
+        loss = forward(embeddings, labels, bank)
+        loss.backward()
+        return loss.detach(), embeddings.grad, bank.prototypes
+
+    return step
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for a CUDA device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(name: str, embeddings: Tensor, labels: Tensor, num_labels: int, num_distributions: int) -> float:
-    """MiB that a step holds at its peak on top of its inputs."""
-    embeddings.grad = None
-    if embeddings.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run_once(name, embeddings, labels, num_labels, num_distributions)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_once(name, embeddings, labels, num_labels, num_distributions)
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(sizes)) / 2**20
-
-
-def compare(num_labels: int, args: argparse.Namespace) -> None:
-    """Print one row: both steps in turn, medians, after checking that they compute the same."""
-    embeddings, labels = make_inputs(num_labels, args.pixels, args.num_distributions, args.device)
-    times: dict[str, list[float]] = {name: [] for name in STEPS}
-    for repetition in range(args.repetitions + 1):
-        results = {name: run_once(name, embeddings, labels, num_labels, args.num_distributions) for name in STEPS}
-        for name, (seconds, *_) in results.items():
-            if repetition:  # the first one warms up
-                times[name].append(seconds)
-    for literal, ours in zip(results["literal"][1:], results["ours"][1:], strict=True):
-        assert abs(literal - ours) <= 1e-3 * max(1, abs(literal)), (literal, ours)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [a / b for a, b in zip(times["literal"], times["ours"], strict=True)]
-    memory = {name: peak_memory(name, embeddings, labels, num_labels, args.num_distributions) for name in STEPS}
+def compare(sizes: tuple[int, int, int], is_with_literal: bool, args: argparse.Namespace) -> dict[str, tuple]:
+    """Print one row: steps in turn, after checking that they compute the same; returns ms and MiB by name."""
+    steps = {name: make_step(name, sizes, args) for name in (STEPS if is_with_literal else ["ours"])}
+    if is_with_literal:
+        torch.testing.assert_close(steps["ours"](), steps["literal"](), atol=1e-4, rtol=1e-3)
+    times = time_in_turn(steps, args.repetitions, args.device)
+    found = {name: (statistics.median(times[name]), peak_memory(step, args.device)) for name, step in steps.items()}
+    ratio = summarize(ratios(times, "literal", "ours")) if is_with_literal else ""
+    literal = [f"{value:.0f}" for value in found.get("literal", ())] or ["", ""]
     print(
-        f"| {num_labels} | {medians['literal'] * 1e3:.0f} | {medians['ours'] * 1e3:.0f} | "
-        f"{statistics.median(ratios):.1f} ({min(ratios):.1f}..{max(ratios):.1f}) | "
-        f"{memory['literal']:.0f} | {memory['ours']:.0f} |",
+        f"| {sizes[0]} | {sizes[1]} | {sizes[2]} | {literal[0]} | {found['ours'][0]:.3g} | {ratio} | "
+        f"{literal[1]} | {found['ours'][1]:.0f} |",
         flush=True,
     )
+    return found
+
+
+def print_growth(found: dict[tuple[int, int, int], dict[str, tuple]]) -> None:
+    """Print the exponents of K, M and pixels in time and memory."""
+    print("\n| growth with | K | M | pixels |\n|---|---|---|---|")
+    for name in STEPS:
+        for index, what in enumerate(("time", "memory")):
+            values = {sizes: rows[name][index] for sizes, rows in found.items() if name in rows}
+            if len(values) > 3:
+                exponents = growth(list(values), list(values.values()))
+                print(f"| {name}, {what} | " + " | ".join(f"{exponent:.2f}" for exponent in exponents) + " |")
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-labels", type=int, nargs="+", default=[19, 150, 171])
-    parser.add_argument("--pixels", type=int, default=8192)
-    parser.add_argument("--num-distributions", type=int, default=9)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_arguments(parser, repetitions=5)
+    parser.add_argument("--num-labels", type=int, nargs="+", default=list(GRID[0]))
+    parser.add_argument("--num-distributions", type=int, nargs="+", default=[CENTRE[1]])
+    parser.add_argument("--pixels", type=int, nargs="+", default=[CENTRE[2]])
+    parser.add_argument("--grid", action="store_true", help="instead of the three sizes above")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, {args.pixels} pixels,")
-    print(f"M = {args.num_distributions}, C = {HIDDEN_SIZE}, medians of {args.repetitions}\n")
-    print("| K | literal ms | ours ms | ratio (min..max) | literal MiB | ours MiB |")
-    print("|---|---|---|---|---|---|")
-    for num_labels in args.num_labels:
-        compare(num_labels, args)
+    args.dtype = "float32"
+    set_up(args)
+    print("\n| K | M | pixels | literal ms | ours ms | ratio | literal MiB | ours MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    cells = itertools.product(*(GRID if args.grid else (args.num_labels, args.num_distributions, args.pixels)))
+    found = {}
+    for sizes in cells:
+        is_on_line = sum(size == middle for size, middle in zip(sizes, CENTRE, strict=True)) >= 2
+        found[sizes] = compare(sizes, is_on_line or not args.grid, args)
+    print_growth(found)
 
 
 if __name__ == "__main__":
