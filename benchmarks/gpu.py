@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py
 
-Prints a line for every check, then the tables of the benchmarks, in float32 and bf16, eager and compiled, timed by CUDA
-events; exits with 1 if a check or a benchmark failed. All but the checks of the training loop need only torch, timm
-and transformers, and `network.py` torchvision and, for one row, segmentation-models-pytorch. `--device cpu` runs what
-a CPU can, on networks and grids that are small; `--only checks` or `--only benchmarks` one half.
+Prints a line for every check, then the tables of the benchmarks, in float32 and bf16, eager and compiled, timed by
+CUDA events; exits with 1 if a check or a benchmark failed. All but the checks of the training loop need only torch,
+timm and transformers, and `network.py` torchvision and, for one row, segmentation-models-pytorch. `--device cpu` runs
+what a CPU can, on networks and grids that are small; `--only checks` or `--only benchmarks` runs one half.
 """
 
 import argparse
