@@ -12,13 +12,15 @@ def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optim
     """SGD or AdamW in which the heads learn faster than the backbone, and norms and biases do not decay.
 
     Args:
-        model (`nn.Module`): With a `backbone`.
+        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
         args (`CMDLTrainingArguments`): The recipe.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("backbone."), parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((name.startswith(("backbone.", "segmenter.")), parameter.dim() > 1), []).append(
+                parameter
+            )
     settings = [
         {
             "params": parameters,
@@ -45,7 +47,7 @@ def prepare_batch_norms(
     """Let batch norms see the batches of all processes, and stop the scales and shifts of some from learning.
 
     Args:
-        model (`nn.Module`): With a `backbone`.
+        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
         frozen (`str`): `"none"`, `"backbone"` or `"all"`.
         is_synchronised (`bool`): Whether to replace batch norms by synchronised ones, which only CUDA has.
 
@@ -55,7 +57,8 @@ def prepare_batch_norms(
     if is_synchronised:
         # timm's, as torch's drops the activation that timm fuses into some of its norms
         model = convert_sync_batchnorm(model)
-    part = {"none": nn.Module(), "backbone": getattr(model, "backbone", None), "all": model}[frozen]
+    backbone = getattr(model, "backbone", None) or getattr(model, "segmenter", None)
+    part = {"none": nn.Module(), "backbone": backbone, "all": model}[frozen]
     if part is None:
         raise ValueError("freeze_batch_norm=backbone needs a model with a `backbone`; choose none or all")
     norms: list[nn.Module] = [module for module in part.modules() if isinstance(module, _BatchNorm)]

@@ -7,13 +7,14 @@ import json
 import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
@@ -44,8 +45,6 @@ _OF_OUR_NETWORKS = {
     "criss_cross_recurrence",
     "use_distributions",
     "use_auxiliary_head",
-    "memory_init",
-    "fusion_init",
 }
 _OPTIONS = {option.name for option in fields(CMDLConfig) if option.name in CMDLConfig.__annotations__}
 
@@ -158,13 +157,15 @@ class CMDLAdapter(
             nn.Identity() if hidden_size == final.in_channels else ConvNormReLU(final.in_channels, hidden_size)
         )
         self._add_layers(self.config)
+        self._start_layers()
         self._move_to(final.weight)
         self._pass: _Pass | None = None
-        self._handles = [final.register_forward_hook(self._on_classifier)]
-        for name in find_auxiliary_classifiers(segmenter, final.out_channels):
-            if name != classifier:
-                auxiliary = segmenter.get_submodule(name)
-                self._handles.append(auxiliary.register_forward_hook(self._on_auxiliary_classifier))
+        self._handles: list[RemovableHandle] = [final.register_forward_hook(self._on_classifier)]
+        auxiliary = [name for name in find_auxiliary_classifiers(segmenter, final.out_channels) if name != classifier]
+        if len(auxiliary) > 1:
+            logger.warning(f"of the auxiliary classifiers {', '.join(auxiliary)} the first to run gets a loss")
+        for name in auxiliary:
+            self._handles.append(segmenter.get_submodule(name).register_forward_hook(self._on_auxiliary_classifier))
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
         """Segment images; with labels compute the losses, and in training update the memory bank.
@@ -181,7 +182,7 @@ class CMDLAdapter(
 
         Raises:
             ValueError: for images or labels of the wrong rank, size or dtype, or with impossible values.
-            RuntimeError: if the segmenter did not run its classifier.
+            RuntimeError: if the segmenter did not run its classifier, or after `remove`.
         """
         check_pixel_values(pixel_values, pixel_values.shape[1] if pixel_values.dim() == 4 else 3)
         if labels is not None:
@@ -193,9 +194,11 @@ class CMDLAdapter(
         finally:
             self._pass = None
         if seen.logits is None or seen.pixel_features is None:
+            if not self._handles:
+                raise RuntimeError("remove() took CMDL off; put it on again with CMDLAdapter(segmenter)")
             raise RuntimeError(
-                f"{type(self.segmenter).__name__} gave its result without running {self.classifier_name!r}; name the "
-                "classifier that it runs, or call remove() no earlier than after training"
+                f"{type(self.segmenter).__name__} gave its result without running {self.classifier_name!r}: name the "
+                "classifier that it runs. Under DataParallel none can be seen; start processes with torchrun instead"
             )
         if labels is None:
             return output
@@ -212,11 +215,20 @@ class CMDLAdapter(
         """Take CMDL off; returns the segmenter, which gives its own scores and knows nothing of the adapter."""
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
         return self.segmenter
 
     def extra_repr(self) -> str:
         """Show where the pixel representation comes from."""
         return f"classifier={self.classifier_name!r}"
+
+    @torch.no_grad()
+    def _start_layers(self) -> None:
+        """Start the layers as the configuration says, where that is not as torch starts them."""
+        if self.config.memory_init == "reference":
+            self.memory_bank.prototypes.normal_(std=0.02)
+        if self.config.fusion_init == "zero":
+            nn.init.zeros_(cast(Tensor, self.fusion[0].weight)[:, self.config.hidden_size :])
 
     def _move_to(self, weight: Tensor) -> None:
         """Bring what CMDL adds to where the segmenter is, and to its precision, but for the memory."""
@@ -226,12 +238,10 @@ class CMDLAdapter(
         if self.class_weights is not None:
             self.class_weights = self.class_weights.to(weight.device)
 
-    def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
-        """Aggregate the class distributions for every pixel: (B, C, h, w)."""
+    def _read_memory(self) -> Tensor:
+        """Read the prototypes (K, M, C), to last until backward."""
         prototypes = self.memory_bank.read()
-        if self.training:
-            prototypes = _hold(prototypes)
-        return self.semantic_aggregation(pixel_features, class_probabilities.to(pixel_features.dtype), prototypes)
+        return _hold(prototypes) if self.training else prototypes
 
     def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""
@@ -239,10 +249,10 @@ class CMDLAdapter(
             return None
         features = self.input_projection(inputs[0])
         coarse_logits = output.float()
-        # A window of 8 over the stride of the features, of which the height tells enough.
-        window = max(1, round(_STRIDE * features.shape[2] / self._pass.size[0]))
-        pixel_features = _shrink(features, window)
-        class_probabilities = _shrink(self._class_probabilities(coarse_logits), window)
+        (height, width), (image_height, image_width) = features.shape[-2:], self._pass.size
+        grid = min(height, -(-image_height // _STRIDE)), min(width, -(-image_width // _STRIDE))
+        pixel_features = _shrink(features, grid)
+        class_probabilities = _shrink(self._class_probabilities(coarse_logits), grid)
         aggregated_features = resize(self._aggregate(pixel_features, class_probabilities), features.shape[-2:])
         logits = self.decode_head(self.fusion(torch.cat([features, aggregated_features], dim=1)))
         self._pass.pixel_features, self._pass.coarse_logits = pixel_features, coarse_logits
@@ -327,9 +337,9 @@ def _(prototypes: Tensor) -> Tensor:
     return torch.empty_like(prototypes)
 
 
-def _shrink(feature_map: Tensor, window: int) -> Tensor:
-    """Average (B, C, h, w) over windows, the last of which may be cut."""
-    return feature_map if window == 1 else F.avg_pool2d(feature_map, window, ceil_mode=True)
+def _shrink(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average (B, C, h, w) over the windows of a grid of a size no finer than its own."""
+    return feature_map if tuple(feature_map.shape[-2:]) == size else F.adaptive_avg_pool2d(feature_map, size)
 
 
 def _check_options(options: dict[str, Any]) -> None:

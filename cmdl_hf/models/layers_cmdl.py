@@ -66,8 +66,12 @@ class CMDLLayersMixin:
     def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
         """Aggregate the class distributions for every pixel: (B, C, h, w)."""
         return self.semantic_aggregation(
-            pixel_features, class_probabilities.to(pixel_features.dtype), self.memory_bank.read()
+            pixel_features, class_probabilities.to(pixel_features.dtype), self._read_memory()
         )
+
+    def _read_memory(self) -> Tensor:
+        """Read the prototypes (K, M, C) for the aggregation."""
+        return self.memory_bank.read()
 
     def _cross_entropies(
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None

@@ -3,7 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +111,14 @@ class CMDLMemoryBank(nn.Module):
         start = F.normalize(torch.randn(num_labels, num_distributions, hidden_size), dim=-1)
         self.register_buffer("prototypes", start)
         self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "CMDLMemoryBank":
+        """Follow the model to its device, but not to a lower precision, in which thousandths would be lost."""
+        kept = self.prototypes
+        super()._apply(fn, recurse)
+        if self.prototypes.dtype != kept.dtype:
+            self.prototypes = kept.to(self.prototypes.device)
+        return self
 
     def read(self) -> Tensor:
         """Return a detached copy of the prototypes (K, M, C), which a later `update` leaves alone."""

@@ -15,6 +15,8 @@ from torch import nn
 from cmdl_hf import CMDLAdapter, CMDLSemanticSegmenterOutput
 from cmdl_hf.models.losses_cmdl import hard_pixels
 from cmdl_hf.models.segmenter_cmdl import find_logits
+from cmdl_hf.optimization import make_optimizer, prepare_batch_norms
+from cmdl_hf.training_args import CMDLTrainingArguments
 
 LOSSES = {"segmentation_loss", "coarse_loss", "prototype_loss", "contrastive_loss", "class_margin_loss"}
 
@@ -144,7 +146,7 @@ class TestWithoutTraces:
         fresh.load_state_dict(trained)
         for other in (segmenter, fresh, copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
             assert torch.equal(run(other, batch[0])["out"], expected["out"])
-        with pytest.raises(RuntimeError, match=r"without running 'classifier'.*remove\(\)"):
+        with pytest.raises(RuntimeError, match=r"remove\(\) took CMDL off; put it on again"):
             model(batch[0])
 
     def test_a_segmenter_is_itself_again_after_an_error(self, batch):
@@ -187,19 +189,21 @@ class TestWithoutTraces:
         assert_same_state(model.memory_bank, before)
 
 
-def window_means(feature_map, window):
+def grid_means(feature_map, size):
+    """Means over evenly spread windows, which overlap where the lengths do not divide."""
+    edges = [
+        [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+        for length, count in zip(feature_map.shape[2:], size, strict=True)
+    ]
     rows = [
-        torch.stack(
-            [feature_map[:, :, i : i + window, j : j + window].mean(dim=(2, 3)) for j in range(0, width, window)]
-        )
-        for width in [feature_map.shape[3]]
-        for i in range(0, feature_map.shape[2], window)
+        torch.stack([feature_map[:, :, top:bottom, left:right].mean(dim=(2, 3)) for left, right in edges[1]])
+        for top, bottom in edges[0]
     ]
     return torch.stack(rows).permute(2, 3, 0, 1)  # (h', w', B, C) -> (B, C, h', w')
 
 
-@pytest.mark.parametrize(("stride", "window"), [(16, 1), (8, 1), (4, 2), (1, 8)])
-def test_is_the_components_composed(stride, window):
+@pytest.mark.parametrize(("stride", "grid"), [(16, (5, 7)), (8, (9, 13)), (4, (9, 13)), (1, (9, 13))])
+def test_is_the_components_composed(stride, grid):
     segmenter = SmallSegmenter(stride, has_auxiliary=True).eval()
     model = adapt(segmenter).eval()
     pixel_values, labels = torch.randn(2, 3, 65, 97), torch.randint(0, NUM_LABELS, (2, 65, 97))
@@ -207,8 +211,7 @@ def test_is_the_components_composed(stride, window):
         segmenter.classifier.weight.mul_(30)  # decided scores: a mean of votes is not the vote of a mean
         features = segmenter.features(pixel_values)
         scores = segmenter.classifier(features)
-        small_features, votes = window_means(features, window), window_means(scores.softmax(dim=1), window)
-        assert small_features.shape[2:] == ((5, 7) if stride == 16 else (9, 13))
+        small_features, votes = grid_means(features, grid), grid_means(scores.softmax(dim=1), grid)
         aggregated = model.semantic_aggregation(small_features, votes, model.memory_bank.prototypes)
         aggregated = F.interpolate(aggregated, size=features.shape[2:], mode="bilinear", align_corners=False)
         logits = model.decode_head(model.fusion(torch.cat([features, aggregated], dim=1)))
@@ -334,7 +337,7 @@ class TestOptions:
     def test_a_classifier_that_never_runs(self, batch):
         segmenter = SmallSegmenter()
         segmenter.unused = nn.Conv2d(12, NUM_LABELS, 1)
-        with pytest.raises(RuntimeError, match="SmallSegmenter gave its result without running 'unused'; name the"):
+        with pytest.raises(RuntimeError, match="SmallSegmenter gave its result without running 'unused': name the"):
             adapt(segmenter, "unused")(batch[0])
 
     def test_a_named_classifier_is_not_looked_for(self, caplog):
@@ -414,3 +417,24 @@ class TestPrecisionAndPlace:
         places = {name: tensor.device.type for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
         assert {name for name, place in places.items() if place != "meta"} == set()
         assert CMDLAdapter(SmallSegmenter().to("meta")).classifier_name == "classifier"
+
+
+def test_a_fusion_may_start_at_zero_and_the_memory_as_the_references():
+    model = adapt(SmallSegmenter(), fusion_init="zero", memory_init="reference")
+    weight, half = model.fusion[0].weight, model.config.hidden_size
+    assert weight[:, half:].count_nonzero() == 0
+    assert weight[:, :half].count_nonzero() > 0
+    assert 0.015 < model.memory_bank.prototypes.std() < 0.025
+
+
+def test_the_segmenter_learns_as_a_backbone_does():
+    model = adapt(SmallSegmenter())
+    groups = make_optimizer(
+        model, CMDLTrainingArguments(learning_rate=0.01, head_learning_rate_factor=10.0)
+    ).param_groups
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    own = {id(parameter) for parameter in model.segmenter.parameters()}
+    assert {rates[each] for each in own} == {0.01}
+    assert {rate for each, rate in rates.items() if each not in own} == {0.1}
+    _, frozen = prepare_batch_norms(model, "backbone")
+    assert frozen == [module for module in model.segmenter.modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -356,3 +356,11 @@ def test_two_processes_cluster_the_pixels_of_both(tmp_path):
         cosines = first["modes"] @ first["prototypes"][[0, 2]].transpose(1, 2)  # (2, modes, M)
         num_modes = 3 if name == "parts" else 1  # the first process alone has seen the first mode only
         assert cosines.amax(dim=2)[:, :num_modes].min() > 0.97, name
+
+
+def test_a_bank_stays_in_float32_when_its_model_is_cast():
+    bank = CMDLMemoryBank(3, 2, 8)
+    start = bank.prototypes.clone()
+    torch.nn.Sequential(bank).to(torch.bfloat16).half()
+    assert torch.equal(bank.prototypes, start)
+    assert bank.to("meta").prototypes.device.type == "meta"

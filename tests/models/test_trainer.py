@@ -88,7 +88,7 @@ def test_trainer_trains_scores_and_saves(make_trainer, tmp_path, use_distributio
 
     after = trainer.evaluate()
     assert after["eval_loss"] < before["eval_loss"]
-    assert after["eval_mean_iou"] > before["eval_mean_iou"] + 0.3
+    assert after["eval_mean_iou"] > before["eval_mean_iou"] + 0.2
     assert trainer.compute_metrics.shapes[-3:] == [(3, 3, 2, 3), (3, 3, 2, 3), (1, 3, 2, 3)]
 
     loaded = CMDLForSemanticSegmentation.from_pretrained(tmp_path / "run" / "checkpoint-30")
