@@ -3,8 +3,8 @@
     python benchmarks/aggregation.py [--device cuda] [--dtype bf16] [--grids 64x64 128x256] [--num-labels 19 150]
 
 The literal formulation makes the M voted maps of C channels, fuses them by a 1×1 convolution and attends with the
-whole (h·w)² matrix. Both have the same weights and are checked to agree; they run in turn in one process. Where four
-such matrices would not fit into half of the free memory, the literal side is left out, and said so.
+whole (h·w)² matrix. Both have the same weights and are checked to agree; they run in turn in one process. Where its
+matrices (two, in training four) do not fit into the free memory, the literal side is left out, and said so.
 """
 
 import argparse
@@ -66,10 +66,10 @@ def make_step(forward: Callable, inputs: tuple[Tensor, ...], is_training: bool, 
     return train if is_training else infer
 
 
-def is_affordable(grid: tuple[int, int], args: argparse.Namespace) -> bool:
-    """Whether the literal formulation fits in."""
+def is_affordable(grid: tuple[int, int], is_training: bool, args: argparse.Namespace) -> bool:
+    """Whether the literal formulation fits in: scores and weights, in training their gradients too."""
     free = torch.cuda.mem_get_info()[0] if is_cuda(args.device) else psutil.virtual_memory().available
-    return 4 * 4 * math.prod(grid) ** 2 < free / 2
+    return (4 if is_training else 2) * 4 * math.prod(grid) ** 2 < 0.7 * free
 
 
 def measure(grid: tuple[int, int], num_labels: int, is_training: bool, args: argparse.Namespace) -> float:
@@ -80,7 +80,7 @@ def measure(grid: tuple[int, int], num_labels: int, is_training: bool, args: arg
     votes = torch.randn(1, num_labels, *grid, device=args.device).softmax(dim=1).requires_grad_()
     bank = F.normalize(torch.randn(num_labels, args.num_distributions, HIDDEN_SIZE, device=args.device), dim=-1)
     forwards = {"ours": lambda module, *inputs: module(*inputs)}
-    if is_affordable(grid, args):
+    if is_affordable(grid, is_training, args):
         forwards["literal"] = literal_aggregation
     inputs = module, features, votes, bank
     steps = {name: make_step(forward, inputs, is_training, args) for name, forward in forwards.items()}
