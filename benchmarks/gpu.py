@@ -124,10 +124,15 @@ def benchmarks(device: str) -> list[list[str]]:
     """Command lines of all benchmarks that a device makes a difference to."""
     is_small = device == "cpu"
     grid = ["--num-labels", "19", "--pixels", "1024"] if is_small else ["--grid"]
-    network = ["--size", "64", "--batch-size", "2"] if is_small else ["--batch-size", "8"]
+    network = (
+        ["--size", "64", "--backbone", "resnet18", "--networks", "CMDL-FCN"] if is_small else ["--batch-size", "8"]
+    )
     aggregation = ["--grids", "16x16", "16x32"] if is_small else []
     few = ["--repetitions", "2"] if is_small else ["--repetitions", "15"]
-    commands = [["learning_step.py", *grid, *few], ["learning_step.py", "--compile", *grid[:2], *few]]
+    commands = [
+        ["learning_step.py", *grid, *few],
+        ["learning_step.py", "--compile", *(grid if is_small else []), *few],
+    ]
     for dtype in ("float32", "bf16"):
         for mode in ([], ["--compile"]):
             commands.append(["aggregation.py", "--dtype", dtype, *mode, *aggregation, *few])

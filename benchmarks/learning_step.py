@@ -123,7 +123,9 @@ def compare(sizes: tuple[int, int, int], is_with_literal: bool, args: argparse.N
 
 
 def print_growth(found: dict[tuple[int, int, int], dict[str, tuple]]) -> None:
-    """Print the exponents of K, M and pixels in time and memory."""
+    """Print the exponents of K, M and pixels in time and memory, where there are enough sizes."""
+    if len(found) < 4:
+        return
     print("\n| growth with | K | M | pixels |\n|---|---|---|---|")
     for name in STEPS:
         for index, what in enumerate(("time", "memory")):
