@@ -86,7 +86,9 @@ def peak_memory(step: Callable[[], object], device: str) -> float:
         step()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(sizes), default=0) / 2**20
+    # Over the lowest point before: what an earlier step left, such as gradients, is freed at the start of this one.
+    held = list(itertools.accumulate(sizes, initial=0))
+    return max(now - lowest for now, lowest in zip(held, itertools.accumulate(held, min), strict=True)) / 2**20
 
 
 def ratios(times: Mapping[str, Sequence[float]], slow: str, fast: str) -> list[float]:
