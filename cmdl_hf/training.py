@@ -44,7 +44,8 @@ def train(
             that accelerate chooses.
         dataset (`datasets.Dataset`): With the columns `image` and `label`.
         transform (`TrainTransform`): How samples become crops.
-        args (`CMDLTrainingArguments`): The recipe.
+        args (`CMDLTrainingArguments`): The recipe. What it says of data and network is not read, from `benchmark` to
+            `ohem_min_kept`: both are there already. The class weights of an adapter, say, are its own option.
         description (`str`): Text before the progress bar.
 
     Returns:

@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--max-steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=8, help="images of one process")
-    parser.add_argument("--image-size", type=int, nargs=2, default=(128, 160), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--image-size", type=int, nargs=2, default=(128, 160), metavar=("HEIGHT", "WIDTH"), help="multiples of 32"
+    )
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     args = parser.parse_args()
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())

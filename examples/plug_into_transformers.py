@@ -60,6 +60,7 @@ def main() -> None:
             logging_steps=max(1, args.max_steps // 20),
             save_strategy="no",
             report_to="none",
+            use_cpu=not torch.accelerator.is_available(),  # or processes without a GPU would not find together
             remove_unused_columns=False,  # the transform makes pixel_values and labels of image and label
             torch_compile=args.compile,
             seed=0,

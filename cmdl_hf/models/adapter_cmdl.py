@@ -3,6 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
+import difflib
 import json
 import logging
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -94,8 +96,9 @@ class CMDLAdapter(
     grid. The segmenter itself stays as it is: called directly, it gives its own scores.
 
     Args:
-        segmenter (`nn.Module`): Gives the logits of each pixel, as a tensor, a dictionary with `out` or `logits`, a
-            tuple that begins with them, or a transformers output; trained along with the rest.
+        segmenter (`nn.Module`): Called with images (B, channels, H, W), it gives the logits of each pixel: a tensor, a
+            dictionary with `out` or `logits`, a tuple that begins with them, or a transformers output. It is trained
+            along with the rest.
         classifier (`str`, *optional*): Name of its final `Conv2d`, as `named_modules` has it. Omitted, the segmenter
             is run once on an empty image to find it, and the log says which it is.
         num_labels (`int`, *optional*): Number of classes K; omitted, those of the classifier.
@@ -116,6 +119,15 @@ class CMDLAdapter(
     Note:
         Convolutions with K outputs in a part whose name contains `aux` give auxiliary logits, which get the auxiliary
         loss; they read the segmenter's features before CMDL does.
+
+        `save_pretrained(folder)` and `push_to_hub(name)` save the adapter with the segmenter's weights;
+        `CMDLAdapter.from_pretrained(folder_or_name)` loads both, in eval mode. It builds a segmenter of transformers
+        or segmentation_models_pytorch as it was built first; for any other, or one that was changed since, pass
+        `segmenter=`, one like it with any weights. For other classes, take CMDL off, give the segmenter another
+        classifier, and wrap it anew.
+
+        peft's LoRA goes on the segmenter, before the adapter; torch.compile goes on the adapter. One thread at a time
+        may call it.
 
     Example:
         ```python
@@ -145,8 +157,10 @@ class CMDLAdapter(
         final = _find_named(segmenter, classifier, num_labels)
         hidden_size = options.get("hidden_size", min(final.in_channels, 512))
         self._options = options
+        id2label = getattr(getattr(segmenter, "config", None), "id2label", None) or {}
         self.config = CMDLConfig(
             num_labels=final.out_channels,
+            id2label=id2label if len(id2label) == final.out_channels else None,
             **({"hidden_size": hidden_size, "attention_size": max(hidden_size // 2, 1)} | options),
         )
         self.segmenter = segmenter
@@ -198,10 +212,16 @@ class CMDLAdapter(
                 raise RuntimeError("remove() took CMDL off; put it on again with CMDLAdapter(segmenter)")
             raise RuntimeError(
                 f"{type(self.segmenter).__name__} gave its result without running {self.classifier_name!r}: name the "
-                "classifier that it runs. Under DataParallel none can be seen; start processes with torchrun instead"
+                "classifier that it runs. Nothing is seen of a segmenter compiled before it was wrapped, nor of the "
+                "copies that DataParallel makes: compile the adapter, and start processes with torchrun"
             )
         if labels is None:
             return output
+        if torch.is_grad_enabled() and not seen.logits.requires_grad and self.fusion[0].weight.requires_grad:
+            raise RuntimeError(
+                f"{self.classifier_name!r} runs without gradient, in reentrant activation checkpointing, say: leave "
+                "the classifier out of what is checkpointed"
+            )
         losses = self._compute_losses(seen, labels.long())
         return CMDLSemanticSegmenterOutput(
             loss=torch.stack(list(losses.values())).sum(),
@@ -217,6 +237,10 @@ class CMDLAdapter(
             handle.remove()
         self._handles.clear()
         return self.segmenter
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Have a transformers segmenter compute its activations twice instead of keeping them."""
+        cast(Any, self.segmenter).activation_checkpointing_enable(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """Show where the pixel representation comes from."""
@@ -247,6 +271,11 @@ class CMDLAdapter(
         """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""
         if self._pass is None:
             return None
+        if self._pass.logits is not None:
+            raise RuntimeError(
+                f"{type(self.segmenter).__name__} runs {self.classifier_name!r} more than once in a pass, so that it "
+                "has no one set of coarse logits; CMDL needs a segmenter that classifies each image once"
+            )
         features = self.input_projection(inputs[0])
         coarse_logits = output.float()
         (height, width), (image_height, image_width) = features.shape[-2:], self._pass.size
@@ -278,6 +307,11 @@ class CMDLAdapter(
             "options": self._options,
             "segmenter": describe_segmenter(self.segmenter),
         }
+        if "library" not in config["segmenter"]:
+            logger.warning(
+                f"{type(self.segmenter).__name__} does not tell how to build it again, or was changed after it was "
+                f"built: to load {save_directory}, pass one like it to CMDLAdapter.from_pretrained(..., segmenter=...)"
+            )
         save_model(self, str(save_directory / _WEIGHTS_FILE))
         (save_directory / _CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
@@ -300,10 +334,14 @@ class CMDLAdapter(
         if "classifier" not in config or "options" not in config:
             raise ValueError(
                 f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded "
-                "with CMDLForSemanticSegmentation.from_pretrained"
+                "with CMDLForSemanticSegmentation.from_pretrained, and weights alone, as transformers' Trainer saves "
+                "them, with load_state_dict of an adapter that you build"
             )
-        if changed := {name: value for name, value in model_kwargs.items() if config.get(name) != value}:
-            raise TypeError(f"a saved adapter is loaded with the options it was made with, not with {changed}")
+        if changed := [name for name, value in model_kwargs.items() if config.get(name) != value]:
+            raise TypeError(
+                f"a saved adapter is loaded with the options it was made with, and CMDLAdapter.from_pretrained takes "
+                f"no {', '.join(changed)}; beside where it lies, it takes segmenter alone"
+            )
         if segmenter in (None, config["segmenter"]):
             segmenter = build_segmenter(config["segmenter"])
         model = cls(segmenter, config["classifier"], config["num_labels"], **config["options"])
@@ -318,7 +356,10 @@ class CMDLAdapter(
                 local_files_only=local_files_only,
                 token=token,
             )
-        load_model(model, str(file))
+        try:
+            load_model(model, str(file))
+        except (FileNotFoundError, SafetensorError) as error:
+            raise OSError(f"{file} cannot be read ({error}); save the adapter again, or download it anew") from error
         return model.eval()
 
 
@@ -348,8 +389,10 @@ def _check_options(options: dict[str, Any]) -> None:
         if name in _OF_OUR_NETWORKS:
             raise ValueError(f"{name} describes a network of ours; the segmenter here is one already, so leave it out")
         if name not in _OPTIONS:
-            known = ", ".join(sorted(_OPTIONS - _OF_OUR_NETWORKS))
-            raise ValueError(f"{name} is no option of CMDLAdapter; there are {known}")
+            known = sorted(_OPTIONS - _OF_OUR_NETWORKS)
+            nearest = difflib.get_close_matches(name, known, n=1)
+            cure = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
+            raise ValueError(f"{name} is no option of CMDLAdapter; {cure}")
 
 
 def _find_named(segmenter: nn.Module, classifier: str, num_labels: int | None) -> nn.Conv2d:
@@ -366,7 +409,9 @@ def _find_named(segmenter: nn.Module, classifier: str, num_labels: int | None) -
         )
     if num_labels is not None and final.out_channels != num_labels:
         raise ValueError(
-            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; give the "
-            "segmenter a classifier for your classes first"
+            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; a saved "
+            "adapter is for the classes it was saved with, a new one for those of its segmenter: leave num_labels out"
         )
+    if final.out_channels == 1:
+        raise ValueError(f"{classifier!r} gives one score; let it score two classes, background and object")
     return final

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_PROBE_SIZE = 64
+_PROBE_SIZES = (64, 224, 512)
+_NEEDS_CONVOLUTION = "its final layer must be a Conv2d, as a Linear can be written: a 1×1 convolution"
 _MASK_CLASSIFICATION = ("ForUniversalSegmentation", "ForInstanceSegmentation")
 
 
@@ -25,7 +26,13 @@ def check_segmenter(segmenter: nn.Module) -> None:
         raise TypeError(f"segmenter must be a torch.nn.Module, got {type(segmenter).__name__}")
     classes = {type(module).__name__ for module in segmenter.modules()}
     if name := next((name for name in classes if name.endswith(_MASK_CLASSIFICATION)), None):
-        raise ValueError(_no_pixel_classifier(name, "it gives classes to queries, and masks to those"))
+        raise ValueError(
+            _refusal(
+                name,
+                "it gives classes to queries and masks to those, and no features are classified pixel by pixel",
+                "take a segmenter with per-pixel logits",
+            )
+        )
 
 
 @torch.enable_grad()
@@ -43,24 +50,27 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
         ValueError: if it cannot be run so, or has no such convolution.
     """
     convolutions = {name: module for name, module in segmenter.named_modules() if isinstance(module, nn.Conv2d)}
+    kind = type(segmenter).__name__
     if not convolutions:
-        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, "it has no convolutions"))
+        raise ValueError(_refusal(kind, "it has no convolutions", _NEEDS_CONVOLUTION))
+    names = [name for name, module in convolutions.items() if num_labels in (None, module.out_channels)]
+    cure = f"name it with classifier=..., such as one of {', '.join(names[-5:])}" if names else "name it"
     try:
-        output, outputs = _run_copy(segmenter, _make_probe(segmenter, convolutions))
+        output, outputs = _run_copy(segmenter, convolutions)
     except Exception as error:  # whatever a foreign model says
-        names = [name for name, module in convolutions.items() if module.out_channels == num_labels]
-        hint = f", such as one of {', '.join(names)}" if names else ""
         raise ValueError(
-            f"{type(segmenter).__name__} could not be run on an empty image to find its classifier ({error}); name "
-            f"it with classifier=...{hint}"
+            f"{kind} could not be run on an empty image to find its classifier ({error}); {cure}"
         ) from error
     try:
         logits = find_logits(output)
     except ValueError as error:
-        raise ValueError(_no_pixel_classifier(type(segmenter).__name__, str(error))) from error
+        is_tensor = isinstance(output, Tensor)
+        raise ValueError(
+            _refusal(kind, str(error), "take a segmenter with per-pixel logits" if is_tensor else cure)
+        ) from error
     found = logits.shape[1]
     if num_labels is not None and found != num_labels:
-        raise ValueError(f"num_labels={num_labels}, but {type(segmenter).__name__} gives scores of {found} classes")
+        raise ValueError(f"num_labels={num_labels}, but {kind} gives scores of {found} classes")
     candidates = {name: output for name, output in outputs.items() if convolutions[name].out_channels == found}
     gradients: tuple[Tensor | None, ...] = ()
     if candidates and logits.requires_grad:
@@ -68,21 +78,20 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
         gradients = torch.autograd.grad(total, list(candidates.values()), retain_graph=True, allow_unused=True)
     on_the_way = [name for name, gradient in zip(candidates, gradients, strict=False) if gradient is not None]
     if not on_the_way:
-        raise ValueError(
-            _no_pixel_classifier(type(segmenter).__name__, f"no convolution with {found} outputs leads to its scores")
-        )
+        reason = f"no convolution with {found} outputs leads to its scores"
+        raise ValueError(_refusal(kind, reason, _NEEDS_CONVOLUTION))
     earlier = [outputs[name] for name in on_the_way[:-1]]
     final = outputs[on_the_way[-1]].float().sum()
     leads_to_final = torch.autograd.grad(final, earlier, allow_unused=True) if earlier else ()
     if beside := [name for name, gradient in zip(on_the_way, leads_to_final, strict=False) if gradient is None]:
         raise ValueError(
-            f"the scores of {type(segmenter).__name__} are made of those of several classifiers, "
+            f"the scores of {kind} are made of those of several classifiers, "
             f"{', '.join([*beside, on_the_way[-1]])}, so that none has the coarse logits; take a segmenter with one"
         )
     return on_the_way[-1]
 
 
-def _run_copy(segmenter: nn.Module, pixel_values: Tensor) -> tuple[Any, dict[str, Tensor]]:
+def _run_copy(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple[Any, dict[str, Tensor]]:
     """Run a copy in eval mode; returns its output, and those of its convolutions in the order they ran in.
 
     A copy, because a first run may leave its marks: transformers' models then keep hooks of their own.
@@ -97,10 +106,15 @@ def _run_copy(segmenter: nn.Module, pixel_values: Tensor) -> tuple[Any, dict[str
         return hook
 
     copied = copy.deepcopy(segmenter).eval()
-    for name, module in copied.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(keep(name))
-    return copied(pixel_values), outputs
+    for name in convolutions:
+        copied.get_submodule(name).register_forward_hook(keep(name))
+    probes = _make_probes(segmenter, next(iter(convolutions.values())).weight)
+    for probe in probes[:-1]:
+        try:
+            return copied(probe), outputs
+        except Exception:  # pooled to nothing, or of a fixed size: the next may do
+            outputs.clear()
+    return copied(probes[-1]), outputs
 
 
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
@@ -196,19 +210,17 @@ def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
     return {name: None if name == "encoder_weights" else value for name, value in config.items() if name[0] != "_"}
 
 
-def _make_probe(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> Tensor:
-    """Make an empty image of a size that the model takes, as far as its configuration tells."""
+def _make_probes(segmenter: nn.Module, weight: Tensor) -> list[Tensor]:
+    """Make empty images: of the size that the configuration names, or of usual ones."""
     config = getattr(segmenter, "config", None)
-    size = getattr(config, "image_size", None) or _PROBE_SIZE
-    height, width = (size, size) if isinstance(size, int) else size
-    weight = next(iter(convolutions.values())).weight
+    size = getattr(config, "image_size", None)
     channels = getattr(config, "num_channels", None) or weight.shape[1]
-    # As leaf of the graph, so that there is one where all parameters are frozen.
-    return torch.zeros(1, channels, height, width, device=weight.device, dtype=weight.dtype, requires_grad=True)
+    sizes = [(each, each) if isinstance(each, int) else tuple(each) for each in ([size] if size else _PROBE_SIZES)]
+    # As leaves of the graph, so that there is one where all parameters are frozen.
+    return [
+        torch.zeros(1, channels, *each, device=weight.device, dtype=weight.dtype, requires_grad=True) for each in sizes
+    ]
 
 
-def _no_pixel_classifier(name: str, reason: str) -> str:
-    return (
-        f"CMDL cannot be added to {name}: {reason}. It sharpens the features that a final convolution scores pixel by "
-        "pixel, and mask classification has none; take a segmenter with per-pixel logits"
-    )
+def _refusal(name: str, reason: str, cure: str) -> str:
+    return f"CMDL cannot be added to {name}: {reason}; {cure}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
-from segmenters import NUM_LABELS, ZOO, SmallSegmenter, segformer, small_fcn, smp_model
+from segmenters import NUM_LABELS, ZOO, SmallSegmenter, enlarge, segformer, small_fcn, smp_model
 from torch import nn
 
 from cmdl_hf import CMDLAdapter, CMDLSemanticSegmenterOutput
@@ -308,7 +308,10 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"num_distribution": 3}, r"num_distribution is no option of CMDLAdapter; there are .*num_distributions"),
+            (
+                {"num_distribution": 3},
+                r"num_distribution is no option of CMDLAdapter; did you mean num_distributions\?",
+            ),
             ({"context_module": "ppm"}, "context_module describes a network of ours; .* so leave it out"),
             ({"backbone_config": {}}, "backbone_config describes a network of ours"),
             ({"memory_momentum": 1.0}, r"memory_momentum must lie in \[0, 1\)"),
@@ -325,7 +328,7 @@ class TestOptions:
             ("head", 5, "found no module of that name at 'head'; it has classifier, or leave classifier out"),
             ("head", None, "it has features.0, features.3, classifier"),
             ("features.1", 5, "found a BatchNorm2d at 'features.1'"),
-            ("classifier", 19, "num_labels=19, but 'classifier' gives scores of 5 classes; give the segmenter a"),
+            ("classifier", 19, "num_labels=19, but 'classifier' gives scores of 5 classes; .*leave num_labels out"),
             (None, 19, "num_labels=19, but SmallSegmenter gives scores of 5 classes"),
             ("head", 19, "none with that many classes"),
         ],
@@ -438,3 +441,46 @@ def test_the_segmenter_learns_as_a_backbone_does():
     assert {rate for each, rate in rates.items() if each not in own} == {0.1}
     _, frozen = prepare_batch_norms(model, "backbone")
     assert frozen == [module for module in model.segmenter.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_a_classifier_that_runs_twice_is_refused():
+    class Twice(SmallSegmenter):
+        def forward(self, images):
+            return super().forward(images) + enlarge(super().forward(F.avg_pool2d(images, 2)), images)
+
+    model = adapt(Twice())
+    with pytest.raises(RuntimeError, match="runs 'classifier' more than once"):
+        model(torch.randn(2, 3, 64, 64))
+
+
+def test_a_classifier_without_gradient_is_refused(batch):
+    class Checkpointed(SmallSegmenter):
+        def forward(self, images):
+            return torch.utils.checkpoint.checkpoint(super().forward, images, use_reentrant=True)
+
+    model = adapt(Checkpointed()).train()
+    with pytest.raises(
+        RuntimeError, match="'classifier' runs without gradient, in reentrant activation checkpointing"
+    ):
+        model(batch[0].requires_grad_(), labels=batch[1])
+
+
+def test_one_channel_is_no_segmenter_of_classes():
+    segmenter = SmallSegmenter()
+    segmenter.classifier = nn.Conv2d(12, 1, 1)
+    with pytest.raises(ValueError, match="gives one score; let it score two classes"):
+        CMDLAdapter(segmenter, "classifier")
+
+
+def test_names_of_the_classes_are_taken_over():
+    segmenter = segformer()
+    segmenter.config.id2label = dict(enumerate("abcde"))
+    assert CMDLAdapter(segmenter).config.id2label == dict(enumerate("abcde"))
+
+
+def test_a_transformers_segmenter_keeps_fewer_activations_on_request(batch):
+    model = CMDLAdapter(segformer()).train()
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    assert model.segmenter.is_activation_checkpointing
+    model(batch[0], labels=batch[1]).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -123,13 +123,31 @@ class TestRefused:
     @pytest.mark.parametrize("change", [{"num_distributions": 5}, {"num_labels": 7}, {"classifier": "x"}, {"kind": 1}])
     def test_other_options_than_the_saved(self, tmp_path, change):
         adapt(segformer()).save_pretrained(tmp_path)
-        with pytest.raises(TypeError, match=f"with the options it was made with, not with .*{next(iter(change))}"):
+        with pytest.raises(
+            TypeError, match=f"with the options it was made with, and .* takes no {next(iter(change))};"
+        ):
             CMDLAdapter.from_pretrained(tmp_path, **change)
 
     def test_a_network_of_ours(self, make_model, tmp_path):
         make_model().save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=r"are loaded with CMDLForSemanticSegmentation\.from_pretrained"):
             CMDLAdapter.from_pretrained(tmp_path)
+
+    def test_weights_that_cannot_be_read(self, tmp_path):
+        adapt(segformer()).save_pretrained(tmp_path)
+        file = tmp_path / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:5])
+        with pytest.raises(OSError, match=r"model\.safetensors cannot be read"):
+            CMDLAdapter.from_pretrained(tmp_path)
+        file.unlink()
+        with pytest.raises(OSError, match=r"model\.safetensors cannot be read"):
+            CMDLAdapter.from_pretrained(tmp_path)
+
+    def test_a_segmenter_that_will_have_to_be_given_is_told_of_when_saving(self, tmp_path, caplog):
+        adapt(segformer()).save_pretrained(tmp_path / "own")
+        assert "segmenter=" not in caplog.text
+        adapt(SmallSegmenter()).save_pretrained(tmp_path / "small")
+        assert "CMDLAdapter.from_pretrained(..., segmenter=...)" in caplog.text
 
     def test_a_folder_without_configuration(self, tmp_path):
         with pytest.raises(ValueError, match=r"holds no adapter that CMDLAdapter\.save_pretrained wrote"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import sys
 
 import pytest
@@ -56,19 +57,41 @@ class TestFindingTheClassifier:
         with pytest.raises(ValueError, match=r"num_labels=7, but SmallSegmenter gives scores of 5 classes"):
             find_classifier(SmallSegmenter(), 7)
 
-    def test_a_model_that_cannot_be_run_blindly_works_once_the_classifier_is_named(self):
+    def test_other_sizes_are_tried_where_one_does_not_do(self):
         import segmentation_models_pytorch as smp
 
-        segmenter = smp.DPT("tu-vit_tiny_patch16_224.augreg_in21k", encoder_weights=None, classes=NUM_LABELS)
-        with pytest.raises(
-            ValueError, match=r"height \(64\).*name it with classifier=..., such as one of (\S+)$"
-        ) as e:
-            CMDLAdapter(segmenter, num_labels=NUM_LABELS)
-        with pytest.raises(ValueError, match=r"name it with classifier=\.\.\.$"):
-            CMDLAdapter(segmenter)
-        model = CMDLAdapter(segmenter, str(e.value).split()[-1]).eval()
+        fixed = smp.DPT("tu-vit_tiny_patch16_224.augreg_in21k", encoder_weights=None, classes=NUM_LABELS)
+        assert find_classifier(fixed) == "segmentation_head.head.4"
+        assert find_classifier(smp.PAN("resnet18", encoder_weights=None, classes=NUM_LABELS)) == "segmentation_head.0"
+
+    def test_a_model_that_cannot_be_run_blindly_works_once_the_classifier_is_named(self):
+        class Picky(SmallSegmenter):
+            def forward(self, images):
+                if images.shape[-1] != 96:
+                    raise RuntimeError("the width must be 96")
+                return super().forward(images)
+
+        message = (
+            r"Picky could not be run .*width must be 96\); name it with classifier=..., such as one of classifier$"
+        )
+        with pytest.raises(ValueError, match=message):
+            CMDLAdapter(Picky(), num_labels=NUM_LABELS)
+        with pytest.raises(ValueError, match=r"such as one of features\.0, features\.3, classifier$"):
+            CMDLAdapter(Picky())
+        model = CMDLAdapter(Picky(), "classifier").eval()
         with torch.no_grad():
-            assert model(torch.randn(1, 3, 224, 224)).shape == (1, NUM_LABELS, 224, 224)
+            assert model(torch.randn(1, 3, 64, 96)).shape == (1, NUM_LABELS, 64, 96)
+
+    def test_scores_under_a_name_of_their_own_need_the_classifier_named(self):
+        class Depth(SmallSegmenter):
+            def forward(self, images):
+                return {"scores": super().forward(images), "depth": images.mean(dim=1)}
+
+        with pytest.raises(
+            ValueError, match=r"it returns scores, depth, and no logits .*; name it with classifier=\.\.\."
+        ):
+            CMDLAdapter(Depth())
+        assert CMDLAdapter(Depth(), "classifier").eval()(torch.randn(1, 3, 64, 64)).keys() == {"scores", "depth"}
 
 
 class LinearSegmenter(nn.Module):
@@ -106,10 +129,10 @@ def image_classifier():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: on_meta("Mask2FormerForUniversalSegmentation"), "it gives classes to queries, and masks to those"),
-        (lambda: on_meta("MaskFormerForInstanceSegmentation"), "it gives classes to queries, and masks to those"),
-        (lambda: on_meta("OneFormerForUniversalSegmentation"), "it gives classes to queries, and masks to those"),
-        (lambda: on_meta("EomtForUniversalSegmentation"), "it gives classes to queries, and masks to those"),
+        (lambda: on_meta("Mask2FormerForUniversalSegmentation"), "it gives classes to queries and masks to those"),
+        (lambda: on_meta("MaskFormerForInstanceSegmentation"), "it gives classes to queries and masks to those"),
+        (lambda: on_meta("OneFormerForUniversalSegmentation"), "it gives classes to queries and masks to those"),
+        (lambda: on_meta("EomtForUniversalSegmentation"), "it gives classes to queries and masks to those"),
         (image_classifier, "it returns Tensor, and no logits"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3, 5)), "it has no convolutions"),
         (LinearSegmenter, "no convolution with 5 outputs leads to its scores"),
@@ -126,7 +149,7 @@ def test_models_that_cannot_take_it_are_told_why(make, reason):
     with pytest.raises(ValueError, match=reason) as error:
         CMDLAdapter(segmenter, num_labels=NUM_LABELS)
     assert type(segmenter).__name__ in str(error.value)
-    assert "take a segmenter with" in str(error.value)
+    assert re.search("take a segmenter with|its final layer must be a Conv2d", str(error.value))
 
 
 def test_mask_classification_is_refused_by_name_too_and_inside_other_modules():
