@@ -65,7 +65,7 @@ def _pilot() -> dict[str, dict[str, Any]]:
     return {
         f"pilot-{arm}-lr{rate}-head{factor:g}": ARMS[arm]
         | {"learning_rate": rate, "head_learning_rate_factor": factor, "epochs": 4}
-        for rate, factor in ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0))
+        for rate, factor in ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0), (0.002, 10.0), (0.005, 20.0))
         for arm in ("plain", "cmdl")
     }
 
