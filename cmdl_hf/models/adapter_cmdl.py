@@ -29,6 +29,7 @@ from .segmenter_cmdl import (
     describe_segmenter,
     find_auxiliary_classifiers,
     find_classifier,
+    get_classifier,
 )
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ class CMDLAdapter(
                 f"{type(segmenter).__name__}: its final classifier is taken to be {classifier!r}, "
                 f"{segmenter.get_submodule(classifier)}; pass classifier=... if it is another"
             )
-        final = _find_named(segmenter, classifier, num_labels)
+        final = get_classifier(segmenter, classifier, num_labels)
         hidden_size = options.get("hidden_size", min(final.in_channels, 512))
         self._options = options
         id2label = getattr(getattr(segmenter, "config", None), "id2label", None) or {}
@@ -393,25 +394,3 @@ def _check_options(options: dict[str, Any]) -> None:
             nearest = difflib.get_close_matches(name, known, n=1)
             cure = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
             raise ValueError(f"{name} is no option of CMDLAdapter; {cure}")
-
-
-def _find_named(segmenter: nn.Module, classifier: str, num_labels: int | None) -> nn.Conv2d:
-    """Look the classifier up, and refuse what is none."""
-    modules = dict(segmenter.named_modules())
-    final = modules.get(classifier)
-    if not isinstance(final, nn.Conv2d):
-        convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
-        names = [name for name, module in convolutions.items() if num_labels in (None, module.out_channels)]
-        found = "no module of that name" if final is None else f"a {type(final).__name__}"
-        raise ValueError(
-            f"classifier must name a Conv2d of {type(segmenter).__name__}, found {found} at {classifier!r}; it has "
-            f"{', '.join(names[-8:]) or 'none with that many classes'}, or leave classifier out to have it found"
-        )
-    if num_labels is not None and final.out_channels != num_labels:
-        raise ValueError(
-            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; a saved "
-            "adapter is for the classes it was saved with, a new one for those of its segmenter: leave num_labels out"
-        )
-    if final.out_channels == 1:
-        raise ValueError(f"{classifier!r} gives one score; let it score two classes, background and object")
-    return final

@@ -117,6 +117,32 @@ def _run_copy(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple
     return copied(probes[-1]), outputs
 
 
+def get_classifier(segmenter: nn.Module, classifier: str, num_labels: int | None = None) -> nn.Conv2d:
+    """Look a classifier up by its name.
+
+    Raises:
+        ValueError: if it is no `Conv2d`, or not for that many classes.
+    """
+    modules = dict(segmenter.named_modules())
+    final = modules.get(classifier)
+    if not isinstance(final, nn.Conv2d):
+        convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.Conv2d)}
+        names = [name for name, module in convolutions.items() if num_labels in (None, module.out_channels)]
+        found = "no module of that name" if final is None else f"a {type(final).__name__}"
+        raise ValueError(
+            f"classifier must name a Conv2d of {type(segmenter).__name__}, found {found} at {classifier!r}; it has "
+            f"{', '.join(names[-8:]) or 'none with that many classes'}, or leave classifier out to have it found"
+        )
+    if num_labels is not None and final.out_channels != num_labels:
+        raise ValueError(
+            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; a saved "
+            "adapter is for the classes it was saved with, a new one for those of its segmenter: leave num_labels out"
+        )
+    if final.out_channels == 1:
+        raise ValueError(f"{classifier!r} gives one score; let it score two classes, background and object")
+    return final
+
+
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
     """Name the convolutions with K outputs in parts that are called auxiliary, as torchvision and transformers do."""
     return [
