@@ -48,6 +48,6 @@ def test_the_loss_falls_and_the_model_is_saved(tmp_path, name, flags):
 )
 def test_compiled_and_in_two_processes(tmp_path, name, own, flags):
     launcher = [] if flags else LAUNCHER
-    settings = ["--image-size", "64", "64", "--batch-size", "4", "--max-steps", "8"]
+    settings = ["--image-size", "64", "64", "--batch-size", "4", "--max-steps", "20"]
     first, last = run_example(name, tmp_path, *settings, *own, *flags, launcher=launcher)
     assert last < first
