@@ -34,6 +34,7 @@ def main() -> None:
     def make_segmenter() -> torch.nn.Module:
         return fcn_resnet50(weights=None, weights_backbone=None, num_classes=scenes.num_labels, aux_loss=True)
 
+    torch.manual_seed(0)
     segmenter = make_segmenter()
     model = CMDLAdapter(segmenter, classifier="classifier.4", num_labels=scenes.num_labels)
     recipe = CMDLTrainingArguments(
