@@ -8,6 +8,7 @@ compared at the end read the test split, once each.
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_depthwise import replace_dilated_depthwise
+from torch import Tensor
 
-from cmdl_hf import CMDLForSemanticSegmentation
+from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation
 from cmdl_hf.data import load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluation import Prediction, evaluate
@@ -83,6 +85,9 @@ def _ablations() -> dict[str, dict[str, Any]]:
     """One thing changed at a time, ten epochs, on validation."""
     options: dict[str, dict[str, Any]] = {
         "default": {},
+        "zero-start": {"fusion_init": "zero"},
+        "temperature-0.1": {"contrastive_temperature": 0.1},
+        "temperature-0.1-weight-0.2": {"contrastive_temperature": 0.1, "contrastive_loss_weight": 0.2},
         "assignment-sample": {"assignment": "sample"},
         "assignment-reference": {"assignment": "reference"},
         "no-momentum-warmup": {"memory_momentum_warmup": 0},
@@ -91,15 +96,14 @@ def _ablations() -> dict[str, dict[str, Any]]:
         "no-prototype-loss": {"prototype_loss_weight": 0.0},
         "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
         "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
-        "temperature-0.1": {"contrastive_temperature": 0.1},
         "temperature-0.3": {"contrastive_temperature": 0.3},
         "contrastive-weight-0.01": {"contrastive_loss_weight": 0.01},
         "contrastive-weight-0.2": {"contrastive_loss_weight": 0.2},
-        "zero-start": {"fusion_init": "zero"},
     }
     runs: dict[str, dict[str, Any]] = {f"ablation-{arm}": dict(ARMS[arm]) for arm in ("plain", "control")}
     runs |= {f"ablation-{name}": {"model_options": fields} for name, fields in options.items()}
     runs["ablation-memory-start-data"] = {"memory_start": "data"}
+    runs["ablation-no-attention"] = {"has_attention": False}
     return {name: fields | {"epochs": 10} for name, fields in runs.items()}
 
 
@@ -108,12 +112,27 @@ GROUPS = {"pilot": _pilot(), "arms": _arms(), "ablations": _ablations()}
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
     """Complete the recipe of a run."""
-    own = {name: value for name, value in fields.items() if name not in ("epochs", "is_final")}
+    own = {name: value for name, value in fields.items() if name not in ("epochs", "is_final", "has_attention")}
     epochs = fields["epochs"]
     eval_steps = min(epochs, 4) * STEPS_PER_EPOCH
     return CMDLTrainingArguments(
         **(BASE | own), max_steps=epochs * STEPS_PER_EPOCH, eval_steps=eval_steps, use_test_split=False
     )
+
+
+class SkippedAttention(CMDLAttention):
+    """An attention that hands on what was voted for each pixel, as it is."""
+
+    def forward(self, query_features: Tensor, key_features: Tensor) -> Tensor:
+        """Return the second map, (B, C, h, w)."""
+        return key_features
+
+
+def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
+    """Make of the network what the row of a run says and no recipe can."""
+    replace_dilated_depthwise(model)
+    if not fields.get("has_attention", True):
+        model.semantic_aggregation.attention.__class__ = SkippedAttention
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -162,7 +181,8 @@ def main() -> None:
         print(f"\n{name}", flush=True)
         args = make_recipe(fields)
         folder = options.output_dir / name
-        scores = run(args, folder, options.data_dir, weights=options.weights, prepare_model=replace_dilated_depthwise)
+        prepare = functools.partial(prepare_model, fields=fields)
+        scores = run(args, folder, options.data_dir, weights=options.weights, prepare_model=prepare)
         if not scores:
             return  # stopped by a signal; the next call goes on
         facts = json.loads((folder / "run.json").read_text())

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 STUDY = Path(__file__).parents[2] / "examples" / "camvid_study"
@@ -72,4 +73,21 @@ def test_every_run_of_the_study_has_a_recipe_of_its_own(study):
     assert len({name for name, _ in runs}) == len(runs)
     recipes = [module.make_recipe(fields) for _, fields in runs]
     assert not any(recipe.use_test_split for recipe in recipes)
-    assert len({str(recipe.to_recipe()) for recipe in recipes}) == len(runs)
+    assert len(
+        {
+            (str(recipe.to_recipe()), fields.get("has_attention"))
+            for recipe, (_, fields) in zip(recipes, runs, strict=True)
+        }
+    ) == len(runs)
+
+
+def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_model):
+    model = make_model().eval()
+    study("study").prepare_model(model, {"has_attention": False})
+    aggregation = model.semantic_aggregation
+    pixel_features = torch.randn(1, model.config.hidden_size, 4, 5)
+    probabilities = torch.randn(1, model.config.num_labels, 4, 5).softmax(dim=1)
+    prototypes = model.memory_bank.read()
+    _, norm, activation = aggregation.vote_fusion
+    expected = activation(norm(F.conv2d(probabilities, aggregation.class_votes(prototypes))))
+    torch.testing.assert_close(aggregation(pixel_features, probabilities, prototypes), expected)
