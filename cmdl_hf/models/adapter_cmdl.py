@@ -4,29 +4,23 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 import difflib
-import json
 import logging
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .adapter_hub_cmdl import CMDLAdapterHubMixin
 from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, resize
 from .layers_cmdl import CMDLLayersMixin
 from .modeling_cmdl import CMDLSemanticSegmenterOutput
 from .segmenter_cmdl import (
-    build_segmenter,
     check_segmenter,
-    describe_segmenter,
     find_auxiliary_classifiers,
     find_classifier,
     get_classifier,
@@ -34,7 +28,6 @@ from .segmenter_cmdl import (
 
 logger = logging.getLogger(__name__)
 
-_CONFIG_FILE, _WEIGHTS_FILE = "config.json", "model.safetensors"
 _STRIDE = 8  # of the grid that attention and memory work on at the finest, as in the method
 
 _OF_OUR_NETWORKS = {
@@ -51,22 +44,6 @@ _OF_OUR_NETWORKS = {
 }
 _OPTIONS = {option.name for option in fields(CMDLConfig) if option.name in CMDLConfig.__annotations__}
 
-_CARD = """---
-{{ card_data }}
----
-# A segmenter with CMDL
-
-Class-wise multiple distributions learning, added to a segmenter by `CMDLAdapter` of cmdl_hf. `config.json` names the
-segmenter.
-
-```python
-from cmdl_hf import CMDLAdapter
-
-model = CMDLAdapter.from_pretrained("ORGANISATION/NAME")  # segmenter=..., where config.json has no library for it
-logits = model(pixel_values)
-```
-"""
-
 
 @dataclass
 class _Pass:
@@ -80,15 +57,7 @@ class _Pass:
     auxiliary_logits: list[Tensor] = field(default_factory=list)
 
 
-class CMDLAdapter(
-    CMDLLayersMixin,
-    nn.Module,
-    ModelHubMixin,
-    library_name="cmdl_hf",
-    pipeline_tag="image-segmentation",
-    tags=["cmdl", "semantic-segmentation"],
-    model_card_template=_CARD,
-):
+class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
     """Class-wise multiple distributions learning, added to a segmenter somebody already has.
 
     What the segmenter's final classifier reads is the pixel representation, what it gives are the coarse logits.
@@ -300,68 +269,6 @@ class CMDLAdapter(
         auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
         losses = self._cross_entropies(labels, seen.logits, seen.coarse_logits, auxiliary_logits)
         return losses | self.distribution_learning(seen.pixel_features, labels, self.memory_bank).losses
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        config = {
-            "classifier": self.classifier_name,
-            "num_labels": self.config.num_labels,
-            "options": self._options,
-            "segmenter": describe_segmenter(self.segmenter),
-        }
-        if "library" not in config["segmenter"]:
-            logger.warning(
-                f"{type(self.segmenter).__name__} does not tell how to build it again, or was changed after it was "
-                f"built: to load {save_directory}, pass one like it to CMDLAdapter.from_pretrained(..., segmenter=...)"
-            )
-        save_model(self, str(save_directory / _WEIGHTS_FILE))
-        (save_directory / _CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        config: dict[str, Any] | None = None,
-        segmenter: Any = None,
-        **model_kwargs: Any,
-    ) -> "CMDLAdapter":
-        """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
-        config = config or {}
-        if "classifier" not in config or "options" not in config:
-            raise ValueError(
-                f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded "
-                "with CMDLForSemanticSegmentation.from_pretrained, and weights alone, as transformers' Trainer saves "
-                "them, with load_state_dict of an adapter that you build"
-            )
-        if changed := [name for name, value in model_kwargs.items() if config.get(name) != value]:
-            raise TypeError(
-                f"a saved adapter is loaded with the options it was made with, and CMDLAdapter.from_pretrained takes "
-                f"no {', '.join(changed)}; beside where it lies, it takes segmenter alone"
-            )
-        if segmenter in (None, config["segmenter"]):
-            segmenter = build_segmenter(config["segmenter"])
-        model = cls(segmenter, config["classifier"], config["num_labels"], **config["options"])
-        file: str | Path = Path(model_id) / _WEIGHTS_FILE
-        if not Path(model_id).is_dir():
-            file = hf_hub_download(
-                model_id,
-                _WEIGHTS_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        try:
-            load_model(model, str(file))
-        except (FileNotFoundError, SafetensorError) as error:
-            raise OSError(f"{file} cannot be read ({error}); save the adapter again, or download it anew") from error
-        return model.eval()
 
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())
