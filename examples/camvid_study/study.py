@@ -55,6 +55,7 @@ NO_MEMORY_LOSSES = {
     "contrastive_loss_weight": 0.0,
     "class_margin_loss_weight": 0.0,
 }
+ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "min_learning_rate": 1e-6}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_distributions": False},
     "control": {"model_options": NO_MEMORY_LOSSES | {"is_memory_frozen": True}},
@@ -63,11 +64,18 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def _pilot() -> dict[str, dict[str, Any]]:
-    """Learning rates, four epochs, on validation."""
-    return {
-        f"pilot-{arm}-lr{rate}-head{factor:g}": ARMS[arm]
-        | {"learning_rate": rate, "head_learning_rate_factor": factor, "epochs": 4}
+    """Optimisers and learning rates, four epochs, on validation."""
+    sgd = {
+        f"lr{rate}-head{factor:g}": {"learning_rate": rate, "head_learning_rate_factor": factor}
         for rate, factor in ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0), (0.002, 10.0), (0.005, 20.0))
+    }
+    adamw = {
+        f"adamw-lr{rate}-head{factor:g}": ADAMW | {"learning_rate": rate, "head_learning_rate_factor": factor}
+        for rate, factor in ((0.0005, 4.0), (0.001, 1.0), (0.0002, 10.0))
+    }
+    return {
+        f"pilot-{arm}-{name}": ARMS[arm] | fields | {"epochs": 4}
+        for name, fields in (sgd | adamw).items()
         for arm in ("plain", "cmdl")
     }
 
@@ -182,12 +190,19 @@ def score_test(folder: Path, data_dir: Path) -> tuple[dict[str, Any], np.ndarray
 def main() -> None:
     """Train what is not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="+", choices=list(GROUPS), help="what to run, in this order")
+    names = GROUPS | {name: {name: fields} for group in GROUPS.values() for name, fields in group.items()}
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        choices=names,
+        metavar="RUN",
+        help=f"what to run, in this order: {', '.join(GROUPS)}, or one run",
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--weights", type=Path, required=True, help="timm's weights of the backbone, safetensors")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/camvid_study"), help="folder of the runs")
     options = parser.parse_args()
-    for name, fields in (item for group in options.groups for item in GROUPS[group].items()):
+    for name, fields in (item for group in options.runs for item in names[group].items()):
         if name in read_results():
             continue
         print(f"\n{name}", flush=True)
