@@ -161,9 +161,9 @@ class CMDLDistributionLearning(nn.Module):
         num_labels: int,
         hidden_size: int,
         prototype_loss_weight: float = 0.01,
-        contrastive_loss_weight: float = 0.05,
+        contrastive_loss_weight: float = 1.0,
         class_margin_loss_weight: float = 0.01,
-        contrastive_temperature: float = 1.0,
+        contrastive_temperature: float = 0.1,
         use_class_margin_reference: bool = False,
         ignore_index: int = 255,
     ) -> None:

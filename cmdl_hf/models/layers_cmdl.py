@@ -39,6 +39,7 @@ class CMDLLayersMixin:
             config.sinkhorn_epsilon,
             config.sinkhorn_iterations,
             config.is_memory_frozen,
+            config.use_memory_fallback,
         )
         self.semantic_aggregation = CMDLSemanticAggregation(
             hidden_size, config.attention_size, config.num_distributions

@@ -69,6 +69,7 @@ class CMDLMemoryBank(nn.Module):
         sinkhorn_epsilon (`float`): Entropy of the assignment.
         sinkhorn_iterations (`int`): Rounds of Sinkhorn normalisation.
         is_frozen (`bool`): Leave the prototypes as they are; `update` then does nothing.
+        use_fallback (`bool`): Where no pixel of a class is classified correctly, let all of them move its prototypes.
 
     Raises:
         ValueError: if there is no such assignment.
@@ -96,6 +97,7 @@ class CMDLMemoryBank(nn.Module):
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_iterations: int = 3,
         is_frozen: bool = False,
+        use_fallback: bool = True,
     ) -> None:
         if assignment not in get_args(Assignment):
             raise ValueError(f"assignment must be one of {', '.join(get_args(Assignment))}, got {assignment!r}")
@@ -108,6 +110,7 @@ class CMDLMemoryBank(nn.Module):
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_iterations = sinkhorn_iterations
         self.is_frozen = is_frozen
+        self.use_fallback = use_fallback
         start = F.normalize(torch.randn(num_labels, num_distributions, hidden_size), dim=-1)
         self.register_buffer("prototypes", start)
         self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
@@ -173,8 +176,9 @@ class CMDLMemoryBank(nn.Module):
     def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
         """Move the prototypes towards the pixels assigned to them (momentum update), in place.
 
-        All pixels of a class take part in the assignment; only those classified correctly move a prototype. A
-        distribution without pixels stays. In a process group every process must call this, and all end up equal.
+        All pixels of a class take part in the assignment; only those classified correctly move a prototype, or, with
+        `use_fallback`, all where none is. A distribution without pixels stays. In a process group every process must
+        call this, and all end up equal.
 
         Args:
             pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
@@ -184,6 +188,9 @@ class CMDLMemoryBank(nn.Module):
 
         Note:
             Pixels with non-finite embeddings (a half-precision overflow, say) are left out.
+
+            The reference has no fallback. A rare class, whose pixels are nearest to the prototypes of frequent ones,
+            then never leaves its random start (CamVid: pole, sign, pedestrian and bicyclist in 460 steps).
         """
         if self.is_frozen:
             return
@@ -195,13 +202,19 @@ class CMDLMemoryBank(nn.Module):
         labels = torch.where(is_used, labels, K)
         ids = self.assign(torch.where(is_used[:, None], own, 0.0), labels)
 
-        slots = torch.where(is_used & is_correct, labels * M + ids, K * M)  # the last slot takes the rest
+        # The last slot takes the rest. Of (2, K·M + 1) counts the first are those of the correct pixels, then of all.
+        slots = torch.where(is_used, labels * M + ids, K * M)
+        counts = embeddings.new_zeros(2, K * M + 1)
+        counts[0].index_add_(0, slots, is_correct.to(counts.dtype))
+        counts[1].index_add_(0, slots, torch.ones_like(slots, dtype=counts.dtype))
+        correct, total = sum_over_processes(counts)[:, :-1].view(2, K, M)
+        is_starved = (correct.sum(dim=1) == 0) & self.use_fallback  # (K,)
+        is_updated = torch.where(is_starved[:, None], total, correct) > 0
+
+        is_mover = is_correct | is_starved[labels.clamp_max(K - 1)]
         sums = embeddings.new_zeros(K * M + 1, embeddings.shape[1])
-        counts = embeddings.new_zeros(K * M + 1)
-        sums.index_add_(0, slots, embeddings)
-        counts.index_add_(0, slots, torch.ones_like(slots, dtype=counts.dtype))
+        sums.index_add_(0, torch.where(is_mover, slots, K * M), embeddings)
         sums = sum_over_processes(sums)[:-1].view(K, M, -1)
-        is_updated = (sum_over_processes(counts)[:-1] > 0).view(K, M)
 
         old = self.prototypes.float()
         momentum = self._momentum()

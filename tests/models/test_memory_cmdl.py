@@ -93,11 +93,30 @@ def test_a_distribution_without_pixels_stays():
 
 
 def test_misclassified_pixels_move_nothing():
-    bank = CMDLMemoryBank(num_labels=3, num_distributions=2, hidden_size=8)
+    bank = CMDLMemoryBank(num_labels=3, num_distributions=2, hidden_size=8, use_fallback=False)
     before = bank.read()
     embeddings, labels = unit(40, 8), torch.randint(0, 3, (40,))
     bank.update(embeddings, bank.similarity(embeddings), labels, torch.zeros(40, dtype=torch.bool))
     torch.testing.assert_close(bank.prototypes, before)
+
+
+def test_a_class_without_a_correct_pixel_moves_by_all_of_its_pixels():
+    filtered, bank, unfiltered = (
+        CMDLMemoryBank(num_labels=3, num_distributions=2, hidden_size=8, use_fallback=use)
+        for use in (False, True, True)
+    )
+    for other in (bank, unfiltered):
+        other.load_state_dict(filtered.state_dict())
+    embeddings, labels = unit(60, 8), torch.arange(60) % 3
+    is_correct = (labels == 1) & (torch.rand(60) < 0.5)  # one of three classes has correct pixels, and wrong ones
+    assert is_correct.any()
+    assert not is_correct[labels == 1].all()
+    for each, used in ((filtered, is_correct), (bank, is_correct), (unfiltered, torch.ones_like(is_correct))):
+        each.update(embeddings, each.similarity(embeddings), labels, used)
+    torch.testing.assert_close(bank.prototypes[1], filtered.prototypes[1])
+    torch.testing.assert_close(bank.prototypes[[0, 2]], unfiltered.prototypes[[0, 2]])
+    assert filtered.num_updates.sum(dim=1).tolist()[::2] == [0, 0]
+    assert bank.num_updates.tolist()[::2] == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("ignored", [255, -100])
@@ -303,6 +322,8 @@ def make_pixels():
     labels = torch.randint(0, 4, (120,), generator=generator)
     labels[60:] = labels[60:] % 2  # the second process sees no pixel of classes 2 and 3
     is_correct = torch.rand(120, generator=generator) < 0.8
+    is_correct[labels == 3] = False
+    is_correct[60:][labels[60:] == 1] = False  # correct ones in the first process alone
     return embeddings, labels, is_correct
 
 

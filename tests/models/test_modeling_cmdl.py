@@ -205,7 +205,9 @@ def test_labels_shrink_with_torch_nearest(make_model, make_batch):
     labels = torch.randint(0, 5, (1, 70, 90))
     output = model(torch.randn(1, 3, 70, 90), labels=labels, output_distributions=True)
     grid = F.interpolate(labels[:, None].float(), size=output.logits.shape[-2:], mode="nearest").long().flatten()
-    expected = 0.05 * contrastive_loss(output.similarity, grid)
+    config = model.config
+    expected = contrastive_loss(output.similarity, grid, config.contrastive_temperature)
+    expected *= config.contrastive_loss_weight
     torch.testing.assert_close(output.loss_dict["contrastive_loss"], expected)
 
 
