@@ -17,13 +17,14 @@ from cmdl_hf.data import BENCHMARKS
 
 FOLDER = Path(__file__).parent
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
+RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "control": "#c9a227", "cmdl": "#1f6f8b", "best": "#a23e48"}
 NUM_RESAMPLES = 10_000
 
 
-def read_rows() -> list[dict[str, Any]]:
-    """Read the runs."""
-    return [json.loads(line) for line in (FOLDER / "results.jsonl").read_text().splitlines()]
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """Read a file of one JSON object per line."""
+    return [json.loads(line) for line in (FOLDER / name).read_text().splitlines()]
 
 
 def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -114,10 +115,34 @@ def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
     """Scores of one-seed runs on the validation split, the best first."""
     found = [row for row in rows if row["name"].startswith(prefix)]
     found.sort(key=lambda row: -row["scores"]["validation"]["mean_iou"])
-    lines = ["| run | validation mIoU | best step |", "|---|---|---|"]
+    lines = ["| run | mean IoU | of rare classes | weighted by frequency |", "|---|---|---|---|"]
     for row in found:
-        score = 100 * row["scores"]["validation"]["mean_iou"]
-        lines.append(f"| {row['name'].removeprefix(prefix)} | {score:.1f} | {row['best_step']} |")
+        scores = row["scores"]["validation"]
+        values = [scores["mean_iou"], rare_mean(scores["per_class_iou"]), scores["frequency_weighted_iou"]]
+        lines.append(
+            f"| {row['name'].removeprefix(prefix)} | {' | '.join(f'{100 * value:.1f}' for value in values)} |"
+        )
+    return "\n".join(lines)
+
+
+def rare_mean(per_class_iou: list[float]) -> float:
+    """Average the IoUs of the classes in `RARE`."""
+    return statistics.mean(per_class_iou[CLASSES.index(name)] for name in RARE)
+
+
+def tabulate_diagnostics(rows: list[dict[str, Any]]) -> str:
+    """What `diagnose.py` found inside the models."""
+    names = ("prototype_loss", "contrastive_loss", "class_margin_loss")
+    lines = [
+        "| run | coarse head | without votes | network | attention entropy | cosine within class | dead | "
+        "gradient of prototype loss | of contrast | of class margin |",
+        "|---|" + "---|" * 9,
+    ]
+    for row in rows:
+        scores = [f"{100 * row['mean_iou'][head]:.1f}" for head in ("coarse", "without_votes", "final")]
+        shares = [f"{row[name]:.2f}" for name in ("attention_entropy", "cosine_within_class")]
+        slopes = [f"{row['gradients'][name]:.2f}" if name in row["gradients"] else "–" for name in names]
+        lines.append(f"| {row['name']} | {' | '.join([*scores, *shares, str(row['dead']), *slopes])} |")
     return "\n".join(lines)
 
 
@@ -161,15 +186,16 @@ def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
 
 def main() -> None:
     """Write what there is to write."""
-    rows = read_rows()
+    rows = read_rows("results.jsonl")
     arms = group_arms(rows)
     blocks = {"pilot": tabulate_validation(rows, "pilot-")}
     if arms:
         blocks |= {"arms": tabulate_arms(arms), "classes": tabulate_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
-    if any(row["name"].startswith("ablation-") for row in rows):
-        blocks["ablations"] = tabulate_validation(rows, "ablation-")
-        draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
+    for prefix in ("ablation", "search", "sgd"):
+        blocks[prefix] = tabulate_validation(rows, f"{prefix}-")
+    draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
+    blocks["diagnostics"] = tabulate_diagnostics(read_rows("diagnostics.jsonl"))
     page = FOLDER / "README.md"
     text = page.read_text()
     for name, block in blocks.items():

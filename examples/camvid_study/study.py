@@ -1,6 +1,6 @@
 """What CMDL brings on CamVid: every run of the study, one after the other.
 
-    python examples/camvid_study/study.py pilot arms --data-dir CamVid --weights mobilenetv2_100.safetensors
+    python examples/camvid_study/study.py fcn pspnet --data-dir CamVid --weights mobilenetv2_100.safetensors
 
 A run that was interrupted goes on where it was, and one that is in `results.jsonl` is not repeated. All runs share one
 recipe and differ in what their row of `GROUPS` says. Models are chosen on the validation split; only the arms that are
@@ -10,6 +10,7 @@ compared at the end read the test split, once each.
 import argparse
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from cpu_depthwise import replace_dilated_depthwise
 from torch import Tensor
 
-from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation
+from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation, CMDLMemoryBank
 from cmdl_hf.data import load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluation import Prediction, evaluate
@@ -39,9 +40,10 @@ BASE: dict[str, Any] = {
     "hidden_size": 256,
     "attention_size": 128,
     "total_batch_size": 8,
-    "weight_decay": 1e-4,
-    "learning_rate": 0.005,  # of the pilot runs the best, with and without CMDL
-    "head_learning_rate_factor": 10.0,
+    "optimizer": "adamw",  # of the pilot runs the best, with and without CMDL
+    "learning_rate": 0.001,
+    "min_learning_rate": 1e-6,
+    "weight_decay": 0.01,
     "mixed_precision": "bf16",
     "use_channels_last": True,
     "num_workers": 1,
@@ -50,89 +52,117 @@ BASE: dict[str, Any] = {
     "save_total_limit": 1,
 }
 
-NO_MEMORY_LOSSES = {
+CONTROL = {
     "prototype_loss_weight": 0.0,
     "contrastive_loss_weight": 0.0,
     "class_margin_loss_weight": 0.0,
+    "is_memory_frozen": True,
 }
-ADAMW = {"optimizer": "adamw", "weight_decay": 0.01, "min_learning_rate": 1e-6}
+REFERENCE_CONTRAST = {"contrastive_loss_weight": 0.05, "contrastive_temperature": 1.0, "use_memory_fallback": False}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_distributions": False},
-    "control": {"model_options": NO_MEMORY_LOSSES | {"is_memory_frozen": True}},
+    "control": {"model_options": CONTROL},
+    "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {},
 }
+SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
 
 def _pilot() -> dict[str, dict[str, Any]]:
     """Optimisers and learning rates, four epochs, on validation."""
-    sgd = {
-        f"lr{rate}-head{factor:g}": {"learning_rate": rate, "head_learning_rate_factor": factor}
-        for rate, factor in ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0), (0.002, 10.0), (0.005, 20.0))
+    rates = {
+        "sgd": ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0), (0.002, 10.0)),
+        "adamw": ((0.001, 1.0), (0.0005, 4.0), (0.0002, 10.0)),
     }
-    adamw = {
-        f"adamw-lr{rate}-head{factor:g}": ADAMW | {"learning_rate": rate, "head_learning_rate_factor": factor}
-        for rate, factor in ((0.0005, 4.0), (0.001, 1.0), (0.0002, 10.0))
+    settings = {
+        f"{optimizer}-lr{rate}-head{factor:g}": (SGD if optimizer == "sgd" else {})
+        | {"learning_rate": rate, "head_learning_rate_factor": factor}
+        for optimizer, pairs in rates.items()
+        for rate, factor in pairs
     }
     return {
         f"pilot-{arm}-{name}": ARMS[arm] | fields | {"epochs": 4}
-        for name, fields in (sgd | adamw).items()
-        for arm in ("plain", "cmdl")
+        for name, fields in settings.items()
+        for arm in ("plain", "reference-contrast")
     }
 
 
-def _arms() -> dict[str, dict[str, Any]]:
-    """The three arms, three seeds, 20 epochs."""
-    return {
-        f"fcn-{arm}-seed{seed}": fields | {"seed": seed, "epochs": 20, "is_final": True}
-        for seed in range(3)
-        for arm, fields in ARMS.items()
+def _sgd() -> dict[str, dict[str, Any]]:
+    """What SGD comes to: ten epochs, and one run of twenty, on validation."""
+    sgd = SGD | {"learning_rate": 0.005, "head_learning_rate_factor": 10.0, "epochs": 10}
+    options = {
+        "zero-start": REFERENCE_CONTRAST | {"fusion_init": "zero"},
+        "contrast": REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 1.0},
     }
-
-
-def _ablations() -> dict[str, dict[str, Any]]:
-    """One thing changed at a time, ten epochs, on validation."""
-    options: dict[str, dict[str, Any]] = {
-        "default": {},
-        "zero-start": {"fusion_init": "zero"},
-        "temperature-0.1": {"contrastive_temperature": 0.1},
-        "assignment-sample": {"assignment": "sample"},
-        "assignment-reference": {"assignment": "reference"},
-        "no-momentum-warmup": {"memory_momentum_warmup": 0},
-        "m1": {"num_distributions": 1},
-        "m3": {"num_distributions": 3},
-        "no-prototype-loss": {"prototype_loss_weight": 0.0},
-        "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
-        "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
-        "temperature-0.3": {"contrastive_temperature": 0.3},
-        "contrastive-weight-0.01": {"contrastive_loss_weight": 0.01},
-        "contrastive-weight-0.2": {"contrastive_loss_weight": 0.2},
-    }
-    runs: dict[str, dict[str, Any]] = {f"ablation-{arm}": dict(ARMS[arm]) for arm in ("plain", "control")}
-    runs |= {f"ablation-{name}": {"model_options": fields} for name, fields in options.items()}
-    runs["ablation-memory-start-data"] = {"memory_start": "data"}
-    return {name: fields | {"epochs": 10} for name, fields in runs.items()}
+    runs = {name: ARMS[name] for name in ("plain", "control", "reference-contrast")}
+    runs |= {name: {"model_options": fields} for name, fields in options.items()}
+    runs["plain-20-epochs"] = ARMS["plain"] | {"epochs": 20}
+    return {f"sgd-{name}": sgd | fields for name, fields in runs.items()}
 
 
 def _search() -> dict[str, dict[str, Any]]:
-    """What the ablations, and a look inside their models, suggest for a gain: ten epochs, on validation."""
+    """The way to the defaults: ten epochs, on validation."""
+    zero = REFERENCE_CONTRAST | {"fusion_init": "zero"}
+    contrast = zero | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 0.2}
+    strong = contrast | {"contrastive_loss_weight": 1.0}
     runs: dict[str, dict[str, Any]] = {
-        "temperature-0.1-weight-1": _contrast(0.1, 1.0),
-        "no-attention": {"has_attention": False},
-        "temperature-0.1-weight-0.2": _contrast(0.1, 0.2),
+        "zero": {"model_options": zero},
+        "zero-contrast-0.2": {"model_options": contrast},
+        "zero-contrast-0.2-unfiltered": {"model_options": contrast, "is_memory_filtered": False},
+        "zero-contrast-1-unfiltered": {"model_options": strong, "is_memory_filtered": False},
     }
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
-def _contrast(temperature: float, weight: float) -> dict[str, Any]:
-    return {"model_options": {"contrastive_temperature": temperature, "contrastive_loss_weight": weight}}
+def _ablations() -> dict[str, dict[str, Any]]:
+    """The arms, and CMDL with one thing changed at a time: ten epochs, on validation."""
+    options: dict[str, dict[str, Any]] = {
+        "no-fallback": {"use_memory_fallback": False},
+        "contrastive-weight-0.2": {"contrastive_loss_weight": 0.2},
+        "contrastive-weight-3": {"contrastive_loss_weight": 3.0},
+        "temperature-0.3": {"contrastive_temperature": 0.3},
+        "m1": {"num_distributions": 1},
+        "m3": {"num_distributions": 3},
+        "zero-start": {"fusion_init": "zero"},
+        "no-prototype-loss": {"prototype_loss_weight": 0.0},
+        "prototype-weight-0.4": {"prototype_loss_weight": 0.4},
+        "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
+        "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
+        "assignment-sample": {"assignment": "sample"},
+        "assignment-reference": {"assignment": "reference"},
+        "no-momentum-warmup": {"memory_momentum_warmup": 0},
+        "temperature-1": {"contrastive_temperature": 1.0},
+    }
+    runs = ARMS | {name: {"model_options": fields} for name, fields in options.items()}
+    runs["no-attention"] = {"has_attention": False}
+    runs["memory-start-data"] = {"memory_start": "data"}
+    return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
-GROUPS = {"pilot": _pilot(), "arms": _arms(), "ablations": _ablations(), "search": _search()}
+def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The comparison: three seeds, twenty epochs, and the test split."""
+    return {
+        f"{framework}-{arm}-seed{seed}": ARMS[arm]
+        | {"framework": framework, "seed": seed, "epochs": 20, "is_final": True}
+        for seed in range(3)
+        for arm in arms
+    }
+
+
+GROUPS = {
+    "pilot": _pilot(),
+    "sgd": _sgd(),
+    "search": _search(),
+    "ablations": _ablations(),
+    "fcn": _arms("fcn", ARMS),
+    "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),
+}
+OF_NO_RECIPE = ("epochs", "is_final", "has_attention", "is_memory_filtered")
 
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
     """Complete the recipe of a run."""
-    own = {name: value for name, value in fields.items() if name not in ("epochs", "is_final", "has_attention")}
+    own = {name: value for name, value in fields.items() if name not in OF_NO_RECIPE}
     epochs = fields["epochs"]
     eval_steps = min(epochs, 4) * STEPS_PER_EPOCH
     return CMDLTrainingArguments(
@@ -148,11 +178,21 @@ class SkippedAttention(CMDLAttention):
         return key_features
 
 
+class UnfilteredMemory(CMDLMemoryBank):
+    """A bank whose prototypes misclassified pixels move as well."""
+
+    def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
+        """Move the prototypes, in place."""
+        super().update(pixel_embeddings, similarity, labels, torch.ones_like(is_correct))
+
+
 def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
     """Make of the network what the row of a run says and no recipe can."""
     replace_dilated_depthwise(model)
     if not fields.get("has_attention", True):
         model.semantic_aggregation.attention.__class__ = SkippedAttention
+    if not fields.get("is_memory_filtered", True):
+        model.memory_bank.__class__ = UnfilteredMemory
 
 
 def read_results() -> dict[str, dict[str, Any]]:

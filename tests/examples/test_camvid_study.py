@@ -67,18 +67,45 @@ def test_an_arm_that_is_better_on_every_image_is_better_in_every_resample(study)
     assert share == 1.0
 
 
-def test_every_run_of_the_study_has_a_recipe_of_its_own(study):
+def test_every_run_of_the_study_is_one_of_its_own(study):
     module = study("study")
-    runs = [item for group in module.GROUPS.values() for item in group.items()]
-    assert len({name for name, _ in runs}) == len(runs)
-    recipes = [module.make_recipe(fields) for _, fields in runs]
-    assert not any(recipe.use_test_split for recipe in recipes)
-    assert len(
-        {
-            (str(recipe.to_recipe()), fields.get("has_attention"))
-            for recipe, (_, fields) in zip(recipes, runs, strict=True)
-        }
-    ) == len(runs)
+    runs = {name: fields for group in module.GROUPS.values() for name, fields in group.items()}
+    assert len(runs) == sum(len(group) for group in module.GROUPS.values())
+    recipes = {name: module.make_recipe(fields) for name, fields in runs.items()}
+    assert not any(recipe.use_test_split for recipe in recipes.values())
+    descriptions = {
+        str(recipe.to_recipe() | {key: runs[name].get(key) for key in module.OF_NO_RECIPE})
+        for name, recipe in recipes.items()
+    }
+    assert len(descriptions) == len(runs)
+
+
+def test_results_are_of_the_runs_that_the_study_states(study):
+    module = study("study")
+    runs = {name: fields for group in module.GROUPS.values() for name, fields in group.items()}
+    results = module.read_results()
+    assert results
+    for name, row in results.items():
+        stated = {key: value for key, value in row.items() if key not in ("name", "seconds", "best_step", "scores")}
+        assert stated == runs[name], name
+    finals = {name for name, row in results.items() if row.get("is_final")}
+    assert finals == {path.stem for path in module.COUNTS.glob("*.npz")}
+    for name in finals:
+        counts = np.load(module.COUNTS / f"{name}.npz")["counts"]
+        found = study("report").mean_ious(counts, np.ones((1, len(counts)), dtype=int))[0]
+        assert found == pytest.approx(results[name]["scores"]["test"]["mean_iou"])
+
+
+def test_an_unfiltered_memory_is_moved_by_misclassified_pixels(study, make_model):
+    banks = [make_model().memory_bank for _ in range(2)]
+    embeddings, labels = F.normalize(torch.randn(60, 16), dim=1), torch.arange(60) % 5
+    is_half_correct = torch.arange(60) % 2 == 0
+    for bank in banks:
+        bank.load_state_dict(banks[0].state_dict())
+    banks[0].__class__ = study("study").UnfilteredMemory
+    for bank, is_correct in zip(banks, (is_half_correct, torch.ones_like(is_half_correct)), strict=True):
+        bank.update(embeddings, bank.similarity(embeddings), labels, is_correct)
+    torch.testing.assert_close(banks[0].prototypes, banks[1].prototypes)
 
 
 def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_model):

@@ -1,0 +1,126 @@
+"""Why a run of the study scores what it scores: a look inside its model, on the validation split.
+
+    python examples/camvid_study/diagnose.py fcn-cmdl-seed0 --data-dir CamVid
+
+One row per run goes to `diagnostics.jsonl`; a run that is there is looked at anew.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from study import BASE
+from torch import Tensor
+
+from cmdl_hf import CMDLForSemanticSegmentation
+from cmdl_hf.data import load_benchmark
+from cmdl_hf.data.transforms import EvalTransform
+from cmdl_hf.metrics import SegmentationMetrics
+
+DIAGNOSTICS = Path(__file__).with_name("diagnostics.jsonl")
+
+
+class Watch:
+    """Keeps what goes through the layers of CMDL in a pass."""
+
+    def __init__(self, model: CMDLForSemanticSegmentation) -> None:
+        model.bottleneck.register_forward_hook(self._on_bottleneck)
+        model.semantic_aggregation.register_forward_hook(self._on_aggregation)
+        model.semantic_aggregation.attention.register_forward_hook(self._on_attention)
+
+    def _on_bottleneck(self, _module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        self.pixel_features = output.detach().requires_grad_()
+        return self.pixel_features
+
+    def _on_aggregation(self, _module: Any, _inputs: Any, output: Tensor) -> None:
+        self.aggregated_features = output.detach()
+
+    def _on_attention(self, attention: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
+        query, key = (layer(x).flatten(2) for layer, x in zip((attention.query, attention.key), inputs, strict=True))
+        weights = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=-1)
+        entropy = torch.special.entr(weights).sum(dim=-1) / math.log(weights.shape[-1])
+        self.attention_entropy = float(entropy.mean())
+
+
+def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """Measure on images with labels what each part of CMDL does.
+
+    Returns:
+        Mean IoU of the coarse head, of the network and of the network with its aggregated features at zero; entropy of
+        the attention as a share of that of a uniform one; share of the variance of the aggregated features that is
+        within images; mean cosine between the distributions of a class; dead and duplicate distributions; and the
+        value of each loss, with the norm of its gradient in the pixel features as a multiple of that of the
+        segmentation loss.
+    """
+    model.eval()
+    watch = Watch(model)
+    heads = {name: SegmentationMetrics(model.config.num_labels) for name in ("coarse", "final", "without_votes")}
+    entropies, means, variances = [], [], []
+    losses: dict[str, list[float]] = {}
+    gradients: dict[str, list[float]] = {}
+    for sample in samples:
+        labels = sample["labels"][None]
+        output = model(
+            pixel_values=sample["pixel_values"][None],
+            labels=F.interpolate(labels[None].float(), sample["pixel_values"].shape[-2:])[0].long(),
+        )
+        for name, loss in output.loss_dict.items():
+            losses.setdefault(name, []).append(float(loss.detach()))
+            (slope,) = torch.autograd.grad(loss, watch.pixel_features, retain_graph=True, allow_unused=True)
+            if slope is not None:
+                gradients.setdefault(name, []).append(float(slope.norm()))
+        with torch.no_grad():
+            features = torch.cat([watch.pixel_features, torch.zeros_like(watch.aggregated_features)], dim=1)
+            without_votes = model.decode_head(model.fusion(features))
+        for name, logits in (
+            ("coarse", output.coarse_logits),
+            ("final", output.logits),
+            ("without_votes", without_votes),
+        ):
+            logits = F.interpolate(logits.detach(), labels.shape[-2:], mode="bilinear", align_corners=False)
+            heads[name].update(logits.argmax(dim=1), labels)
+        entropies.append(watch.attention_entropy)
+        means.append(watch.aggregated_features.mean(dim=(0, 2, 3)))
+        variances.append(watch.aggregated_features.var(dim=(0, 2, 3)))
+    within, between = torch.stack(variances).mean(dim=0).sum(), torch.stack(means).var(dim=0).sum()
+    directions = model.memory_bank.directions().transpose(0, 1)  # (K, M, C)
+    num_distributions = directions.shape[1]
+    cosines = (directions @ directions.transpose(1, 2)).sum(dim=(1, 2)) - num_distributions
+    norm = sum(gradients["segmentation_loss"])
+    return {
+        "mean_iou": {name: metrics.compute()["mean_iou"] for name, metrics in heads.items()},
+        "attention_entropy": sum(entropies) / len(entropies),
+        "within_images": float(within / (within + between)),
+        "cosine_within_class": float(cosines.mean()) / max(num_distributions * (num_distributions - 1), 1),
+        "dead": int(model.memory_bank.find_dead().sum()),
+        "duplicates": int(model.memory_bank.find_duplicates().sum()),
+        "losses": {name: sum(values) / len(values) for name, values in losses.items()},
+        "gradients": {name: sum(values) / norm for name, values in gradients.items()},
+    }
+
+
+def main() -> None:
+    """Look inside the models of the runs that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="names of finished runs with CMDL")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of CamVid")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/camvid_study"), help="folder of the runs")
+    options = parser.parse_args()
+    validation = load_benchmark("camvid", options.data_dir)["validation"].with_transform(EvalTransform(BASE["resize"]))
+    samples = [validation[index] for index in range(0, len(validation), 2)]
+    rows = {}
+    if DIAGNOSTICS.is_file():
+        rows = {row["name"]: row for row in map(json.loads, DIAGNOSTICS.read_text().splitlines())}
+    for name in options.runs:
+        model = CMDLForSemanticSegmentation.from_pretrained(options.output_dir / name)
+        rows[name] = {"name": name, **look_inside(model, samples)}
+        print(json.dumps(rows[name], indent=2), flush=True)
+        DIAGNOSTICS.write_text("".join(f"{json.dumps(row)}\n" for row in rows.values()))
+
+
+if __name__ == "__main__":
+    main()
