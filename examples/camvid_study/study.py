@@ -114,6 +114,14 @@ def _search() -> dict[str, dict[str, Any]]:
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
+def _long() -> dict[str, dict[str, Any]]:
+    """Weights of the contrast over twenty epochs, on validation."""
+    return {
+        f"long-contrastive-weight-{weight}": {"model_options": {"contrastive_loss_weight": weight}, "epochs": 20}
+        for weight in (0.2, 0.05)
+    }
+
+
 def _ablations() -> dict[str, dict[str, Any]]:
     """The arms, and CMDL with one thing changed at a time: ten epochs, on validation."""
     options: dict[str, dict[str, Any]] = {
@@ -153,6 +161,7 @@ GROUPS = {
     "pilot": _pilot(),
     "sgd": _sgd(),
     "search": _search(),
+    "long": _long(),
     "ablations": _ablations(),
     "fcn": _arms("fcn", ARMS),
     "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),

@@ -131,7 +131,7 @@ def test_a_loss_of_weight_zero_is_not_computed(name):
 def test_a_weight_multiplies_its_loss():
     torch.manual_seed(1)
     features, labels, bank = torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 16, 16)), CMDLMemoryBank(4, 2, 8)
-    single, double = CMDLDistributionLearning(4, 8), CMDLDistributionLearning(4, 8, 0.02, 0.1, 0.02)
+    single, double = (CMDLDistributionLearning(4, 8, weight, 5 * weight, weight) for weight in (0.01, 0.02))
     double.load_state_dict(single.state_dict())
     one, two = single.eval()(features, labels, bank).losses, double.eval()(features, labels, bank).losses
     for name in one:
