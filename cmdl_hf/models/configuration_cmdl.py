@@ -145,8 +145,11 @@ class CMDLConfig(PreTrainedConfig):
         `sample` find all three, `reference` none, and only the warmed-up momentum does so within 100 updates. On
         CamVid at 160×120, 250 steps, `argmax` and `sample` lie closer together than two seeds do (validation mean
         IoU 37.1 and 36.7), and so do random prototypes and ones that started from the data; so the default is the
-        assignment without a draw, and the random start. The contrast of temperature 0.1 and weight 1 and the fallback
-        are those of `examples/camvid_study`: with the reference's contrast CMDL lost to the network without it.
+        assignment without a draw, and the random start.
+
+        Contrast and fallback (`examples/camvid_study`: CamVid at 240×180, one seed, validation mean IoU): after 10
+        epochs 54.9 with temperature 0.1, weight 1 and the fallback, 50.4 as in the reference, 52.3 without CMDL. After
+        20 epochs 58.0, 59.4 with a weight of 0.2, and 61.0 without CMDL: lower the weight for longer training.
 
     Example:
         ```python

@@ -43,7 +43,7 @@ class Watch:
         query, key = (layer(x).flatten(2) for layer, x in zip((attention.query, attention.key), inputs, strict=True))
         weights = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=-1)
         entropy = torch.special.entr(weights).sum(dim=-1) / math.log(weights.shape[-1])
-        self.attention_entropy = float(entropy.mean())
+        self.attention_entropy = float(entropy.detach().mean())
 
 
 def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tensor]]) -> dict[str, Any]:

@@ -59,11 +59,12 @@ CONTROL = {
     "is_memory_frozen": True,
 }
 REFERENCE_CONTRAST = {"contrastive_loss_weight": 0.05, "contrastive_temperature": 1.0, "use_memory_fallback": False}
+CMDL = {"contrastive_loss_weight": 1.0, "contrastive_temperature": 0.1, "use_memory_fallback": True}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_distributions": False},
     "control": {"model_options": CONTROL},
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
-    "cmdl": {},
+    "cmdl": {"model_options": CMDL},
 }
 SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
@@ -117,7 +118,10 @@ def _search() -> dict[str, dict[str, Any]]:
 def _long() -> dict[str, dict[str, Any]]:
     """Weights of the contrast over twenty epochs, on validation."""
     return {
-        f"long-contrastive-weight-{weight}": {"model_options": {"contrastive_loss_weight": weight}, "epochs": 20}
+        f"long-contrastive-weight-{weight}": {
+            "model_options": CMDL | {"contrastive_loss_weight": weight},
+            "epochs": 20,
+        }
         for weight in (0.2, 0.05)
     }
 
@@ -141,9 +145,9 @@ def _ablations() -> dict[str, dict[str, Any]]:
         "no-momentum-warmup": {"memory_momentum_warmup": 0},
         "temperature-1": {"contrastive_temperature": 1.0},
     }
-    runs = ARMS | {name: {"model_options": fields} for name, fields in options.items()}
-    runs["no-attention"] = {"has_attention": False}
-    runs["memory-start-data"] = {"memory_start": "data"}
+    runs = ARMS | {name: {"model_options": CMDL | fields} for name, fields in options.items()}
+    runs["no-attention"] = ARMS["cmdl"] | {"has_attention": False}
+    runs["memory-start-data"] = ARMS["cmdl"] | {"memory_start": "data"}
     return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 

@@ -118,3 +118,23 @@ def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_mod
     _, norm, activation = aggregation.vote_fusion
     expected = activation(norm(F.conv2d(probabilities, aggregation.class_votes(prototypes))))
     torch.testing.assert_close(aggregation(pixel_features, probabilities, prototypes), expected)
+
+
+def test_a_look_inside_finds_what_each_part_does(study, make_model):
+    model = make_model(fusion_init="zero")
+    samples = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.randint(0, 5, (80, 80))} for _ in range(2)]
+    found = study("diagnose").look_inside(model, samples)
+    assert found["mean_iou"]["final"] == found["mean_iou"]["without_votes"]  # as the fusion reads no votes yet
+    assert found["gradients"]["segmentation_loss"] == pytest.approx(1.0)
+    assert found["gradients"]["contrastive_loss"] > 0
+    assert 0 < found["attention_entropy"] <= 1
+
+
+def test_the_tables_of_the_page_are_those_of_the_results(study):
+    report = study("report")
+    page = (STUDY / "README.md").read_text()
+    rows = report.read_rows("results.jsonl")
+    for prefix in ("pilot", "ablation", "long", "search", "sgd"):
+        assert report.tabulate_validation(rows, f"{prefix}-") in page
+    assert report.tabulate_diagnostics(report.read_rows("diagnostics.jsonl")) in page
+    assert report.tabulate_arms(report.group_arms(rows)) in page
