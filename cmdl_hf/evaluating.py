@@ -1,7 +1,7 @@
 """`cmdl evaluate`: a model scored on a data set by a protocol of the papers, told in a table, a file and its card."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import reduce
 from PIL import Image
+from transformers import PreTrainedModel
 
 from .data import BENCHMARKS, LabelTable, SegmentationDataset
 from .evaluation import Prediction, evaluate, predict
 from .files import check_can_write, write_text
 from .hub import write_card
-from .inference import SCALES
+from .inference import SCALES, ScoreImages
 from .loading import load_segmenter
 from .metrics import SegmentationMetrics
 from .protocols import ProcessorTransform, ProtocolName, make_protocol, processor_resize
@@ -114,38 +116,22 @@ def run_evaluation(
         ValueError: if model and data set differ in their classes, labels are withheld, or options contradict.
     """
     state = start_processes()
-    if update_card and not Path(model).is_dir():
-        raise ValueError(f"update_card writes into the folder of a model, and {model} is none; download it first")
-    if save_predictions is not None and state.is_main_process:
-        _check_is_new(Path(save_predictions))
-    state.wait_for_everyone()
-    for path in (out, save_predictions):
-        if path is not None:
-            check_can_write(Path(path), is_folder=path is save_predictions)
+    _check_paths(state, Path(model), out, save_predictions, update_card)
     segmenter, processor = load_segmenter(model, trust_remote_code)
     num_labels = int(segmenter.config.num_labels)
     with state.local_main_process_first():  # the others find the prepared data in the cache
         dataset = load_split(benchmark, split, num_labels, data_dir, id2label)
     check_classes(segmenter.config, dataset, benchmark, model)
-    is_labelled = dataset[split][0]["label"] is not None
-    if not is_labelled:
+    if dataset[split][0]["label"] is None:
         _check_use_without_labels(benchmark, split, save_predictions is not None, update_card)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
     save = None if save_predictions is None else _PredictionWriter(Path(save_predictions), dataset.label_table)
-    metrics = SegmentationMetrics(num_labels, dataset.ignore_index)
-    options: dict[str, Any] = {"score_images": steps.score_images(), "num_workers": num_workers}
     transform = ProcessorTransform(None if protocol == "ms-flip" else steps.resize, processor)
-    scores: dict[str, Any] = {}
-    segmenter.to(state.device)
     with _autocast(state.device, mixed_precision):
-        if is_labelled:
-            options |= {"description": f"Scoring {split}", "metrics": metrics, "on_prediction": save}
-            scores = evaluate(segmenter, dataset[split], transform, num_labels, dataset.ignore_index, **options)
-        elif save is not None:
-            for prediction in predict(segmenter, dataset[split], transform, **options):
-                save(prediction)
-    counts = reduce(metrics.confusion_matrix.to(state.device), "sum").sum(dim=1).cpu().double()
+        scores, pixel_shares = _score(
+            segmenter.to(state.device), dataset, split, transform, steps.score_images(), num_workers, save
+        )
     facts = {
         "model": str(model),
         "benchmark": benchmark,
@@ -156,18 +142,58 @@ def run_evaluation(
         "num_processes": state.num_processes,
         "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
     }
-    evaluation = Evaluation(facts, dict(dataset.id2label), scores, (counts / counts.sum()).tolist())
+    evaluation = Evaluation(facts, dict(dataset.id2label), scores, pixel_shares)
     if state.is_main_process:
         if out is not None:
             write_text(Path(out), evaluation.to_json())
         if update_card:
-            is_usual = protocol == "whole" and steps.resize == own_resize and mixed_precision == "no"
-            precision = "" if mixed_precision == "no" else f", {mixed_precision}"
             data_name = _name_of_other_data(Path(model), benchmark, data_dir, dataset, split)
             name = split if data_name is None else f"{data_name}, {split}"
-            _update_card(Path(model), name if is_usual else f"{name} ({steps}{precision})", scores)
+            if protocol != "whole" or steps.resize != own_resize or mixed_precision != "no":
+                name += f" ({steps}{'' if mixed_precision == 'no' else f', {mixed_precision}'})"
+            _update_card(Path(model), name, scores)
     state.wait_for_everyone()
     return evaluation
+
+
+def _check_paths(
+    state: PartialState, model: Path, out: str | Path | None, save_predictions: str | Path | None, update_card: bool
+) -> None:
+    """Refuse what cannot be written, before anything is read."""
+    if update_card and not model.is_dir():
+        raise ValueError(f"update_card writes into the folder of a model, and {model} is none; download it first")
+    folder = None if save_predictions is None else Path(save_predictions)
+    if folder is not None and state.is_main_process and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty; name a new folder with --save-predictions")
+    state.wait_for_everyone()
+    if folder is not None:
+        check_can_write(folder, is_folder=True)
+    if out is not None:
+        check_can_write(Path(out), is_folder=False)
+
+
+def _score(
+    segmenter: PreTrainedModel,
+    dataset: SegmentationDataset,
+    split: str,
+    transform: ProcessorTransform,
+    score_images: ScoreImages,
+    num_workers: int,
+    save: Callable[[Prediction], None] | None,
+) -> tuple[dict[str, Any], list[float]]:
+    """Score a split, or only save its predictions where labels are withheld; with the share of each class's pixels."""
+    num_labels = dataset.num_labels
+    metrics = SegmentationMetrics(num_labels, dataset.ignore_index)
+    options: dict[str, Any] = {"score_images": score_images, "num_workers": num_workers}
+    scores: dict[str, Any] = {}
+    if dataset[split][0]["label"] is not None:
+        options |= {"description": f"Scoring {split}", "metrics": metrics, "on_prediction": save}
+        scores = evaluate(segmenter, dataset[split], transform, num_labels, dataset.ignore_index, **options)
+    elif save is not None:
+        for prediction in predict(segmenter, dataset[split], transform, **options):
+            save(prediction)
+    counts = reduce(metrics.confusion_matrix.to(PartialState().device), "sum").sum(dim=1).cpu().double()
+    return scores, (counts / counts.sum()).tolist()
 
 
 def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, update_card: bool) -> None:
@@ -179,11 +205,6 @@ def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, updat
         )
     if update_card:
         raise ValueError(f"the labels of {benchmark}'s {split} split are withheld: there are no scores for the card")
-
-
-def _check_is_new(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder with --save-predictions")
 
 
 class _PredictionWriter:
