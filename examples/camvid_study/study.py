@@ -10,7 +10,6 @@ compared at the end read the test split, once each.
 import argparse
 import functools
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +115,15 @@ def _search() -> dict[str, dict[str, Any]]:
 
 
 def _long() -> dict[str, dict[str, Any]]:
-    """Weights of the contrast over twenty epochs, on validation."""
-    return {
-        f"long-contrastive-weight-{weight}": {
-            "model_options": CMDL | {"contrastive_loss_weight": weight},
-            "epochs": 20,
-        }
+    """What the contrast should be over twenty epochs, on validation."""
+    runs = {
+        f"contrastive-weight-{weight}": {"model_options": CMDL | {"contrastive_loss_weight": weight}}
         for weight in (0.2, 0.05)
     }
+    mild = CMDL | {"contrastive_loss_weight": 0.05}
+    runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild | {"fusion_init": "zero"}}
+    runs["reference-contrast"] = ARMS["reference-contrast"]
+    return {f"long-{name}": fields | {"epochs": 20} for name, fields in runs.items()}
 
 
 def _ablations() -> dict[str, dict[str, Any]]:
@@ -151,13 +151,13 @@ def _ablations() -> dict[str, dict[str, Any]]:
     return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
-def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _arms(framework: str) -> dict[str, dict[str, Any]]:
     """The comparison: three seeds, twenty epochs, and the test split."""
     return {
         f"{framework}-{arm}-seed{seed}": ARMS[arm]
         | {"framework": framework, "seed": seed, "epochs": 20, "is_final": True}
         for seed in range(3)
-        for arm in arms
+        for arm in ("plain", "control", "cmdl")
     }
 
 
@@ -167,8 +167,8 @@ GROUPS = {
     "search": _search(),
     "long": _long(),
     "ablations": _ablations(),
-    "fcn": _arms("fcn", ARMS),
-    "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),
+    "fcn": _arms("fcn"),
+    "pspnet": _arms("pspnet"),
 }
 OF_NO_RECIPE = ("epochs", "is_final", "has_attention", "is_memory_filtered")
 
