@@ -59,7 +59,7 @@ def bootstrap(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float,
 
 
 def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Group the final runs by framework and arm: `fcn-plain` and so on, each with its seeds."""
+    """Group the final runs by network and arm: `fcn-plain` and so on, each with its seeds."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if row.get("is_final"):
@@ -81,7 +81,7 @@ def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
         lines.append(f"| {name} | {len(rows)} | {describe_spread(validation)} | {describe_spread(test)} |")
     lines += ["", "| on test | difference of mIoU | 95 % interval | resamples above 0 |", "|---|---|---|---|"]
     for name in arms:
-        framework, arm = name.split("-", 1)
+        framework, _, arm = name.rpartition("-")
         for other in ("plain", "control"):
             if arm in ("plain", other) or f"{framework}-{other}" not in arms:
                 continue
@@ -152,7 +152,7 @@ def draw_arms(arms: dict[str, list[dict[str, Any]]]) -> Figure:
     for axis, split in zip(axes, ("validation", "test"), strict=True):
         for height, (name, rows) in enumerate(arms.items()):
             values = [100 * row["scores"][split]["mean_iou"] for row in rows]
-            colour = COLOURS.get(name.split("-", 1)[1], "#1f6f8b")
+            colour = COLOURS.get(name.rpartition("-")[2], "#1f6f8b")
             axis.plot(values, [height] * len(values), "o", color=colour, alpha=0.6)
             axis.plot(statistics.mean(values), height, "|", color=colour, markersize=18, markeredgewidth=2)
         axis.set_title(f"{split} split")

@@ -23,6 +23,8 @@ from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation, CMDLMemoryBank
 from cmdl_hf.data import load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluation import Prediction, evaluate
+from cmdl_hf.files import write_text
+from cmdl_hf.hub import write_card
 from cmdl_hf.training import run
 from cmdl_hf.training_args import CMDLTrainingArguments
 
@@ -161,6 +163,27 @@ def _arms(framework: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def _full_size() -> dict[str, dict[str, Any]]:
+    """The comparison at 480×360 over a hundred epochs, for a GPU."""
+    settings: dict[str, Any] = {
+        "resize": None,
+        "crop_size": (360, 480),
+        "epochs": 100,
+        "num_workers": 8,
+        "is_final": True,
+    }
+    networks: dict[str, dict[str, Any]] = {
+        "mobilenetv2": {},
+        "resnet50": {"backbone": "resnet50", "backbone_kwargs": None, "is_from_scratch": True},
+    }
+    return {
+        f"full-{network}-{arm}-seed{seed}": ARMS[arm] | settings | fields | {"seed": seed}
+        for network, fields in networks.items()
+        for seed in range(3)
+        for arm in ("plain", "control", "cmdl")
+    }
+
+
 GROUPS = {
     "pilot": _pilot(),
     "sgd": _sgd(),
@@ -169,8 +192,9 @@ GROUPS = {
     "ablations": _ablations(),
     "fcn": _arms("fcn"),
     "pspnet": _arms("pspnet"),
+    "full-size": _full_size(),
 }
-OF_NO_RECIPE = ("epochs", "is_final", "has_attention", "is_memory_filtered")
+OF_NO_RECIPE = ("epochs", "is_final", "is_from_scratch", "has_attention", "is_memory_filtered")
 
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
@@ -201,7 +225,8 @@ class UnfilteredMemory(CMDLMemoryBank):
 
 def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
     """Make of the network what the row of a run says and no recipe can."""
-    replace_dilated_depthwise(model)
+    if not torch.cuda.is_available():
+        replace_dilated_depthwise(model)
     if not fields.get("has_attention", True):
         model.semantic_aggregation.attention.__class__ = SkippedAttention
     if not fields.get("is_memory_filtered", True):
@@ -216,7 +241,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 @torch.no_grad()
-def score_test(folder: Path, data_dir: Path) -> tuple[dict[str, Any], np.ndarray]:
+def score_test(folder: Path, data_dir: Path, resize: tuple[int, int] | None) -> tuple[dict[str, Any], np.ndarray]:
     """Score a model on the test split, in float32.
 
     Returns:
@@ -224,6 +249,7 @@ def score_test(folder: Path, data_dir: Path) -> tuple[dict[str, Any], np.ndarray
     """
     dataset = load_benchmark("camvid", data_dir)
     model = CMDLForSemanticSegmentation.from_pretrained(folder)
+    model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     counts = []
 
     def count(prediction: Prediction) -> None:
@@ -235,9 +261,9 @@ def score_test(folder: Path, data_dir: Path) -> tuple[dict[str, Any], np.ndarray
         )
         counts.append(torch.stack([(predicted & true).sum(dim=0), (predicted | true).sum(dim=0)]))
 
-    transform = EvalTransform(BASE["resize"])
+    transform = EvalTransform(resize)
     scores = evaluate(model, dataset["test"], transform, dataset.num_labels, on_prediction=count)
-    return scores, torch.stack(counts).numpy().astype(np.int32)
+    return scores, torch.stack(counts).cpu().numpy().astype(np.int32)
 
 
 def main() -> None:
@@ -262,12 +288,15 @@ def main() -> None:
         args = make_recipe(fields)
         folder = options.output_dir / name
         prepare = functools.partial(prepare_model, fields=fields)
-        scores = run(args, folder, options.data_dir, weights=options.weights, prepare_model=prepare)
+        weights = None if fields.get("is_from_scratch") else options.weights
+        scores = run(args, folder, options.data_dir, weights=weights, prepare_model=prepare)
         if not scores:
             return  # stopped by a signal; the next call goes on
         facts = json.loads((folder / "run.json").read_text())
         if fields.get("is_final"):
-            scores["test"], counts = score_test(folder, options.data_dir)
+            scores["test"], counts = score_test(folder, options.data_dir, args.resize)
+            write_text(folder / "scores.json", json.dumps(scores, indent=2))
+            write_card(folder)
             COUNTS.mkdir(exist_ok=True)
             np.savez_compressed(COUNTS / f"{name}.npz", counts=counts)
         row = {"name": name, **fields, "seconds": facts["seconds"], "best_step": facts["best_step"], "scores": scores}
