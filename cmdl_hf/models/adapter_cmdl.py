@@ -221,8 +221,6 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         """Start the layers as the configuration says, where that is not as torch starts them."""
         if self.config.memory_init == "reference":
             self.memory_bank.prototypes.normal_(std=0.02)
-        if self.config.fusion_init == "zero":
-            nn.init.zeros_(cast(Tensor, self.fusion[0].weight)[:, self.config.hidden_size :])
 
     def _move_to(self, weight: Tensor) -> None:
         """Bring what CMDL adds to where the segmenter is, and to its precision, but for the memory."""

@@ -125,9 +125,10 @@ class CMDLConfig(PreTrainedConfig):
         is_memory_frozen (`bool`, defaults to `False`):
             Leave the prototypes as they started. With the memory losses at weight 0 this is the control of a
             comparison: the same layers, but nothing in the memory.
-        fusion_init (`str`, defaults to `"random"`):
-            Start of the weights by which the fusion reads the aggregated features: `random` as all others, or `zero`,
-            with which the network begins as one that has no aggregation.
+        layer_scale_init_value (`float`, *optional*):
+            Multiply the aggregated features by a learned scale for each channel, which starts here (LayerScale, arXiv
+            2103.17239); with 0 the network begins as one that has no aggregation. Omitted, they are fused as they are,
+            which is the reference's form.
         sinkhorn_epsilon (`float`, defaults to 0.05):
             Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
             its exponentials.
@@ -205,7 +206,7 @@ class CMDLConfig(PreTrainedConfig):
     memory_momentum_warmup: int = 10
     use_memory_fallback: bool = True
     is_memory_frozen: bool = False
-    fusion_init: Literal["random", "zero"] = "random"
+    layer_scale_init_value: float | int | None = None
     sinkhorn_epsilon: float | int = 0.05
     sinkhorn_iterations: int = 3
     semantic_loss_ignore_index: int = 255

@@ -71,12 +71,23 @@ class CMDLSemanticAggregation(nn.Module):
         hidden_size (`int`): Channels C.
         attention_size (`int`): Width T of the attention.
         num_distributions (`int`): Distributions M of a class.
+        layer_scale_init_value (`float`, *optional*): Where a learned scale of each channel of the result starts;
+            omitted, there is none, as in the reference.
     """
 
-    def __init__(self, hidden_size: int, attention_size: int, num_distributions: int) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        attention_size: int,
+        num_distributions: int,
+        layer_scale_init_value: float | None = None,
+    ) -> None:
         super().__init__()
         self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
         self.attention = CMDLAttention(hidden_size, attention_size)
+        self.layer_scale = None
+        if layer_scale_init_value is not None:  # one dimension, as weight decay spares such parameters
+            self.layer_scale = nn.Parameter(torch.full((hidden_size,), float(layer_scale_init_value)))
 
     def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
         """Aggregate the class distributions for every pixel.
@@ -91,7 +102,10 @@ class CMDLSemanticAggregation(nn.Module):
         """
         _, norm, activation = self.vote_fusion
         voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
-        return self.attention(pixel_features, activation(norm(voted)))
+        aggregated_features = self.attention(pixel_features, activation(norm(voted)))
+        if self.layer_scale is None:
+            return aggregated_features
+        return aggregated_features * self.layer_scale[:, None, None].to(aggregated_features.dtype)
 
     def class_votes(self, prototypes: Tensor) -> Tensor:
         """Form the product of prototypes (K, M, C) and fusion: the weight (C, K, 1, 1) of a 1×1 convolution."""

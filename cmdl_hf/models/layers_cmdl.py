@@ -42,7 +42,7 @@ class CMDLLayersMixin:
             config.use_memory_fallback,
         )
         self.semantic_aggregation = CMDLSemanticAggregation(
-            hidden_size, config.attention_size, config.num_distributions
+            hidden_size, config.attention_size, config.num_distributions, config.layer_scale_init_value
         )
         self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
         self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))

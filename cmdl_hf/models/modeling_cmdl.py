@@ -26,7 +26,7 @@ from .context_cmdl import (
     PyramidPooling,
     resize,
 )
-from .distributions_cmdl import CMDLAttention
+from .distributions_cmdl import CMDLAttention, CMDLSemanticAggregation
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
 
@@ -83,11 +83,11 @@ class CMDLPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 init.uniform_(module.bias, -bound, bound)
-            if self.config.fusion_init == "zero" and module is self._modules.get("fusion", [None])[0]:
-                aggregated = torch.arange(module.in_channels, device=module.weight.device) >= self.config.hidden_size
-                init.copy_(module.weight, module.weight.masked_fill(aggregated[:, None, None], 0.0))
         elif isinstance(module, CrissCrossAttention):
             init.zeros_(module.gamma)
+        elif isinstance(module, CMDLSemanticAggregation):
+            if module.layer_scale is not None:
+                init.constant_(module.layer_scale, self.config.layer_scale_init_value)
         elif isinstance(module, CMDLMemoryBank):
             start = torch.randn_like(module.prototypes)
             is_reference = self.config.memory_init == "reference"

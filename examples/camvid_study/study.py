@@ -93,37 +93,38 @@ def _sgd() -> dict[str, dict[str, Any]]:
     """What SGD comes to: ten epochs, and one run of twenty, on validation."""
     sgd = SGD | {"learning_rate": 0.005, "head_learning_rate_factor": 10.0, "epochs": 10}
     options = {
-        "zero-start": REFERENCE_CONTRAST | {"fusion_init": "zero"},
         "contrast": REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 1.0},
     }
     runs = {name: ARMS[name] for name in ("plain", "control", "reference-contrast")}
     runs |= {name: {"model_options": fields} for name, fields in options.items()}
+    runs["zero-start"] = ARMS["reference-contrast"] | {"is_fusion_zeroed": True}
     runs["plain-20-epochs"] = ARMS["plain"] | {"epochs": 20}
     return {f"sgd-{name}": sgd | fields for name, fields in runs.items()}
 
 
 def _search() -> dict[str, dict[str, Any]]:
     """The way to the defaults: ten epochs, on validation."""
-    zero = REFERENCE_CONTRAST | {"fusion_init": "zero"}
-    contrast = zero | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 0.2}
+    contrast = REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 0.2}
     strong = contrast | {"contrastive_loss_weight": 1.0}
     runs: dict[str, dict[str, Any]] = {
-        "zero": {"model_options": zero},
+        "zero": {"model_options": REFERENCE_CONTRAST},
         "zero-contrast-0.2": {"model_options": contrast},
         "zero-contrast-0.2-unfiltered": {"model_options": contrast, "is_memory_filtered": False},
         "zero-contrast-1-unfiltered": {"model_options": strong, "is_memory_filtered": False},
     }
+    runs = {name: fields | {"is_fusion_zeroed": True} for name, fields in runs.items()}
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
 def _long() -> dict[str, dict[str, Any]]:
     """What the contrast should be over twenty epochs, on validation."""
-    runs = {
+    runs: dict[str, dict[str, Any]] = {
         f"contrastive-weight-{weight}": {"model_options": CMDL | {"contrastive_loss_weight": weight}}
         for weight in (0.2, 0.05)
     }
     mild = CMDL | {"contrastive_loss_weight": 0.05}
-    runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild | {"fusion_init": "zero"}}
+    runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild, "is_fusion_zeroed": True}
+    runs["contrastive-weight-0.05-layer-scale"] = {"model_options": mild | {"layer_scale_init_value": 0.0}}
     runs["reference-contrast"] = ARMS["reference-contrast"]
     return {f"long-{name}": fields | {"epochs": 20} for name, fields in runs.items()}
 
@@ -137,7 +138,7 @@ def _ablations() -> dict[str, dict[str, Any]]:
         "temperature-0.3": {"contrastive_temperature": 0.3},
         "m1": {"num_distributions": 1},
         "m3": {"num_distributions": 3},
-        "zero-start": {"fusion_init": "zero"},
+        "layer-scale": {"layer_scale_init_value": 0.0},
         "no-prototype-loss": {"prototype_loss_weight": 0.0},
         "prototype-weight-0.4": {"prototype_loss_weight": 0.4},
         "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
@@ -194,7 +195,7 @@ GROUPS = {
     "pspnet": _arms("pspnet"),
     "full-size": _full_size(),
 }
-OF_NO_RECIPE = ("epochs", "is_final", "is_from_scratch", "has_attention", "is_memory_filtered")
+OF_NO_RECIPE = ("epochs", "is_final", "is_from_scratch", "is_fusion_zeroed", "has_attention", "is_memory_filtered")
 
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
@@ -227,6 +228,8 @@ def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) ->
     """Make of the network what the row of a run says and no recipe can."""
     if not torch.cuda.is_available():
         replace_dilated_depthwise(model)
+    if fields.get("is_fusion_zeroed"):  # the weights by which it reads the aggregated features
+        torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])
     if not fields.get("has_attention", True):
         model.semantic_aggregation.attention.__class__ = SkippedAttention
     if not fields.get("is_memory_filtered", True):

@@ -121,7 +121,7 @@ def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_mod
 
 
 def test_a_look_inside_finds_what_each_part_does(study, make_model):
-    model = make_model(fusion_init="zero")
+    model = make_model(layer_scale_init_value=0.0)
     samples = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.randint(0, 5, (80, 80))} for _ in range(2)]
     found = study("diagnose").look_inside(model, samples)
     assert found["mean_iou"]["final"] == found["mean_iou"]["without_votes"]  # as the fusion reads no votes yet

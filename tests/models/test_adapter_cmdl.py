@@ -422,11 +422,9 @@ class TestPrecisionAndPlace:
         assert CMDLAdapter(SmallSegmenter().to("meta")).classifier_name == "classifier"
 
 
-def test_a_fusion_may_start_at_zero_and_the_memory_as_the_references():
-    model = adapt(SmallSegmenter(), fusion_init="zero", memory_init="reference")
-    weight, half = model.fusion[0].weight, model.config.hidden_size
-    assert weight[:, half:].count_nonzero() == 0
-    assert weight[:, :half].count_nonzero() > 0
+def test_a_layer_scale_may_start_at_zero_and_the_memory_as_the_references():
+    model = adapt(SmallSegmenter(), layer_scale_init_value=0.0, memory_init="reference")
+    assert model.semantic_aggregation.layer_scale.count_nonzero() == 0
     assert 0.015 < model.memory_bank.prototypes.std() < 0.025
 
 

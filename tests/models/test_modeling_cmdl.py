@@ -432,24 +432,36 @@ class TestBadInput:
         torch.testing.assert_close(wide, narrow)
 
 
-def test_a_fusion_that_starts_at_zero_ignores_the_aggregation_at_first_and_learns_to_read_it(
+def test_a_layer_scale_that_starts_at_zero_ignores_the_aggregation_at_first_and_learns_to_read_it(
     make_model, make_batch, tmp_path
 ):
-    model = make_model(fusion_init="zero")
+    model = make_model(layer_scale_init_value=0.0)
+    scale = model.semantic_aggregation.layer_scale
+    assert scale.shape == (model.config.hidden_size,)
+    assert scale.count_nonzero() == 0
     pixel_values, labels = make_batch()
-    weight, half = model.fusion[0].weight, model.config.hidden_size
-    assert weight[:, half:].count_nonzero() == 0
-    assert weight[:, :half].count_nonzero() > 0
     before = model.eval()(pixel_values).logits
     model.memory_bank.prototypes.neg_()
     torch.testing.assert_close(model(pixel_values).logits, before, rtol=0, atol=0)
     model.train()(pixel_values, labels).loss.backward()
-    assert weight.grad[:, half:].count_nonzero() > 0
+    assert scale.grad.count_nonzero() > 0
     with torch.no_grad():
-        weight.add_(0.1)
+        scale.copy_(torch.linspace(0.1, 1, len(scale)))
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded.fusion[0].weight, weight, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.semantic_aggregation.layer_scale, scale, rtol=0, atol=0)
+
+
+def test_the_layer_scale_multiplies_the_aggregated_features(make_model):
+    torch.manual_seed(0)
+    model = make_model(layer_scale_init_value=1.0).eval()
+    aggregation = model.semantic_aggregation
+    inputs = torch.randn(1, 16, 4, 5), torch.randn(1, 5, 4, 5).softmax(dim=1), model.memory_bank.read()
+    unscaled = aggregation(*inputs)
+    with torch.no_grad():
+        aggregation.layer_scale.copy_(torch.arange(16.0))
+    torch.testing.assert_close(aggregation(*inputs), unscaled * torch.arange(16.0)[:, None, None])
+    assert make_model().semantic_aggregation.layer_scale is None
 
 
 def test_a_frozen_memory_stays_as_it_started(make_model, make_batch):
