@@ -124,7 +124,11 @@ def _long() -> dict[str, dict[str, Any]]:
     }
     mild = CMDL | {"contrastive_loss_weight": 0.05}
     runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild, "is_fusion_zeroed": True}
-    runs["contrastive-weight-0.05-layer-scale"] = {"model_options": mild | {"layer_scale_init_value": 0.0}}
+    scale = {"layer_scale_init_value": 0.0}
+    for weight in (0.05, 0.2):
+        options = CMDL | scale | {"contrastive_loss_weight": weight}
+        runs[f"contrastive-weight-{weight}-layer-scale"] = {"model_options": options}
+    runs["control-layer-scale"] = {"model_options": CONTROL | scale}
     runs["reference-contrast"] = ARMS["reference-contrast"]
     return {f"long-{name}": fields | {"epochs": 20} for name, fields in runs.items()}
 
