@@ -75,10 +75,13 @@ def describe_spread(values: list[float]) -> str:
 
 def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
     """Scores of the arms, and how they differ."""
-    lines = ["| arm | seeds | validation mIoU | test mIoU |", "|---|---|---|---|"]
+    lines = ["| arm | seeds | training loss | validation mIoU | test mIoU |", "|---|---|---|---|---|"]
     for name, rows in arms.items():
         validation, test = ([row["scores"][split]["mean_iou"] for row in rows] for split in ("validation", "test"))
-        lines.append(f"| {name} | {len(rows)} | {describe_spread(validation)} | {describe_spread(test)} |")
+        loss = statistics.mean(row["training_loss"] for row in rows)
+        lines.append(
+            f"| {name} | {len(rows)} | {loss:.3f} | {describe_spread(validation)} | {describe_spread(test)} |"
+        )
     lines += ["", "| on test | difference of mIoU | 95 % interval | resamples above 0 |", "|---|---|---|---|"]
     for name in arms:
         framework, _, arm = name.rpartition("-")
@@ -115,12 +118,13 @@ def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
     """Scores of one-seed runs on the validation split, the best first."""
     found = [row for row in rows if row["name"].startswith(prefix)]
     found.sort(key=lambda row: -row["scores"]["validation"]["mean_iou"])
-    lines = ["| run | mean IoU | of rare classes | weighted by frequency |", "|---|---|---|---|"]
+    lines = ["| run | mean IoU | of rare classes | weighted by frequency | training loss |", "|---|---|---|---|---|"]
     for row in found:
         scores = row["scores"]["validation"]
         values = [scores["mean_iou"], rare_mean(scores["per_class_iou"]), scores["frequency_weighted_iou"]]
         lines.append(
-            f"| {row['name'].removeprefix(prefix)} | {' | '.join(f'{100 * value:.1f}' for value in values)} |"
+            f"| {row['name'].removeprefix(prefix)} | {' | '.join(f'{100 * value:.1f}' for value in values)} "
+            f"| {row['training_loss']:.3f} |"
         )
     return "\n".join(lines)
 

@@ -273,6 +273,14 @@ def score_test(folder: Path, data_dir: Path, resize: tuple[int, int] | None) -> 
     return scores, torch.stack(counts).cpu().numpy().astype(np.int32)
 
 
+def read_training_loss(folder: Path) -> float:
+    """Average the segmentation loss over the last quarter of a run's training."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "segmentation_loss" in row]
+    late = [row["segmentation_loss"] for row in rows if row["step"] > 0.75 * rows[-1]["step"]]
+    return sum(late) / len(late)
+
+
 def main() -> None:
     """Train what is not trained yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -306,9 +314,10 @@ def main() -> None:
             write_card(folder)
             COUNTS.mkdir(exist_ok=True)
             np.savez_compressed(COUNTS / f"{name}.npz", counts=counts)
-        row = {"name": name, **fields, "seconds": facts["seconds"], "best_step": facts["best_step"], "scores": scores}
+        found = {name: facts[name] for name in ("seconds", "best_step")}
+        found |= {"training_loss": read_training_loss(folder), "scores": scores}
         with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({"name": name, **fields, **found}) + "\n")
 
 
 if __name__ == "__main__":
