@@ -292,6 +292,8 @@ class CMDLConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold must lie in (0, 1], or be None, got {self.ohem_threshold}")
+        if self.layer_scale_init_value is not None and not math.isfinite(self.layer_scale_init_value):
+            raise ValueError(f"layer_scale_init_value must be finite, or None, got {self.layer_scale_init_value}")
         for name in ("pool_scales", "aspp_dilations"):
             values = getattr(self, name)
             if not values or min(values) < 1:

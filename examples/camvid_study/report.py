@@ -196,7 +196,7 @@ def main() -> None:
     if arms:
         blocks |= {"arms": tabulate_arms(arms), "classes": tabulate_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
-    for prefix in ("ablation", "long", "search", "sgd"):
+    for prefix in ("ablation", "start", "long", "search", "sgd"):
         blocks[prefix] = tabulate_validation(rows, f"{prefix}-")
     draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
     blocks["diagnostics"] = tabulate_diagnostics(read_rows("diagnostics.jsonl"))

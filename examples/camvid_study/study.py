@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from cpu_depthwise import replace_dilated_depthwise
 from torch import Tensor
 
-from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation, CMDLMemoryBank
+from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation, CMDLMemoryBank, CMDLSemanticAggregation
 from cmdl_hf.data import load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluation import Prediction, evaluate
@@ -116,6 +116,18 @@ def _search() -> dict[str, dict[str, Any]]:
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
+def _start() -> dict[str, dict[str, Any]]:
+    """Why a network with CMDL learns more slowly at first: the control without parts of it, four epochs."""
+    runs = {
+        "control": ARMS["control"],
+        "no-attention": ARMS["control"] | {"has_attention": False},
+        "no-aggregation": ARMS["control"] | {"has_aggregation": False},
+        "zeroed-fusion": ARMS["control"] | {"is_fusion_zeroed": True},
+        "layer-scale": {"model_options": CONTROL | {"layer_scale_init_value": 0.0}},
+    }
+    return {f"start-{name}": fields | {"epochs": 4} for name, fields in runs.items()}
+
+
 def _long() -> dict[str, dict[str, Any]]:
     """What the contrast should be over twenty epochs, on validation."""
     runs: dict[str, dict[str, Any]] = {
@@ -193,13 +205,22 @@ GROUPS = {
     "pilot": _pilot(),
     "sgd": _sgd(),
     "search": _search(),
+    "start": _start(),
     "long": _long(),
     "ablations": _ablations(),
     "fcn": _arms("fcn"),
     "pspnet": _arms("pspnet"),
     "full-size": _full_size(),
 }
-OF_NO_RECIPE = ("epochs", "is_final", "is_from_scratch", "is_fusion_zeroed", "has_attention", "is_memory_filtered")
+OF_NO_RECIPE = (
+    "epochs",
+    "is_final",
+    "is_from_scratch",
+    "is_fusion_zeroed",
+    "has_attention",
+    "has_aggregation",
+    "is_memory_filtered",
+)
 
 
 def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
@@ -220,6 +241,14 @@ class SkippedAttention(CMDLAttention):
         return key_features
 
 
+class SkippedAggregation(CMDLSemanticAggregation):
+    """An aggregation that has nothing to say."""
+
+    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
+        """Return zeros, (B, C, h, w)."""
+        return torch.zeros_like(pixel_features)
+
+
 class UnfilteredMemory(CMDLMemoryBank):
     """A bank whose prototypes misclassified pixels move as well."""
 
@@ -236,6 +265,8 @@ def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) ->
         torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])
     if not fields.get("has_attention", True):
         model.semantic_aggregation.attention.__class__ = SkippedAttention
+    if not fields.get("has_aggregation", True):
+        model.semantic_aggregation.__class__ = SkippedAggregation
     if not fields.get("is_memory_filtered", True):
         model.memory_bank.__class__ = UnfilteredMemory
 

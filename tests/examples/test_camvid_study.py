@@ -120,6 +120,24 @@ def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_mod
     torch.testing.assert_close(aggregation(pixel_features, probabilities, prototypes), expected)
 
 
+def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model):
+    model, zeroed = make_model(), make_model()
+    zeroed.load_state_dict(model.state_dict())
+    study("study").prepare_model(zeroed, {"is_fusion_zeroed": True})
+    half = model.config.hidden_size
+    assert zeroed.fusion[0].weight[:, half:].count_nonzero() == 0
+    assert torch.equal(zeroed.fusion[0].weight[:, :half], model.fusion[0].weight[:, :half])
+
+
+def test_without_aggregation_the_votes_say_nothing(study, make_model):
+    model = make_model().eval()
+    study("study").prepare_model(model, {"has_aggregation": False})
+    pixel_values = torch.randn(1, 3, 64, 64)
+    before = model(pixel_values).logits
+    model.memory_bank.prototypes.neg_()
+    assert torch.equal(model(pixel_values).logits, before)
+
+
 def test_a_look_inside_finds_what_each_part_does(study, make_model):
     model = make_model(layer_scale_init_value=0.0)
     samples = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.randint(0, 5, (80, 80))} for _ in range(2)]
@@ -134,7 +152,7 @@ def test_the_tables_of_the_page_are_those_of_the_results(study):
     report = study("report")
     page = (STUDY / "README.md").read_text()
     rows = report.read_rows("results.jsonl")
-    for prefix in ("pilot", "ablation", "long", "search", "sgd"):
+    for prefix in ("pilot", "ablation", "start", "long", "search", "sgd"):
         assert report.tabulate_validation(rows, f"{prefix}-") in page
     assert report.tabulate_diagnostics(report.read_rows("diagnostics.jsonl")) in page
     assert report.tabulate_arms(report.group_arms(rows)) in page

@@ -86,6 +86,7 @@ def test_preset_reference_changes_what_the_reference_does_otherwise():
         ({"contrastive_loss_weight": -0.1}, "contrastive_loss_weight"),
         ({"contrastive_loss_weight": float("nan")}, "contrastive_loss_weight"),
         ({"contrastive_temperature": 0.0}, "contrastive_temperature"),
+        ({"layer_scale_init_value": float("inf")}, "layer_scale_init_value must be finite"),
         ({"sinkhorn_epsilon": 0.01}, "sinkhorn_epsilon"),
         ({"sinkhorn_iterations": 0}, "sinkhorn_iterations"),
         ({"semantic_loss_ignore_index": 1}, "semantic_loss_ignore_index"),
