@@ -137,7 +137,7 @@ def _long() -> dict[str, dict[str, Any]]:
     mild = CMDL | {"contrastive_loss_weight": 0.05}
     runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild, "is_fusion_zeroed": True}
     scale = {"layer_scale_init_value": 0.0}
-    for weight in (0.05, 0.2):
+    for weight in (0.05, 0.2, 1.0):
         options = CMDL | scale | {"contrastive_loss_weight": weight}
         runs[f"contrastive-weight-{weight}-layer-scale"] = {"model_options": options}
     runs["control-layer-scale"] = {"model_options": CONTROL | scale}
