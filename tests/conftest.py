@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY_BACKBONE
+from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 
@@ -32,6 +32,7 @@ def make_config():
             "hidden_size": 16,
             "attention_size": 8,
             "aspp_dilations": (1, 2, 3),
+            **LIVE_AGGREGATION,
         }
         return CMDLConfig(**(settings | overrides))
 

@@ -51,7 +51,7 @@ def run_processes(target, num_processes, *args):
 def _train(rank, num_processes, port, output, model_settings, settings):
     if num_processes > 1:
         _join(rank, num_processes, port)
-    from tiny_models import TINY_BACKBONE
+    from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 
     from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
     from cmdl_hf.data import load_synthetic
@@ -69,7 +69,7 @@ def _train(rank, num_processes, port, output, model_settings, settings):
         attention_size=8,
         dropout=0.0,
         assignment="argmax",
-        **model_settings,
+        **(LIVE_AGGREGATION | model_settings),
     )
     model = CMDLForSemanticSegmentation(config)
     scenes = load_synthetic(num_train=8, num_validation=3, num_test=1, size=(96, 96), num_labels=5)

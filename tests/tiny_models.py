@@ -10,4 +10,7 @@ TINY_BACKBONE = {
 }
 """A transformers ResNet of 30 thousand parameters; its last grid is 1/32 of the image."""
 
+LIVE_AGGREGATION = {"layer_scale_init_value": 0.5}
+"""With the default of 0 nothing that the aggregation does would show before it has learned."""
+
 CONTEXT_MODULES = ("none", "ppm", "aspp", "criss_cross", "upernet")

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
         "assignment": "reference",
+        "layer_scale_init_value": None,
         "memory_init": "reference",
         "memory_momentum_warmup": 0,
         "use_memory_fallback": False,
@@ -125,9 +126,9 @@ class CMDLConfig(PreTrainedConfig):
         is_memory_frozen (`bool`, defaults to `False`):
             Leave the prototypes as they started. With the memory losses at weight 0 this is the control of a
             comparison: the same layers, but nothing in the memory.
-        layer_scale_init_value (`float`, *optional*):
+        layer_scale_init_value (`float`, *optional*, defaults to 0.0):
             Multiply the aggregated features by a learned scale for each channel, which starts here (LayerScale, arXiv
-            2103.17239); with 0 the network begins as one that has no aggregation. Omitted, they are fused as they are,
+            2103.17239); with 0 the network begins as one that has no aggregation. `None`: they are fused as they are,
             which is the reference's form.
         sinkhorn_epsilon (`float`, defaults to 0.05):
             Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
@@ -206,7 +207,7 @@ class CMDLConfig(PreTrainedConfig):
     memory_momentum_warmup: int = 10
     use_memory_fallback: bool = True
     is_memory_frozen: bool = False
-    layer_scale_init_value: float | int | None = None
+    layer_scale_init_value: float | int | None = 0.0
     sinkhorn_epsilon: float | int = 0.05
     sinkhorn_iterations: int = 3
     semantic_loss_ignore_index: int = 255

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from segmenters import NUM_LABELS, ZOO, SmallSegmenter, enlarge, segformer, small_fcn, smp_model
+from tiny_models import LIVE_AGGREGATION
 from torch import nn
 
 from cmdl_hf import CMDLAdapter, CMDLSemanticSegmenterOutput
@@ -27,7 +28,7 @@ def batch(make_batch):
 
 
 def adapt(segmenter, classifier="classifier", **options):
-    return CMDLAdapter(segmenter, classifier, NUM_LABELS, **({"num_distributions": 3} | options))
+    return CMDLAdapter(segmenter, classifier, NUM_LABELS, **({"num_distributions": 3} | LIVE_AGGREGATION | options))
 
 
 def run(model, *args, **kwargs):

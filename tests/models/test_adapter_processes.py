@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from segmenters import SmallSegmenter
+from tiny_models import LIVE_AGGREGATION
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,7 +17,11 @@ def take_steps(part, wrap=lambda model: model):
     """Train on a part of a batch of two; returns all that two processes must share with one."""
     torch.manual_seed(1)
     sizes = {"num_distributions": 3, "hidden_size": 16, "attention_size": 8}
-    options = {"dropout": 0.0, "contrastive_temperature": 0.1, "class_weights": [0.5, 1.0, 2.0, 0.0, 4.0]}
+    options = LIVE_AGGREGATION | {
+        "dropout": 0.0,
+        "contrastive_temperature": 0.1,
+        "class_weights": [0.5, 1.0, 2.0, 0.0, 4.0],
+    }
     weights = {f"{name}_loss_weight": 0.5 for name in ("prototype", "contrastive", "class_margin")}
     segmenter = SmallSegmenter(stride=4, has_auxiliary=True)
     model = CMDLAdapter(segmenter, "classifier", **sizes, **options, **weights).train()

@@ -11,6 +11,7 @@ import torch
 from hub_double import TOKEN, HubDouble
 from huggingface_hub import ModelCard
 from segmenters import NUM_LABELS, SmallSegmenter, segformer, small_fcn, smp_model
+from tiny_models import LIVE_AGGREGATION
 
 from cmdl_hf import CMDLAdapter
 
@@ -43,7 +44,7 @@ def train(make_batch):
 
 
 def adapt(segmenter, **options):
-    return CMDLAdapter(segmenter, **({"num_distributions": 3, "attention_size": 8} | options))
+    return CMDLAdapter(segmenter, **({"num_distributions": 3, "attention_size": 8} | LIVE_AGGREGATION | options))
 
 
 def assert_same(loaded, model):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from segmenters import NUM_LABELS, segformer, small_fcn, smp_model
+from tiny_models import LIVE_AGGREGATION
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -21,7 +22,9 @@ from cmdl_hf.training_args import CMDLTrainingArguments
 
 
 def adapt(segmenter, **options):
-    return CMDLAdapter(segmenter, **({"num_distributions": 3, "hidden_size": 16, "attention_size": 8} | options))
+    return CMDLAdapter(
+        segmenter, **({"num_distributions": 3, "hidden_size": 16, "attention_size": 8} | LIVE_AGGREGATION | options)
+    )
 
 
 def coloured_images(num_images):

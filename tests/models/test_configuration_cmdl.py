@@ -60,6 +60,8 @@ def test_preset_reference_changes_what_the_reference_does_otherwise():
     assert config.use_class_margin_reference
     assert not config.use_memory_fallback
     assert (config.contrastive_loss_weight, config.contrastive_temperature) == (0.05, 1.0)
+    assert config.layer_scale_init_value is None
+    assert CMDLConfig().layer_scale_init_value == 0
     with pytest.raises(ValueError, match="known presets: reference"):
         CMDLConfig.from_preset("paper")
 

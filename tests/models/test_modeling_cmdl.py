@@ -461,7 +461,7 @@ def test_the_layer_scale_multiplies_the_aggregated_features(make_model):
     with torch.no_grad():
         aggregation.layer_scale.copy_(torch.arange(16.0))
     torch.testing.assert_close(aggregation(*inputs), unscaled * torch.arange(16.0)[:, None, None])
-    assert make_model().semantic_aggregation.layer_scale is None
+    assert make_model(layer_scale_init_value=None).semantic_aggregation.layer_scale is None
 
 
 def test_a_frozen_memory_stays_as_it_started(make_model, make_batch):

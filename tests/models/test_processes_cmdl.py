@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny_models import TINY_BACKBONE
+from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,7 +20,7 @@ HARD_PIXELS = {"class_weights": [0.5, 1.0, 2.0, 0.0, 4.0], "ohem_threshold": 0.2
 
 def make_tiny_config(**overrides):
     settings = {"num_labels": 5, "num_distributions": 3, "hidden_size": 16, "attention_size": 8}
-    return CMDLConfig(backbone_config=dict(TINY_BACKBONE), **(settings | overrides))
+    return CMDLConfig(backbone_config=dict(TINY_BACKBONE), **(settings | LIVE_AGGREGATION | overrides))
 
 
 def make_batches(is_second_ignored=False):
