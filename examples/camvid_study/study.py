@@ -10,6 +10,7 @@ compared at the end read the test split, once each.
 import argparse
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,24 @@ CONTROL = {
     "contrastive_loss_weight": 0.0,
     "class_margin_loss_weight": 0.0,
     "is_memory_frozen": True,
+    "layer_scale_init_value": 0.0,
 }
-REFERENCE_CONTRAST = {"contrastive_loss_weight": 0.05, "contrastive_temperature": 1.0, "use_memory_fallback": False}
-CMDL = {"contrastive_loss_weight": 1.0, "contrastive_temperature": 0.1, "use_memory_fallback": True}
+UNSCALED = {"layer_scale_init_value": None}
+REFERENCE_CONTRAST = UNSCALED | {
+    "contrastive_loss_weight": 0.05,
+    "contrastive_temperature": 1.0,
+    "use_memory_fallback": False,
+}
+CMDL = {
+    "contrastive_loss_weight": 0.2,
+    "contrastive_temperature": 0.1,
+    "use_memory_fallback": True,
+    "layer_scale_init_value": 0.0,
+}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_distributions": False},
     "control": {"model_options": CONTROL},
+    "unscaled": {"model_options": CONTROL | UNSCALED},  # the control in the method's own form
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {"model_options": CMDL},
 }
@@ -95,7 +108,7 @@ def _sgd() -> dict[str, dict[str, Any]]:
     options = {
         "contrast": REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 1.0},
     }
-    runs = {name: ARMS[name] for name in ("plain", "control", "reference-contrast")}
+    runs = {"plain": ARMS["plain"], "control": ARMS["unscaled"], "reference-contrast": ARMS["reference-contrast"]}
     runs |= {name: {"model_options": fields} for name, fields in options.items()}
     runs["zero-start"] = ARMS["reference-contrast"] | {"is_fusion_zeroed": True}
     runs["plain-20-epochs"] = ARMS["plain"] | {"epochs": 20}
@@ -113,48 +126,46 @@ def _search() -> dict[str, dict[str, Any]]:
         "zero-contrast-1-unfiltered": {"model_options": strong, "is_memory_filtered": False},
     }
     runs = {name: fields | {"is_fusion_zeroed": True} for name, fields in runs.items()}
+    unscaled = CMDL | UNSCALED | {"contrastive_loss_weight": 1.0}
+    runs["contrast-1"] = {"model_options": unscaled}
+    runs["contrast-1-no-fallback"] = {"model_options": unscaled | {"use_memory_fallback": False}}
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
 def _start() -> dict[str, dict[str, Any]]:
     """Why a network with CMDL learns more slowly at first: the control without parts of it, four epochs."""
     runs = {
+        "unscaled": ARMS["unscaled"],
+        "unscaled-no-attention": ARMS["unscaled"] | {"has_attention": False},
+        "unscaled-no-aggregation": ARMS["unscaled"] | {"has_aggregation": False},
+        "unscaled-zeroed-fusion": ARMS["unscaled"] | {"is_fusion_zeroed": True},
         "control": ARMS["control"],
-        "no-attention": ARMS["control"] | {"has_attention": False},
-        "no-aggregation": ARMS["control"] | {"has_aggregation": False},
-        "zeroed-fusion": ARMS["control"] | {"is_fusion_zeroed": True},
-        "layer-scale": {"model_options": CONTROL | {"layer_scale_init_value": 0.0}},
     }
     return {f"start-{name}": fields | {"epochs": 4} for name, fields in runs.items()}
 
 
 def _long() -> dict[str, dict[str, Any]]:
     """What the contrast should be over twenty epochs, on validation."""
-    runs: dict[str, dict[str, Any]] = {
-        f"contrastive-weight-{weight}": {"model_options": CMDL | {"contrastive_loss_weight": weight}}
-        for weight in (0.2, 0.05)
+    runs = {
+        f"contrastive-weight-{weight}{name}": {"model_options": CMDL | fields | {"contrastive_loss_weight": weight}}
+        for name, fields, weights in (("-unscaled", UNSCALED, (0.05, 0.2, 1.0)), ("", {}, (0.05, 1.0)))
+        for weight in weights
     }
-    mild = CMDL | {"contrastive_loss_weight": 0.05}
-    runs["contrastive-weight-0.05-zero-start"] = {"model_options": mild, "is_fusion_zeroed": True}
-    scale = {"layer_scale_init_value": 0.0}
-    for weight in (0.05, 0.2, 1.0):
-        options = CMDL | scale | {"contrastive_loss_weight": weight}
-        runs[f"contrastive-weight-{weight}-layer-scale"] = {"model_options": options}
-    runs["control-layer-scale"] = {"model_options": CONTROL | scale}
+    runs["contrastive-weight-0.05-zero-start"] = runs["contrastive-weight-0.05-unscaled"] | {"is_fusion_zeroed": True}
     runs["reference-contrast"] = ARMS["reference-contrast"]
     return {f"long-{name}": fields | {"epochs": 20} for name, fields in runs.items()}
 
 
 def _ablations() -> dict[str, dict[str, Any]]:
-    """The arms, and CMDL with one thing changed at a time: ten epochs, on validation."""
+    """CMDL with one thing changed at a time, ten epochs, on validation."""
     options: dict[str, dict[str, Any]] = {
         "no-fallback": {"use_memory_fallback": False},
-        "contrastive-weight-0.2": {"contrastive_loss_weight": 0.2},
-        "contrastive-weight-3": {"contrastive_loss_weight": 3.0},
+        "contrastive-weight-0.05": {"contrastive_loss_weight": 0.05},
+        "contrastive-weight-1": {"contrastive_loss_weight": 1.0},
         "temperature-0.3": {"contrastive_temperature": 0.3},
         "m1": {"num_distributions": 1},
         "m3": {"num_distributions": 3},
-        "layer-scale": {"layer_scale_init_value": 0.0},
+        "unscaled": UNSCALED,
         "no-prototype-loss": {"prototype_loss_weight": 0.0},
         "prototype-weight-0.4": {"prototype_loss_weight": 0.4},
         "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
@@ -164,19 +175,20 @@ def _ablations() -> dict[str, dict[str, Any]]:
         "no-momentum-warmup": {"memory_momentum_warmup": 0},
         "temperature-1": {"contrastive_temperature": 1.0},
     }
-    runs = ARMS | {name: {"model_options": CMDL | fields} for name, fields in options.items()}
+    arms = {name: ARMS[name] for name in ("plain", "control", "reference-contrast", "cmdl")}
+    runs = arms | {name: {"model_options": CMDL | fields} for name, fields in options.items()}
     runs["no-attention"] = ARMS["cmdl"] | {"has_attention": False}
     runs["memory-start-data"] = ARMS["cmdl"] | {"memory_start": "data"}
     return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
-def _arms(framework: str) -> dict[str, dict[str, Any]]:
+def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The comparison: three seeds, twenty epochs, and the test split."""
     return {
         f"{framework}-{arm}-seed{seed}": ARMS[arm]
         | {"framework": framework, "seed": seed, "epochs": 20, "is_final": True}
         for seed in range(3)
-        for arm in ("plain", "control", "cmdl")
+        for arm in arms
     }
 
 
@@ -208,8 +220,8 @@ GROUPS = {
     "start": _start(),
     "long": _long(),
     "ablations": _ablations(),
-    "fcn": _arms("fcn"),
-    "pspnet": _arms("pspnet"),
+    "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
+    "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),
     "full-size": _full_size(),
 }
 OF_NO_RECIPE = (
