@@ -89,7 +89,7 @@ class CMDLConfig(PreTrainedConfig):
             Weight of the cross-entropy of the auxiliary logits.
         prototype_loss_weight (`float`, defaults to 0.01):
             Weight of the cross-entropy over the classes' nearest prototypes.
-        contrastive_loss_weight (`float`, defaults to 1.0):
+        contrastive_loss_weight (`float`, defaults to 0.2):
             Weight of the pixel-to-distribution contrast; 0.05 in the reference.
         class_margin_loss_weight (`float`, defaults to 0.01):
             Weight of the class margin.
@@ -149,9 +149,10 @@ class CMDLConfig(PreTrainedConfig):
         IoU 37.1 and 36.7), and so do random prototypes and ones that started from the data; so the default is the
         assignment without a draw, and the random start.
 
-        Contrast and fallback (`examples/camvid_study`: CamVid at 240×180, one seed, validation mean IoU): after 10
-        epochs 54.9 with temperature 0.1, weight 1 and the fallback, 50.4 as in the reference, 52.3 without CMDL. After
-        20 epochs 58.0, 59.4 with a weight of 0.2, and 61.0 without CMDL: lower the weight for longer training.
+        Layer scale, contrast and fallback (`examples/camvid_study`: CamVid at 240×180, 20 epochs, validation mean
+        IoU): without CMDL 60.7 ± 0.5 over three seeds; its layers with nothing learned in the memory 59.0 ± 0.3 where
+        the aggregated features are not scaled. Of one seed: 59.7 with the scale, and with memory losses, too, 61.0,
+        61.1 and 58.9 for a contrast of temperature 0.1 and weight 0.05, 0.2 and 1.
 
     Example:
         ```python
@@ -194,7 +195,7 @@ class CMDLConfig(PreTrainedConfig):
     coarse_loss_weight: float | int = 0.4
     auxiliary_loss_weight: float | int = 0.4
     prototype_loss_weight: float | int = 0.01
-    contrastive_loss_weight: float | int = 1.0
+    contrastive_loss_weight: float | int = 0.2
     class_margin_loss_weight: float | int = 0.01
     class_weights: list[float | int] | None = None
     ohem_threshold: float | int | None = None

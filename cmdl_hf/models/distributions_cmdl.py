@@ -175,7 +175,7 @@ class CMDLDistributionLearning(nn.Module):
         num_labels: int,
         hidden_size: int,
         prototype_loss_weight: float = 0.01,
-        contrastive_loss_weight: float = 1.0,
+        contrastive_loss_weight: float = 0.2,
         class_margin_loss_weight: float = 0.01,
         contrastive_temperature: float = 0.1,
         use_class_margin_reference: bool = False,

@@ -18,7 +18,7 @@ from cmdl_hf.data import BENCHMARKS
 FOLDER = Path(__file__).parent
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
-COLOURS = {"plain": "#5b6770", "control": "#c9a227", "cmdl": "#1f6f8b", "best": "#a23e48"}
+COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
 
 
@@ -64,7 +64,10 @@ def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         if row.get("is_final"):
             arms.setdefault(row["name"].rsplit("-seed", 1)[0], []).append(row)
-    return arms
+    order = ("plain", "unscaled", "control", "cmdl")
+    return dict(
+        sorted(arms.items(), key=lambda item: (item[0].rpartition("-")[0], order.index(item[0].rpartition("-")[2])))
+    )
 
 
 def describe_spread(values: list[float]) -> str:
