@@ -109,7 +109,7 @@ def test_an_unfiltered_memory_is_moved_by_misclassified_pixels(study, make_model
 
 
 def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_model):
-    model = make_model().eval()
+    model = make_model(layer_scale_init_value=None).eval()
     study("study").prepare_model(model, {"has_attention": False})
     aggregation = model.semantic_aggregation
     pixel_features = torch.randn(1, model.config.hidden_size, 4, 5)
