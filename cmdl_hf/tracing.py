@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .models import CMDLForSemanticSegmentation
-from .models.distributions_cmdl import CMDLSemanticAggregation
+from .models.distributions_cmdl import CMDLSemanticAggregation, scale_channels
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +58,11 @@ class _FoldedAggregation(nn.Module):
         convolution.weight = nn.Parameter(weight, requires_grad=False)
         self.vote_fusion = nn.Sequential(convolution, norm, activation)
         self.attention = aggregation.attention
+        self.layer_scale = aggregation.layer_scale
 
     def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
         """Aggregate for (B, C, h, w) and (B, K, h, w); returns (B, C, h, w)."""
-        return self.attention(pixel_features, self.vote_fusion(class_probabilities))
+        return scale_channels(self.attention(pixel_features, self.vote_fusion(class_probabilities)), self.layer_scale)
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -102,16 +102,18 @@ class CMDLSemanticAggregation(nn.Module):
         """
         _, norm, activation = self.vote_fusion
         voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
-        aggregated_features = self.attention(pixel_features, activation(norm(voted)))
-        if self.layer_scale is None:
-            return aggregated_features
-        return aggregated_features * self.layer_scale[:, None, None].to(aggregated_features.dtype)
+        return scale_channels(self.attention(pixel_features, activation(norm(voted))), self.layer_scale)
 
     def class_votes(self, prototypes: Tensor) -> Tensor:
         """Form the product of prototypes (K, M, C) and fusion: the weight (C, K, 1, 1) of a 1×1 convolution."""
         weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
         votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
         return votes.t()[:, :, None, None]
+
+
+def scale_channels(feature_map: Tensor, layer_scale: Tensor | None) -> Tensor:
+    """Multiply (B, C, h, w) by a scale for each channel (C,), if there is one."""
+    return feature_map if layer_scale is None else feature_map * layer_scale[:, None, None].to(feature_map.dtype)
 
 
 def _layer_norm(hidden_state: Tensor, norm: nn.LayerNorm) -> Tensor:
