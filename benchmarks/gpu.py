@@ -29,6 +29,7 @@ def make_model(context_module: str, **overrides: object) -> CMDLForSemanticSegme
     torch.manual_seed(0)
     backbone_config = {"backbone": "resnet18", "out_indices": [1, 2, 3, 4], "output_stride": 8}
     settings = {"num_labels": 19, "hidden_size": 128, "attention_size": 64, "dropout": 0.0, "assignment": "argmax"}
+    settings["layer_scale_init_value"] = 0.5  # behind the default of 0 no check would see the aggregation
     return CMDLForSemanticSegmentation(
         CMDLConfig(**(settings | {"backbone_config": backbone_config, "context_module": context_module} | overrides))
     )

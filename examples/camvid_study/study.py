@@ -28,6 +28,7 @@ from cmdl_hf.files import write_text
 from cmdl_hf.hub import write_card
 from cmdl_hf.training import run
 from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training_log import without_nan
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 COUNTS = Path(__file__).with_name("test_counts")  # of each final run, by which test images are drawn again and again
@@ -353,11 +354,11 @@ def main() -> None:
         facts = json.loads((folder / "run.json").read_text())
         if fields.get("is_final"):
             scores["test"], counts = score_test(folder, options.data_dir, args.resize)
-            write_text(folder / "scores.json", json.dumps(scores, indent=2))
+            write_text(folder / "scores.json", json.dumps(without_nan(scores), indent=2))
             write_card(folder)
             COUNTS.mkdir(exist_ok=True)
             np.savez_compressed(COUNTS / f"{name}.npz", counts=counts)
-        found = {name: facts[name] for name in ("seconds", "best_step")}
+        found = {key: facts[key] for key in ("seconds", "best_step")}
         found |= {"training_loss": read_training_loss(folder), "scores": scores}
         with RESULTS.open("a") as file:
             file.write(json.dumps({"name": name, **fields, **found}) + "\n")
