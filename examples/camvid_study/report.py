@@ -1,11 +1,16 @@
 """Tables and plots of the study, from `results.jsonl` and `test_counts/`, into `README.md` and beside it.
 
-python examples/camvid_study/report.py
+    python examples/camvid_study/report.py [--card outputs/camvid_study/fcn-cmdl-seed0]
+
+`--card` writes the card of a run's model to `model_cards/` as well.
 """
 
+import argparse
 import json
 import re
+import shutil
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cmdl_hf.data import BENCHMARKS
+from cmdl_hf.hub import write_card
 
 FOLDER = Path(__file__).parent
+MODEL_CARDS = FOLDER.parents[1] / "model_cards"
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
@@ -191,15 +198,26 @@ def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
     return figure
 
 
+def publish_card(run_folder: Path, cards: Path = MODEL_CARDS) -> Path:
+    """Write the card of a run's model without its pictures, one of which shows images of the data set."""
+    with tempfile.TemporaryDirectory() as bare:
+        for name in ("config.json", "recipe.yaml", "run.json", "scores.json"):
+            shutil.copy(run_folder / name, bare)
+        return shutil.copy(write_card(bare), cards / f"camvid-{run_folder.name}.md")
+
+
 def main() -> None:
     """Write what there is to write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--card", type=Path, metavar="RUN", help="folder of a run whose model gets a card")
+    options = parser.parse_args()
     rows = read_rows("results.jsonl")
     arms = group_arms(rows)
     blocks = {"pilot": tabulate_validation(rows, "pilot-")}
     if arms:
         blocks |= {"arms": tabulate_arms(arms), "classes": tabulate_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
-    for prefix in ("ablation", "start", "long", "search", "sgd"):
+    for prefix in ("ablation", "long", "search", "sgd"):
         blocks[prefix] = tabulate_validation(rows, f"{prefix}-")
     draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
     blocks["diagnostics"] = tabulate_diagnostics(read_rows("diagnostics.jsonl"))
@@ -208,6 +226,8 @@ def main() -> None:
     for name, block in blocks.items():
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{block}\n\g<2>", text, flags=re.DOTALL)
     page.write_text(text)
+    if options.card:
+        publish_card(options.card)
 
 
 if __name__ == "__main__":

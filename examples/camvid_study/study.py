@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from cpu_depthwise import replace_dilated_depthwise
 from torch import Tensor
 
-from cmdl_hf import CMDLAttention, CMDLForSemanticSegmentation, CMDLMemoryBank, CMDLSemanticAggregation
+from cmdl_hf import CMDLForSemanticSegmentation, CMDLMemoryBank
 from cmdl_hf.data import load_benchmark
 from cmdl_hf.data.transforms import EvalTransform
 from cmdl_hf.evaluation import Prediction, evaluate
@@ -133,18 +133,6 @@ def _search() -> dict[str, dict[str, Any]]:
     return {f"search-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
-def _start() -> dict[str, dict[str, Any]]:
-    """Why a network with CMDL learns more slowly at first: the control without parts of it, four epochs."""
-    runs = {
-        "unscaled": ARMS["unscaled"],
-        "unscaled-no-attention": ARMS["unscaled"] | {"has_attention": False},
-        "unscaled-no-aggregation": ARMS["unscaled"] | {"has_aggregation": False},
-        "unscaled-zeroed-fusion": ARMS["unscaled"] | {"is_fusion_zeroed": True},
-        "control": ARMS["control"],
-    }
-    return {f"start-{name}": fields | {"epochs": 4} for name, fields in runs.items()}
-
-
 def _long() -> dict[str, dict[str, Any]]:
     """What the contrast should be over twenty epochs, on validation."""
     runs = {
@@ -158,27 +146,20 @@ def _long() -> dict[str, dict[str, Any]]:
 
 
 def _ablations() -> dict[str, dict[str, Any]]:
-    """CMDL with one thing changed at a time, ten epochs, on validation."""
+    """CMDL with one thing changed at a time, ten epochs, on validation; for the contrast's weight see `_long`."""
     options: dict[str, dict[str, Any]] = {
-        "no-fallback": {"use_memory_fallback": False},
-        "contrastive-weight-0.05": {"contrastive_loss_weight": 0.05},
-        "contrastive-weight-1": {"contrastive_loss_weight": 1.0},
-        "temperature-0.3": {"contrastive_temperature": 0.3},
         "m1": {"num_distributions": 1},
         "m3": {"num_distributions": 3},
-        "unscaled": UNSCALED,
-        "no-prototype-loss": {"prototype_loss_weight": 0.0},
-        "prototype-weight-0.4": {"prototype_loss_weight": 0.4},
-        "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
-        "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
         "assignment-sample": {"assignment": "sample"},
         "assignment-reference": {"assignment": "reference"},
         "no-momentum-warmup": {"memory_momentum_warmup": 0},
-        "temperature-1": {"contrastive_temperature": 1.0},
+        "temperature-0.3": {"contrastive_temperature": 0.3},
+        "no-prototype-loss": {"prototype_loss_weight": 0.0},
+        "no-contrastive-loss": {"contrastive_loss_weight": 0.0},
+        "no-class-margin-loss": {"class_margin_loss_weight": 0.0},
     }
-    arms = {name: ARMS[name] for name in ("plain", "control", "reference-contrast", "cmdl")}
-    runs = arms | {name: {"model_options": CMDL | fields} for name, fields in options.items()}
-    runs["no-attention"] = ARMS["cmdl"] | {"has_attention": False}
+    runs = {name: ARMS[name] for name in ("plain", "reference-contrast", "cmdl")}
+    runs |= {name: {"model_options": CMDL | fields} for name, fields in options.items()}
     runs["memory-start-data"] = ARMS["cmdl"] | {"memory_start": "data"}
     return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
@@ -218,7 +199,6 @@ GROUPS = {
     "pilot": _pilot(),
     "sgd": _sgd(),
     "search": _search(),
-    "start": _start(),
     "long": _long(),
     "ablations": _ablations(),
     "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
@@ -230,8 +210,6 @@ OF_NO_RECIPE = (
     "is_final",
     "is_from_scratch",
     "is_fusion_zeroed",
-    "has_attention",
-    "has_aggregation",
     "is_memory_filtered",
 )
 
@@ -244,22 +222,6 @@ def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
     return CMDLTrainingArguments(
         **(BASE | own), max_steps=epochs * STEPS_PER_EPOCH, eval_steps=eval_steps, use_test_split=False
     )
-
-
-class SkippedAttention(CMDLAttention):
-    """An attention that hands on what was voted for each pixel, as it is."""
-
-    def forward(self, query_features: Tensor, key_features: Tensor) -> Tensor:
-        """Return the second map, (B, C, h, w)."""
-        return key_features
-
-
-class SkippedAggregation(CMDLSemanticAggregation):
-    """An aggregation that has nothing to say."""
-
-    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
-        """Return zeros, (B, C, h, w)."""
-        return torch.zeros_like(pixel_features)
 
 
 class UnfilteredMemory(CMDLMemoryBank):
@@ -276,10 +238,6 @@ def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) ->
         replace_dilated_depthwise(model)
     if fields.get("is_fusion_zeroed"):  # the weights by which it reads the aggregated features
         torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])
-    if not fields.get("has_attention", True):
-        model.semantic_aggregation.attention.__class__ = SkippedAttention
-    if not fields.get("has_aggregation", True):
-        model.semantic_aggregation.__class__ = SkippedAggregation
     if not fields.get("is_memory_filtered", True):
         model.memory_bank.__class__ = UnfilteredMemory
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from run_folder import TEST_SCORES, make_run_folder
 from torch import nn
+
+from cmdl_hf.hub import write_card
 
 STUDY = Path(__file__).parents[2] / "examples" / "camvid_study"
 
@@ -108,18 +111,6 @@ def test_an_unfiltered_memory_is_moved_by_misclassified_pixels(study, make_model
     torch.testing.assert_close(banks[0].prototypes, banks[1].prototypes)
 
 
-def test_without_attention_each_pixel_gets_what_was_voted_for_it(study, make_model):
-    model = make_model(layer_scale_init_value=None).eval()
-    study("study").prepare_model(model, {"has_attention": False})
-    aggregation = model.semantic_aggregation
-    pixel_features = torch.randn(1, model.config.hidden_size, 4, 5)
-    probabilities = torch.randn(1, model.config.num_labels, 4, 5).softmax(dim=1)
-    prototypes = model.memory_bank.read()
-    _, norm, activation = aggregation.vote_fusion
-    expected = activation(norm(F.conv2d(probabilities, aggregation.class_votes(prototypes))))
-    torch.testing.assert_close(aggregation(pixel_features, probabilities, prototypes), expected)
-
-
 def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model):
     model, zeroed = make_model(), make_model()
     zeroed.load_state_dict(model.state_dict())
@@ -127,15 +118,6 @@ def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model
     half = model.config.hidden_size
     assert zeroed.fusion[0].weight[:, half:].count_nonzero() == 0
     assert torch.equal(zeroed.fusion[0].weight[:, :half], model.fusion[0].weight[:, :half])
-
-
-def test_without_aggregation_the_votes_say_nothing(study, make_model):
-    model = make_model().eval()
-    study("study").prepare_model(model, {"has_aggregation": False})
-    pixel_values = torch.randn(1, 3, 64, 64)
-    before = model(pixel_values).logits
-    model.memory_bank.prototypes.neg_()
-    assert torch.equal(model(pixel_values).logits, before)
 
 
 def test_a_look_inside_finds_what_each_part_does(study, make_model):
@@ -152,7 +134,27 @@ def test_the_tables_of_the_page_are_those_of_the_results(study):
     report = study("report")
     page = (STUDY / "README.md").read_text()
     rows = report.read_rows("results.jsonl")
-    for prefix in ("pilot", "ablation", "start", "long", "search", "sgd"):
+    for prefix in ("pilot", "ablation", "long", "search", "sgd"):
         assert report.tabulate_validation(rows, f"{prefix}-") in page
     assert report.tabulate_diagnostics(report.read_rows("diagnostics.jsonl")) in page
     assert report.tabulate_arms(report.group_arms(rows)) in page
+
+
+def test_a_published_card_shows_no_image_of_the_data_set(study, make_model, tmp_path):
+    run = make_run_folder(tmp_path / "fcn-cmdl-seed0", make_model(), {"test": TEST_SCORES})
+    assert "predictions.png" in write_card(run).read_text()
+    text = study("report").publish_card(run, tmp_path).read_text()
+    assert text.startswith("---")
+    assert "54.32" in text
+    assert "png" not in text
+    assert (tmp_path / "camvid-fcn-cmdl-seed0.md").is_file()
+
+
+def test_published_cards_have_the_scores_of_their_runs(study):
+    results = study("study").read_results()
+    cards = list(study("report").MODEL_CARDS.glob("camvid-*.md"))
+    for card in cards:
+        scores = results[card.stem.removeprefix("camvid-")]["scores"]
+        text = card.read_text()
+        for split in ("validation", "test"):
+            assert f"{100 * scores[split]['mean_iou']:.2f}" in text
