@@ -11,6 +11,7 @@ import re
 import shutil
 import statistics
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
+DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # of the test images, in the order of the data set's list
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
@@ -93,28 +95,52 @@ def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
             f"| {name} | {len(rows)} | {loss:.3f} | {describe_spread(validation)} | {describe_spread(test)} |"
         )
     lines += ["", "| on test | difference of mIoU | 95 % interval | resamples above 0 |", "|---|---|---|---|"]
+    for first, second in pair_arms(arms):
+        difference, low, high, share = bootstrap(read_counts(arms[first]), read_counts(arms[second]))
+        lines.append(
+            f"| {first} − {second} | {100 * difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
+            f"| {100 * share:.0f} % |"
+        )
+    return "\n".join(lines)
+
+
+def pair_arms(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """Pair every arm with what it is compared with: the plain network and the control of its framework."""
+    pairs = ((name, f"{name.rpartition('-')[0]}-{other}") for name in arms for other in ("plain", "control"))
+    return [(name, other) for name, other in pairs if other in arms and name != other and not name.endswith("plain")]
+
+
+def read_counts(rows: list[dict[str, Any]]) -> list[np.ndarray]:
+    """Read what each run of an arm counted on the test images: (images, 2, K)."""
+    return [np.load(FOLDER / "test_counts" / f"{row['name']}.npz")["counts"] for row in rows]
+
+
+def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
+    """Scores on each of the drives that the images of validation and test split are taken from."""
+    lines = [f"| | 0016E5, validation | {', test | '.join(DRIVES)}, test |", "|---|---|" + "---|" * len(DRIVES)]
+    validation = {name: [row["scores"]["validation"]["mean_iou"] for row in rows] for name, rows in arms.items()}
+    counts = {name: read_counts(rows) for name, rows in arms.items()}
     for name in arms:
-        framework, _, arm = name.rpartition("-")
-        for other in ("plain", "control"):
-            if arm in ("plain", other) or f"{framework}-{other}" not in arms:
-                continue
-            counts = [
-                [np.load(FOLDER / "test_counts" / f"{row['name']}.npz")["counts"] for row in arms[key]]
-                for key in (name, f"{framework}-{other}")
-            ]
-            difference, low, high, share = bootstrap(*counts)
-            lines.append(
-                f"| {name} − {framework}-{other} | {100 * difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
-                f"| {100 * share:.0f} % |"
-            )
+        on_drives = [
+            [mean_ious(run[drive], np.ones((1, len(run[drive])), dtype=int))[0] for run in counts[name]]
+            for drive in DRIVES.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(map(describe_spread, (validation[name], *on_drives)))} |")
+    for first, second in pair_arms(arms):
+        if first.endswith("-cmdl"):
+            cells = [f"{100 * (statistics.mean(validation[first]) - statistics.mean(validation[second])):+.1f}"]
+            for drive in DRIVES.values():
+                difference, low, high, _ = bootstrap(
+                    *([run[drive] for run in counts[name]] for name in (first, second))
+                )
+                cells.append(f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+            lines.append(f"| {first} − {second} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
     """IoU of each class on the test split, the rarest class first."""
-    shares = np.load(FOLDER / "test_counts" / f"{next(iter(arms.values()))[0]['name']}.npz")["counts"][:, 1].sum(
-        axis=0
-    )
+    shares = read_counts(next(iter(arms.values())))[0][:, 1].sum(axis=0)
     lines = [f"| class | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
     for index in np.argsort(shares):
         cells = [
@@ -215,7 +241,7 @@ def main() -> None:
     arms = group_arms(rows)
     blocks = {"pilot": tabulate_validation(rows, "pilot-")}
     if arms:
-        blocks |= {"arms": tabulate_arms(arms), "classes": tabulate_classes(arms)}
+        blocks |= {"arms": tabulate_arms(arms), "drives": tabulate_drives(arms), "classes": tabulate_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
     for prefix in ("ablation", "long", "search", "sgd"):
         blocks[prefix] = tabulate_validation(rows, f"{prefix}-")

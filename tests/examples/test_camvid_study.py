@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from run_folder import TEST_SCORES, make_run_folder
 from torch import nn
 
+from cmdl_hf.data import load_benchmark
 from cmdl_hf.hub import write_card
 
 STUDY = Path(__file__).parents[2] / "examples" / "camvid_study"
@@ -68,6 +69,22 @@ def test_an_arm_that_is_better_on_every_image_is_better_in_every_resample(study)
     difference, low, high, share = report.bootstrap([first], [second])
     assert 0.1 < low < difference < high < 0.3
     assert share == 1.0
+
+
+def test_an_arm_is_compared_with_the_plain_network_and_the_control_of_its_framework(study):
+    arms = ("fcn-plain", "fcn-control", "fcn-cmdl", "pspnet-plain", "pspnet-cmdl")
+    assert study("report").pair_arms(arms) == [
+        ("fcn-control", "fcn-plain"),
+        ("fcn-cmdl", "fcn-plain"),
+        ("fcn-cmdl", "fcn-control"),
+        ("pspnet-cmdl", "pspnet-plain"),
+    ]
+
+
+def test_the_drives_are_those_of_the_test_images(study, shared_dir, tmp_path):
+    ids = load_benchmark("camvid", shared_dir / "data" / "CamVid", cache_dir=tmp_path)["test"]["id"]
+    for drive, images in study("report").DRIVES.items():
+        assert {id_.rpartition("_")[0] for id_ in ids[images]} == {drive}
 
 
 def test_every_run_of_the_study_is_one_of_its_own(study):
@@ -137,7 +154,10 @@ def test_the_tables_of_the_page_are_those_of_the_results(study):
     for prefix in ("pilot", "ablation", "long", "search", "sgd"):
         assert report.tabulate_validation(rows, f"{prefix}-") in page
     assert report.tabulate_diagnostics(report.read_rows("diagnostics.jsonl")) in page
-    assert report.tabulate_arms(report.group_arms(rows)) in page
+    arms = report.group_arms(rows)
+    assert report.tabulate_arms(arms) in page
+    assert report.tabulate_drives(arms) in page
+    assert report.tabulate_classes(arms) in page
 
 
 def test_a_published_card_shows_no_image_of_the_data_set(study, make_model, tmp_path):
