@@ -178,3 +178,20 @@ def test_published_cards_have_the_scores_of_their_runs(study):
         text = card.read_text()
         for split in ("validation", "test"):
             assert f"{100 * scores[split]['mean_iou']:.2f}" in text
+
+
+def test_the_readme_claims_what_the_study_found(study):
+    report = study("report")
+    arms = report.group_arms(report.read_rows("results.jsonl"))
+    rows = [arms[f"fcn-{arm}"] for arm in ("plain", "control", "cmdl")]
+    unseen = [
+        [report.mean_ious(run[report.DRIVES["Seq05VD"]], np.ones((1, 171), dtype=int))[0] for run in counts]
+        for counts in map(report.read_counts, rows)
+    ]
+    scores = [[[row["scores"][split]["mean_iou"] for row in arm] for arm in rows] for split in ("validation", "test")]
+    text = (STUDY.parents[1] / "README.md").read_text()
+    for values in (*scores, unseen):
+        assert f" | {' | '.join(map(report.describe_spread, values))} |\n" in text
+    difference, low, high, _ = report.bootstrap(report.read_counts(rows[2]), report.read_counts(rows[0]))
+    assert f"{100 * difference:.1f} points" in text
+    assert f"{100 * low:+.1f} to {100 * high:+.1f}" in text
