@@ -91,7 +91,9 @@ def make_step(name: str, sizes: tuple[int, int, int], args: argparse.Namespace) 
     num_labels, num_distributions, pixels = sizes
     embeddings, labels = make_inputs(num_labels, pixels, args.device)
     torch.manual_seed(1)
-    bank = CMDLMemoryBank(num_labels, num_distributions, HIDDEN_SIZE, momentum_warmup=0).to(args.device)
+    bank = CMDLMemoryBank(  # with the reference's rules of movement; ours take the same operations
+        num_labels, num_distributions, HIDDEN_SIZE, momentum_warmup=0, use_fallback=False
+    ).to(args.device)
     start = bank.prototypes.clone()
     forward = torch.compile(STEPS[name]) if args.compile and name == "ours" else STEPS[name]
 
