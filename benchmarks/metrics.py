@@ -1,20 +1,19 @@
 """Streamed confusion matrix against the histograms of `evaluate`'s mean_iou on whole Cityscapes-sized images.
 
-    python benchmarks/metrics.py [--rounds 15] [--num-labels 19 150 171] [--device cuda]
+    python benchmarks/metrics.py [--repetitions 15] [--num-labels 19 150 171] [--device cuda]
 
 An image is 2048×1024 int64 predictions as argmax leaves them and int64 labels with 10 % void. Both run in turn in one
-process and are checked to count the same; the table shows medians and quartiles of the rounds. Histograms run on
-the CPU, so on a GPU their time includes the copy there. Last, how far memory grows over 50 images.
+process and are checked to count the same. Histograms run on the CPU, so on a GPU their time includes the copy there.
+Last, how far memory grows over 50 images.
 """
 
 import argparse
 import resource
-import statistics
-import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import ratios, summarize, time_in_turn
 from torch import Tensor
 
 from cmdl_hf.metrics import SegmentationMetrics
@@ -42,23 +41,21 @@ def histograms(predictions: Tensor, labels: Tensor, num_labels: int) -> tuple[np
     return intersection, np.histogram(predicted, **bins)[0] + np.histogram(true, **bins)[0] - intersection
 
 
-def measure(num_labels: int, device: str, num_rounds: int) -> tuple[list[float], list[float]]:
-    """Time one image with histograms and with the matrix, in milliseconds of every round."""
+def measure(num_labels: int, device: str, repetitions: int) -> dict[str, list[float]]:
+    """Time one image with histograms and with the matrix, in milliseconds of every turn."""
     predictions, labels = make_image(num_labels, device)
     metrics = SegmentationMetrics(num_labels)
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(num_rounds + 1):
-        start = time.perf_counter()
-        intersection, union = histograms(predictions, labels, num_labels)
-        times[0].append((time.perf_counter() - start) * 1e3)
+
+    def matrix() -> Tensor:
         metrics.reset()
-        start = time.perf_counter()
         metrics.update(predictions, labels)
-        matrix = metrics.confusion_matrix.cpu()  # waits for the device
-        times[1].append((time.perf_counter() - start) * 1e3)
-        assert matrix.diagonal().tolist() == intersection.tolist()
-        assert (matrix.sum(0) + matrix.sum(1) - matrix.diagonal()).tolist() == union.tolist()
-    return times[0][1:], times[1][1:]
+        return metrics.confusion_matrix.cpu()  # waits for the device, so that a clock will do
+
+    counts, (intersection, union) = matrix(), histograms(predictions, labels, num_labels)
+    assert counts.diagonal().tolist() == intersection.tolist()
+    assert (counts.sum(0) + counts.sum(1) - counts.diagonal()).tolist() == union.tolist()
+    steps = {"histograms": lambda: histograms(predictions, labels, num_labels), "matrix": matrix}
+    return time_in_turn(steps, repetitions, "cpu")
 
 
 def memory_growth(num_labels: int, device: str) -> float:
@@ -72,26 +69,20 @@ def memory_growth(num_labels: int, device: str) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
 
 
-def summarize(values: list[float]) -> str:
-    """Word the median and the quartiles."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.3g} ({low:.3g}-{high:.3g})"
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--num-labels", type=int, nargs="+", default=[19, 150, 171])
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    print(f"{'K':6}{'histograms, ms':>24}{'matrix, ms':>24}{'ratio':>24}")
-    for num_labels in arguments.num_labels:
-        slow, fast = measure(num_labels, arguments.device, arguments.rounds)
-        ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-        print(f"{num_labels:<6}{summarize(slow):>24}{summarize(fast):>24}{summarize(ratios):>24}")
-    growth = memory_growth(arguments.num_labels[0], arguments.device)
-    print(f"peak memory of the host over 50 more images: +{growth:.1f} MiB")
+    args = parser.parse_args()
+    print("| K | histograms ms | matrix ms | ratio |\n|---|---|---|---|")
+    for num_labels in args.num_labels:
+        times = measure(num_labels, args.device, args.repetitions)
+        cells = [*times.values(), ratios(times, "histograms", "matrix")]
+        print(f"| {num_labels} | {' | '.join(map(summarize, cells))} |", flush=True)
+    growth = memory_growth(args.num_labels[0], args.device)
+    print(f"\npeak memory of the host over 50 more images: +{growth:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
 """Training transforms against the straightforward order: resize the whole, then crop, then everything else.
 
-    python benchmarks/transforms.py [--rounds 15] [--samples 16]
+    python benchmarks/transforms.py [--repetitions 15] [--samples 16]
 
 Both draw the same scales, crops, flips and distortions and are checked to give the same labels and, within the
 rounding to 8 bits, the same pixels. The straightforward order uses torchvision's fast uint8 kernels and goes to HSV
-and back. One thread, like a worker of a `DataLoader`; both run in turn in one process; a round is the mean over its
-samples, and the table shows medians and quartiles of the rounds.
+and back. One thread, like a worker of a `DataLoader`; both run in turn in one process, on some samples each time.
 """
 
 import argparse
 import io
-import statistics
-import time
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import ratios, summarize, time_in_turn
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -28,7 +27,7 @@ from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_hsv
 from cmdl_hf.data.photometric import PhotometricDistortion
 from cmdl_hf.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PadTo, RandomScaleCrop, TrainTransform
 
-SETTINGS = {"2048x1024, crop 512x1024": (1024, 2048, (512, 1024)), "480x360, crop 360x360": (360, 480, (360, 360))}
+SETTINGS = {"2048×1024, crop 512×1024": (1024, 2048, (512, 1024)), "480×360, crop 360×360": (360, 480, (360, 360))}
 
 
 class ResizeThenCrop(RandomScaleCrop):
@@ -127,51 +126,43 @@ def check_equal(ours: TrainTransform, theirs: TrainTransform, samples: dict[str,
         assert difference.quantile(0.99) < 4, difference.quantile(0.99)
 
 
-def measure(steps: dict[str, Callable[[], Any]], num_rounds: int, num_samples: int) -> dict[str, list[float]]:
-    """Time the steps in turn, with the same seeds; returns milliseconds per sample of every round."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_index in range(num_rounds + 1):
-        for name, step in steps.items():
-            torch.manual_seed(round_index)
-            start = time.perf_counter()
-            for _ in range(num_samples):
-                step()
-            times[name].append((time.perf_counter() - start) / num_samples * 1e3)
-    return {name: values[1:] for name, values in times.items()}  # the first round warms up
+def repeat(step: Callable[[], Any], num_samples: int) -> Callable[[], None]:
+    """Make a step of several samples, which draws anew each time it is taken."""
+    seeds = itertools.count()
+
+    def repeated() -> None:
+        torch.manual_seed(next(seeds))
+        for _ in range(num_samples):
+            step()
+
+    return repeated
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--samples", type=int, default=16, help="samples of a round")
-    arguments = parser.parse_args()
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--samples", type=int, default=16, help="samples of a turn")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'':28}{'decoding':10}{'straightforward':>28}{'cmdl_hf':>28}{'ratio':>22}")
+    print("| images | decoding | straightforward, images/s | ours, images/s | ratio |\n|---|---|---|---|---|")
     for name, (height, width, crop_size) in SETTINGS.items():
         files = make_files(height, width)
         samples = decode(files)
         ours, theirs = TrainTransform(crop_size), straightforward(crop_size)
         check_equal(ours, theirs, samples)
-        for is_decoding in (False, True):
-            load = (lambda files=files: decode(files)) if is_decoding else (lambda samples=samples: samples)
+        for decoding, load in (
+            ("without", lambda samples=samples: samples),
+            ("PNG", lambda files=files: decode(files)),
+        ):
             steps = {
-                "theirs": lambda load=load, theirs=theirs: theirs(load()),
-                "ours": lambda load=load, ours=ours: ours(load()),
+                "theirs": repeat(lambda load=load, theirs=theirs: theirs(load()), args.samples),
+                "ours": repeat(lambda load=load, ours=ours: ours(load()), args.samples),
             }
-            times = measure(steps, arguments.rounds, arguments.samples)
-            ratios = [slow / fast for slow, fast in zip(times["theirs"], times["ours"], strict=True)]
-            speeds = [summarize([1e3 / t for t in times[key]]) + " images/s" for key in ("theirs", "ours")]
-            print(
-                f"{name:28}{'with' if is_decoding else 'without':10}{speeds[0]:>28}{speeds[1]:>28}"
-                f"{summarize(ratios):>22}"
-            )
-
-
-def summarize(values: list[float]) -> str:
-    """Word the median and the quartiles."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return f"{median:.3g} ({low:.3g}-{high:.3g})"
+            times = time_in_turn(steps, args.repetitions, "cpu")
+            speeds = [summarize([1e3 * args.samples / t for t in values]) for values in times.values()]
+            ratio = summarize(ratios(times, "theirs", "ours"))
+            print(f"| {name} | {decoding} | {speeds[0]} | {speeds[1]} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":
