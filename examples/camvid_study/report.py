@@ -28,6 +28,7 @@ CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
+BLOCK_SIZE = 10  # test images that are drawn together
 DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # of the test images, in the order of the data set's list
 
 
@@ -54,12 +55,16 @@ def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def bootstrap(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float, float]:
     """Draw the test images again and again, the same for both arms, and compare the means over their seeds.
 
+    They are drawn in blocks of neighbours: a second of driving lies between two of them, so they resemble each other.
+
     Returns:
         The difference of the mean IoUs on the test images themselves, the ends of the interval that holds 95 % of the
         resampled differences, and the share of them above 0.
     """
     num_images = len(first[0])
-    draws = np.random.default_rng(0).multinomial(num_images, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
+    num_blocks = max(round(num_images / BLOCK_SIZE), 1)
+    starts = np.random.default_rng(0).multinomial(num_blocks, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
+    draws = sum(np.roll(starts, shift, axis=1) for shift in range(BLOCK_SIZE))
     weights = np.concatenate([np.ones((1, num_images), dtype=int), draws])
     arms = [np.mean([mean_ious(counts, weights) for counts in arm], axis=0) for arm in (first, second)]
     difference = arms[0] - arms[1]

@@ -71,6 +71,19 @@ def test_an_arm_that_is_better_on_every_image_is_better_in_every_resample(study)
     assert share == 1.0
 
 
+def test_neighbours_that_say_the_same_do_not_narrow_the_interval(study, monkeypatch):
+    report = study("report")
+    generator = np.random.default_rng(0)
+    union = np.full((200, 3), 1000)
+    first, second = (
+        np.stack([generator.integers(400, 600, (20, 3)).repeat(10, axis=0), union], axis=1) for _ in range(2)
+    )
+    _, low, high, _ = report.bootstrap([first], [second])
+    monkeypatch.setattr(report, "BLOCK_SIZE", 1)
+    _, single_low, single_high, _ = report.bootstrap([first], [second])
+    assert high - low > 2 * (single_high - single_low)
+
+
 def test_an_arm_is_compared_with_the_plain_network_and_the_control_of_its_framework(study):
     arms = ("fcn-plain", "fcn-control", "fcn-cmdl", "pspnet-plain", "pspnet-cmdl")
     assert study("report").pair_arms(arms) == [
