@@ -95,7 +95,7 @@ def run_arm(segmenter: str, arm: str, seed: int, max_steps: int) -> dict[str, ob
 def format_table(rows: list[dict]) -> str:
     """Lay the scores out: mean and range over the seeds, %."""
     lines = [f"| segmenter | {' | '.join(ARMS)} |", "|---|" + "---|" * len(ARMS)]
-    for segmenter in SEGMENTERS:
+    for segmenter in {row["segmenter"]: None for row in rows}:
         cells = []
         for arm in ARMS:
             found = [100 * row["mean_iou"] for row in rows if (row["segmenter"], row["arm"]) == (segmenter, arm)]
