@@ -216,7 +216,7 @@ def compare(networks: dict[str, nn.Module], is_training: bool, args: argparse.Na
 
 def extra_losses(args: argparse.Namespace, labels: Tensor) -> list[float]:
     """Time the two image-size losses that CMDL has more than the network without, in ms: forward and backward."""
-    from cmdl_hf.models.losses_cmdl import image_size_cross_entropy
+    from cmdl_hf.models.cross_entropy_cmdl import image_size_cross_entropy
 
     logits = torch.randn(len(labels), args.num_labels, args.size // 8, args.size // 8, device=args.device)
     logits.requires_grad_()

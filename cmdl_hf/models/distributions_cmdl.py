@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context_cmdl import ConvNormReLU
+from .cross_entropy_cmdl import image_size_cross_entropy
 from .losses_cmdl import (
     class_margin_loss,
     class_margin_reference,
     compare_with_distributions,
-    image_size_cross_entropy,
     mean_over_classes,
 )
 from .memory_cmdl import CMDLMemoryBank

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU
+from .cross_entropy_cmdl import weighted_cross_entropy_sums
 from .distributions_cmdl import CMDLDistributionLearning, CMDLSemanticAggregation
-from .losses_cmdl import weighted_cross_entropy_sums
 from .memory_cmdl import CMDLMemoryBank
 from .processes_cmdl import divide_by_total
 

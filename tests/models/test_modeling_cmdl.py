@@ -5,7 +5,8 @@ from torch import nn
 from transformers import AutoModelForSemanticSegmentation
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-from cmdl_hf.models.losses_cmdl import contrastive_loss, hard_pixels
+from cmdl_hf.models.cross_entropy_cmdl import hard_pixels
+from cmdl_hf.models.losses_cmdl import contrastive_loss
 
 CONTEXT_MODULES = ["none", "ppm", "aspp", "criss_cross", "upernet"]
 DISTRIBUTION_LOSSES = {"prototype_loss", "contrastive_loss", "class_margin_loss"}
@@ -45,7 +46,8 @@ class TestEveryFramework:
         for name, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], tensor), name
         with torch.no_grad():
-            torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, atol=0, rtol=0)
+            # To rounding: weights from a file lie elsewhere in memory, which can change the order of a sum.
+            torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, atol=1e-6, rtol=1e-5)
 
 
 def test_plain_fcn_is_two_convolutions_dropout_and_a_classifier(make_model):
