@@ -1,8 +1,8 @@
 """Tables and plots of the study, from `results.jsonl` and `test_counts/`, into `README.md` and beside it.
 
-    python examples/camvid_study/report.py [--card outputs/camvid_study/fcn-cmdl-seed0]
+    python examples/camvid_study/report.py
 
-`--card` writes the card of a run's model to `model_cards/` as well.
+The card of the best model with CMDL goes to `model_cards/`.
 """
 
 import argparse
@@ -17,10 +17,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
+from study import GROUPS, make_recipe
 
 from cmdl_hf.data import BENCHMARKS
 from cmdl_hf.hub import write_card
+from cmdl_hf.recipes import make_config
 
 FOLDER = Path(__file__).parent
 MODEL_CARDS = FOLDER.parents[1] / "model_cards"
@@ -229,19 +232,34 @@ def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
     return figure
 
 
-def publish_card(run_folder: Path, cards: Path = MODEL_CARDS) -> Path:
-    """Write the card of a run's model without its pictures, one of which shows images of the data set."""
-    with tempfile.TemporaryDirectory() as bare:
-        for name in ("config.json", "recipe.yaml", "run.json", "scores.json"):
-            shutil.copy(run_folder / name, bare)
-        return shutil.copy(write_card(bare), cards / f"camvid-{run_folder.name}.md")
+def choose_model(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Choose the run of a CMDL arm that is best on the validation split."""
+    runs = [row for name, rows in arms.items() for row in rows if name.endswith("-cmdl")]
+    return max(runs, key=lambda row: row["scores"]["validation"]["mean_iou"])
+
+
+def publish_card(row: dict[str, Any], cards: Path = MODEL_CARDS) -> Path:
+    """Write the card of a run's model from its row and its recipe; without pictures, as they show the data set."""
+    args = make_recipe(GROUPS[row["name"].split("-")[0]][row["name"]])
+    facts = {
+        "best_metric": args.best_metric,
+        "best_step": row["best_step"],
+        "max_steps": args.max_steps,
+        "num_images": {"train": 367, "validation": 101, "test": 233},
+        "weights": "ImageNet weights",
+        "device": "cpu",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        make_config(args, BENCHMARKS["camvid"]).save_pretrained(folder)
+        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(args.to_recipe()))
+        for name, content in (("run.json", facts), ("scores.json", row["scores"])):
+            (Path(folder) / name).write_text(json.dumps(content))
+        return shutil.copy(write_card(folder), cards / f"camvid-{row['name']}.md")
 
 
 def main() -> None:
     """Write what there is to write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--card", type=Path, metavar="RUN", help="folder of a run whose model gets a card")
-    options = parser.parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = read_rows("results.jsonl")
     arms = group_arms(rows)
     blocks = {"pilot": tabulate_validation(rows, "pilot-")}
@@ -257,8 +275,9 @@ def main() -> None:
     for name, block in blocks.items():
         text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>{block}\n\g<2>", text, flags=re.DOTALL)
     page.write_text(text)
-    if options.card:
-        publish_card(options.card)
+    for card in MODEL_CARDS.glob("camvid-*.md"):
+        card.unlink()
+    publish_card(choose_model(arms))
 
 
 if __name__ == "__main__":
