@@ -145,9 +145,9 @@ class CMDLConfig(PreTrainedConfig):
     Note:
         Defaults chosen by measurement (`benchmarks/assignment.py`): on a simulated class with three modes `argmax` and
         `sample` find all three, `reference` none, and only the warmed-up momentum does so within 100 updates. On
-        CamVid at 160×120, 250 steps, `argmax` and `sample` lie closer together than two seeds do (validation mean
-        IoU 37.1 and 36.7), and so do random prototypes and ones that started from the data; so the default is the
-        assignment without a draw, and the random start.
+        CamVid (10 epochs, one seed, validation mean IoU) `argmax`, `sample` and `reference` come to 54.7, 55.5 and
+        55.2, and one distribution a class to 55.3, which is closer together than two seeds are; so the default is the
+        assignment without a draw.
 
         Layer scale, contrast and fallback (`examples/camvid_study`: CamVid at 240×180, 20 epochs, mean IoU of three
         seeds on the validation and the test split): without CMDL 60.7 and 51.9; its layers with nothing learned in the
