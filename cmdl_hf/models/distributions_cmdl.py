@@ -85,9 +85,7 @@ class CMDLSemanticAggregation(nn.Module):
         super().__init__()
         self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
         self.attention = CMDLAttention(hidden_size, attention_size)
-        self.layer_scale = None
-        if layer_scale_init_value is not None:  # one dimension, as weight decay spares such parameters
-            self.layer_scale = nn.Parameter(torch.full((hidden_size,), float(layer_scale_init_value)))
+        self.layer_scale = make_layer_scale(hidden_size, layer_scale_init_value)
 
     def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
         """Aggregate the class distributions for every pixel.
@@ -109,6 +107,11 @@ class CMDLSemanticAggregation(nn.Module):
         weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
         votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
         return votes.t()[:, :, None, None]
+
+
+def make_layer_scale(num_channels: int, init_value: float | None) -> nn.Parameter | None:
+    """Make a learned scale of each channel (C,), if it has a start: one dimension, as weight decay spares such."""
+    return None if init_value is None else nn.Parameter(torch.full((num_channels,), float(init_value)))
 
 
 def scale_channels(feature_map: Tensor, layer_scale: Tensor | None) -> Tensor:

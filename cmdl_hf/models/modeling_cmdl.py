@@ -26,7 +26,7 @@ from .context_cmdl import (
     PyramidPooling,
     resize,
 )
-from .distributions_cmdl import CMDLAttention, CMDLSemanticAggregation
+from .distributions_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
 
@@ -96,6 +96,8 @@ class CMDLPreTrainedModel(PreTrainedModel):
         elif module is self:
             if self.config.class_weights is not None:
                 init.copy_(module.class_weights, torch.tensor(self.config.class_weights))
+            if module.context_layer_scale is not None:
+                init.constant_(module.context_layer_scale, self.config.layer_scale_init_value)
         else:
             super()._init_weights(module)
 
@@ -129,12 +131,14 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         self.register_buffer("class_weights", class_weights, persistent=False)  # not saved: the config holds them
         channels, hidden_size = self.backbone.channels, config.hidden_size
         self.context_module = _make_context_module(config, channels)
+        self.context_layer_scale = None
         if config.use_distributions:
             self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
             self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
             self._add_layers(config)
             if self.context_module is not None:
                 self.context_attention = CMDLAttention(hidden_size, config.attention_size)
+                self.context_layer_scale = make_layer_scale(hidden_size, config.layer_scale_init_value)
                 self.context_fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
         else:
             self.decode_head = nn.Sequential(*make_classifier(config))
@@ -226,6 +230,8 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         # UPerNet's context lies on the finest grid, where the keys would be many times the queries.
         context = resize(self._single_image_context(feature_maps), pixel_features.shape[-2:])
         context_features = self.context_attention(pixel_features, context)
+        if self.context_layer_scale is not None:  # what the attention says at its random start is noise
+            context_features = context + scale_channels(context_features, self.context_layer_scale)
         return self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
 
     def _single_image_context(self, feature_maps: tuple[Tensor, ...]) -> Tensor:

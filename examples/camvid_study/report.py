@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 MODEL_CARDS = FOLDER.parents[1] / "model_cards"
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
-COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
+COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "indirect": "#7b5ea7", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
 BLOCK_SIZE = 10  # test images that are drawn together
 DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # of the test images, in the order of the data set's list
@@ -81,7 +81,7 @@ def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         if row.get("is_final"):
             arms.setdefault(row["name"].rsplit("-seed", 1)[0], []).append(row)
-    order = ("plain", "unscaled", "control", "cmdl")
+    order = ("plain", "unscaled", "control", "indirect", "cmdl")
     return dict(
         sorted(arms.items(), key=lambda item: (item[0].rpartition("-")[0], order.index(item[0].rpartition("-")[2])))
     )
@@ -266,7 +266,7 @@ def main() -> None:
     if arms:
         blocks |= {"arms": tabulate_arms(arms), "drives": tabulate_drives(arms), "classes": tabulate_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
-    for prefix in ("ablation", "long", "search", "sgd"):
+    for prefix in ("ablation", "context", "long", "search", "sgd"):
         blocks[prefix] = tabulate_validation(rows, f"{prefix}-")
     draw_validation(rows, "ablation-").savefig(FOLDER / "ablations.png", dpi=120)
     blocks["diagnostics"] = tabulate_diagnostics(read_rows("diagnostics.jsonl"))

@@ -80,6 +80,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "unscaled": {"model_options": CONTROL | UNSCALED},  # the control in the method's own form
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {"model_options": CMDL},
+    "indirect": {"model_options": CMDL, "is_context_direct": False},  # the context through its attention only
 }
 SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
@@ -164,6 +165,13 @@ def _ablations() -> dict[str, dict[str, Any]]:
     return {f"ablation-{name}": fields | {"epochs": 10} for name, fields in runs.items()}
 
 
+def _context() -> dict[str, dict[str, Any]]:
+    """How the context should reach the pixels: four epochs, on validation."""
+    runs = {name: ARMS[name] for name in ("plain", "cmdl", "indirect")}
+    runs["indirect-control"] = ARMS["control"] | {"is_context_direct": False}
+    return {f"context-pspnet-{name}": fields | {"framework": "pspnet", "epochs": 4} for name, fields in runs.items()}
+
+
 def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The comparison: three seeds, twenty epochs, and the test split."""
     return {
@@ -201,12 +209,14 @@ GROUPS = {
     "search": _search(),
     "long": _long(),
     "ablations": _ablations(),
+    "context": _context(),
     "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
-    "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),
+    "pspnet": _arms("pspnet", ("plain", "control", "indirect", "cmdl")),
     "full-size": _full_size(),
 }
 OF_NO_RECIPE = (
     "epochs",
+    "is_context_direct",
     "is_final",
     "is_from_scratch",
     "is_fusion_zeroed",
@@ -236,10 +246,17 @@ def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) ->
     """Make of the network what the row of a run says and no recipe can."""
     if not torch.cuda.is_available():
         replace_dilated_depthwise(model)
+    set_context_path(model, fields)
     if fields.get("is_fusion_zeroed"):  # the weights by which it reads the aggregated features
         torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])
     if not fields.get("is_memory_filtered", True):
         model.memory_bank.__class__ = UnfilteredMemory
+
+
+def set_context_path(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
+    """Leave the context its attention only, where the row of a run says so."""
+    if not fields.get("is_context_direct", True):
+        model.context_layer_scale = None
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -250,7 +267,9 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 
 @torch.no_grad()
-def score_test(folder: Path, data_dir: Path, resize: tuple[int, int] | None) -> tuple[dict[str, Any], np.ndarray]:
+def score_test(
+    folder: Path, fields: dict[str, Any], data_dir: Path, resize: tuple[int, int] | None
+) -> tuple[dict[str, Any], np.ndarray]:
     """Score a model on the test split, in float32.
 
     Returns:
@@ -258,6 +277,7 @@ def score_test(folder: Path, data_dir: Path, resize: tuple[int, int] | None) -> 
     """
     dataset = load_benchmark("camvid", data_dir)
     model = CMDLForSemanticSegmentation.from_pretrained(folder)
+    set_context_path(model, fields)
     model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     counts = []
 
@@ -311,7 +331,7 @@ def main() -> None:
             return  # stopped by a signal; the next call goes on
         facts = json.loads((folder / "run.json").read_text())
         if fields.get("is_final"):
-            scores["test"], counts = score_test(folder, options.data_dir, args.resize)
+            scores["test"], counts = score_test(folder, fields, options.data_dir, args.resize)
             write_text(folder / "scores.json", json.dumps(without_nan(scores), indent=2))
             write_card(folder)
             COUNTS.mkdir(exist_ok=True)

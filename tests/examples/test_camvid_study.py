@@ -162,7 +162,7 @@ def test_the_tables_of_the_page_are_those_of_the_results(study):
     report = study("report")
     page = (STUDY / "README.md").read_text()
     rows = report.read_rows("results.jsonl")
-    for prefix in ("pilot", "ablation", "long", "search", "sgd"):
+    for prefix in ("pilot", "ablation", "context", "long", "search", "sgd"):
         assert report.tabulate_validation(rows, f"{prefix}-") in page
     assert report.tabulate_diagnostics(report.read_rows("diagnostics.jsonl")) in page
     arms = report.group_arms(rows)
