@@ -37,6 +37,9 @@ test-all: $(STAMP)  ## every test, the slow ones too
 demo: $(STAMP)  ## train with and without CMDL and compare: make demo [DATA=CAMVID WEIGHTS=FILE OUT=DIR]
 	$(BIN)/cmdl demo $(if $(DATA),--data-dir "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(OUT),--output-dir "$(OUT)")
 
+# The profiler measures memory; what it says meanwhile would stand between the rows of the tables.
+bench: export KINETO_LOG_LEVEL = 10
+bench: export TORCH_CPP_LOG_LEVEL = ERROR
 bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README.md
 	$(BIN)/python benchmarks/learning_step.py
 	$(BIN)/python benchmarks/learning_step.py --grid --repetitions 2

@@ -48,6 +48,7 @@ def saving_and_loading(backbone: str, folder: Path) -> dict[str, Callable[[], ob
     """Steps on one CMDL-FCN and the state of its training, checked to come back as they were."""
     import torch
     from safetensors.torch import load_file, save_file
+    from transformers.utils.logging import disable_progress_bar
 
     from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
     from cmdl_hf.checkpoints import Checkpoints
@@ -56,6 +57,7 @@ def saving_and_loading(backbone: str, folder: Path) -> dict[str, Callable[[], ob
     from cmdl_hf.training_args import CMDLTrainingArguments
     from cmdl_hf.training_loop import TrainingLoop
 
+    disable_progress_bar()
     backbone_config = {"model_type": "timm_backbone", "backbone": backbone, "out_indices": [3, 4], "output_stride": 8}
     model = CMDLForSemanticSegmentation(CMDLConfig(num_labels=8, backbone_config=backbone_config))
     tensors, bare, saved = model.state_dict(), folder / "bare.safetensors", folder / "model"

@@ -148,6 +148,20 @@ def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model
     assert torch.equal(zeroed.fusion[0].weight[:, :half], model.fusion[0].weight[:, :half])
 
 
+def test_an_indirect_context_has_its_attention_only(study, make_model, make_batch):
+    model, indirect = (make_model(layer_scale_init_value=0.0, context_module="ppm").eval() for _ in range(2))
+    indirect.load_state_dict(model.state_dict())
+    study("study").prepare_model(indirect, {"is_context_direct": False})
+    found = {}
+    indirect.context_attention.register_forward_hook(lambda _, inputs, output: found.update(attended=output))
+    indirect.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    pixel_values, _ = make_batch()
+    with torch.no_grad():
+        assert not torch.equal(indirect(pixel_values).logits, model(pixel_values).logits)
+    assert torch.equal(found["fused"][:, : model.config.hidden_size], found["attended"])
+    assert indirect.semantic_aggregation.layer_scale is not None
+
+
 def test_a_look_inside_finds_what_each_part_does(study, make_model):
     model = make_model(layer_scale_init_value=0.0)
     samples = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.randint(0, 5, (80, 80))} for _ in range(2)]

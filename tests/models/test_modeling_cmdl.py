@@ -466,6 +466,41 @@ def test_the_layer_scale_multiplies_the_aggregated_features(make_model):
     assert make_model(layer_scale_init_value=None).semantic_aggregation.layer_scale is None
 
 
+@pytest.mark.parametrize("context_module", CONTEXT_MODULES[1:])
+def test_the_context_goes_past_its_attention_which_is_added_behind_a_layer_scale(
+    make_model, make_batch, tmp_path, context_module
+):
+    model = make_model(layer_scale_init_value=0.0, context_module=context_module).eval()
+    scale, found = model.context_layer_scale, {}
+    for name in ("context_module", "context_attention", "context_fusion"):
+        getattr(model, name).register_forward_hook(lambda _, inputs, output, name=name: found.update({name: output}))
+    model.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    pixel_values, labels = make_batch()
+    for value in (0.0, 0.5):
+        with torch.no_grad():
+            scale.fill_(value)
+            model(pixel_values)
+        context = F.interpolate(found["context_module"], size=found["fused"].shape[-2:], mode="bilinear")
+        expected = context + value * found["context_attention"]
+        torch.testing.assert_close(found["fused"][:, : model.config.hidden_size], expected)
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(type(model).from_pretrained(tmp_path).context_layer_scale, scale, rtol=0, atol=0)
+    with torch.no_grad():
+        scale.zero_()
+    model.train()(pixel_values, labels).loss.backward()
+    assert scale.grad.count_nonzero() > 0
+
+
+def test_without_a_layer_scale_the_context_goes_through_its_attention_only(make_model, make_batch):
+    model, found = make_model(layer_scale_init_value=None, context_module="ppm").eval(), {}
+    model.context_attention.register_forward_hook(lambda _, inputs, output: found.update(attended=output))
+    model.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    with torch.no_grad():
+        model(make_batch()[0])
+    assert torch.equal(found["fused"][:, : model.config.hidden_size], found["attended"])
+    assert model.context_layer_scale is None
+
+
 def test_a_frozen_memory_stays_as_it_started(make_model, make_batch):
     model = make_model(is_memory_frozen=True).train()
     start = model.memory_bank.prototypes.clone()
