@@ -147,14 +147,19 @@ def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
-    """IoU of each class on the test split, the rarest class first."""
+    """IoU of each class on the test split, the rarest class first, rare and other classes apart."""
     shares = read_counts(next(iter(arms.values())))[0][:, 1].sum(axis=0)
+    order = sorted(CLASSES, key=lambda name: shares[CLASSES.index(name)])
+    rare, others = ([name for name in order if (name in RARE) == is_rare] for is_rare in (True, False))
+    rows = [(name, [name]) for name in rare] + [("**the rare, mean**", rare)]
+    rows += [(name, [name]) for name in others] + [("**the others, mean**", others)]
     lines = [f"| class | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
-    for index in np.argsort(shares):
+    for title, names in rows:
         cells = [
-            describe_spread([row["scores"]["test"]["per_class_iou"][index] for row in rows]) for rows in arms.values()
+            describe_spread([mean_iou_of(row["scores"]["test"]["per_class_iou"], names) for row in runs])
+            for runs in arms.values()
         ]
-        lines.append(f"| {CLASSES[index]} | {' | '.join(cells)} |")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -165,7 +170,7 @@ def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
     lines = ["| run | mean IoU | of rare classes | weighted by frequency | training loss |", "|---|---|---|---|---|"]
     for row in found:
         scores = row["scores"]["validation"]
-        values = [scores["mean_iou"], rare_mean(scores["per_class_iou"]), scores["frequency_weighted_iou"]]
+        values = [scores["mean_iou"], mean_iou_of(scores["per_class_iou"], RARE), scores["frequency_weighted_iou"]]
         lines.append(
             f"| {row['name'].removeprefix(prefix)} | {' | '.join(f'{100 * value:.1f}' for value in values)} "
             f"| {row['training_loss']:.3f} |"
@@ -173,9 +178,9 @@ def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
     return "\n".join(lines)
 
 
-def rare_mean(per_class_iou: list[float]) -> float:
-    """Average the IoUs of the classes in `RARE`."""
-    return statistics.mean(per_class_iou[CLASSES.index(name)] for name in RARE)
+def mean_iou_of(per_class_iou: list[float], names: Iterable[str]) -> float:
+    """Average the IoUs of the classes that are named."""
+    return statistics.mean(per_class_iou[CLASSES.index(name)] for name in names)
 
 
 def tabulate_diagnostics(rows: list[dict[str, Any]]) -> str:
