@@ -27,6 +27,8 @@ DIAGNOSTICS = Path(__file__).with_name("diagnostics.jsonl")
 class Watch:
     """Keeps what goes through the layers of CMDL in a pass."""
 
+    is_voting = True
+
     def __init__(self, model: CMDLForSemanticSegmentation) -> None:
         model.bottleneck.register_forward_hook(self._on_bottleneck)
         model.semantic_aggregation.register_forward_hook(self._on_aggregation)
@@ -36,8 +38,9 @@ class Watch:
         self.pixel_features = output.detach().requires_grad_()
         return self.pixel_features
 
-    def _on_aggregation(self, _module: Any, _inputs: Any, output: Tensor) -> None:
+    def _on_aggregation(self, _module: Any, _inputs: Any, output: Tensor) -> Tensor:
         self.aggregated_features = output.detach()
+        return output if self.is_voting else torch.zeros_like(output)
 
     def _on_attention(self, attention: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
         query, key = (layer(x).flatten(2) for layer, x in zip((attention.query, attention.key), inputs, strict=True))
@@ -63,19 +66,17 @@ def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tens
     losses: dict[str, list[float]] = {}
     gradients: dict[str, list[float]] = {}
     for sample in samples:
-        labels = sample["labels"][None]
-        output = model(
-            pixel_values=sample["pixel_values"][None],
-            labels=F.interpolate(labels[None].float(), sample["pixel_values"].shape[-2:])[0].long(),
-        )
+        pixel_values, labels = sample["pixel_values"][None], sample["labels"][None]
+        output = model(pixel_values, F.interpolate(labels[None].float(), pixel_values.shape[-2:])[0].long())
         for name, loss in output.loss_dict.items():
             losses.setdefault(name, []).append(float(loss.detach()))
             (slope,) = torch.autograd.grad(loss, watch.pixel_features, retain_graph=True, allow_unused=True)
             if slope is not None:
                 gradients.setdefault(name, []).append(float(slope.norm()))
+        watch.is_voting = False
         with torch.no_grad():
-            features = torch.cat([watch.pixel_features, torch.zeros_like(watch.aggregated_features)], dim=1)
-            without_votes = model.decode_head(model.fusion(features))
+            without_votes = model(pixel_values).logits
+        watch.is_voting = True
         for name, logits in (
             ("coarse", output.coarse_logits),
             ("final", output.logits),

@@ -162,8 +162,9 @@ def test_an_indirect_context_has_its_attention_only(study, make_model, make_batc
     assert indirect.semantic_aggregation.layer_scale is not None
 
 
-def test_a_look_inside_finds_what_each_part_does(study, make_model):
-    model = make_model(layer_scale_init_value=0.0)
+@pytest.mark.parametrize("context_module", ["none", "ppm"])
+def test_a_look_inside_finds_what_each_part_does(study, make_model, context_module):
+    model = make_model(layer_scale_init_value=0.0, context_module=context_module)
     samples = [{"pixel_values": torch.randn(3, 64, 64), "labels": torch.randint(0, 5, (80, 80))} for _ in range(2)]
     found = study("diagnose").look_inside(model, samples)
     assert found["mean_iou"]["final"] == found["mean_iou"]["without_votes"]  # as the fusion reads no votes yet
