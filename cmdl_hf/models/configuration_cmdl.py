@@ -128,8 +128,8 @@ class CMDLConfig(PreTrainedConfig):
             comparison: the same layers, but nothing in the memory.
         layer_scale_init_value (`float`, *optional*, defaults to 0.0):
             Multiply the aggregated features by a learned scale for each channel, which starts here (LayerScale, arXiv
-            2103.17239); with 0 the network begins as one that has no aggregation. Likewise the attention to the context
-            is scaled and added to the context, so that with 0 the context is read directly at first. `None`: the
+            2103.17239); with 0 the network begins as one that has no aggregation. The attention to the context has
+            such a scale, too, and is added to the context, which with 0 is read directly at first. `None`: the
             aggregated features and the context's attention are fused as they are, which is the reference's form.
         sinkhorn_epsilon (`float`, defaults to 0.05):
             Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
