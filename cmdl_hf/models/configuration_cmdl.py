@@ -128,9 +128,9 @@ class CMDLConfig(PreTrainedConfig):
             comparison: the same layers, but nothing in the memory.
         layer_scale_init_value (`float`, *optional*, defaults to 0.0):
             Multiply the aggregated features by a learned scale for each channel, which starts here (LayerScale, arXiv
-            2103.17239); with 0 the network begins as one that has no aggregation. The attention to the context has
-            such a scale, too, and is added to the context, which with 0 is read directly at first. `None`: the
-            aggregated features and the context's attention are fused as they are, which is the reference's form.
+            2103.17239); with 0 the network begins as one that has no aggregation. With a context module the
+            fusion of both has such a scale, too, and is added to their sum. `None`: neither is scaled and the fusion
+            stands alone, which is the reference's form.
         sinkhorn_epsilon (`float`, defaults to 0.05):
             Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
             its exponentials.

@@ -230,9 +230,11 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         # UPerNet's context lies on the finest grid, where the keys would be many times the queries.
         context = resize(self._single_image_context(feature_maps), pixel_features.shape[-2:])
         context_features = self.context_attention(pixel_features, context)
-        if self.context_layer_scale is not None:  # what the attention says at its random start is noise
-            context_features = context + scale_channels(context_features, self.context_layer_scale)
-        return self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
+        fused = self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
+        if self.context_layer_scale is None:
+            return fused
+        # Both also go past attention and fusion, which are noise at first and one more convolution in a row.
+        return context + hidden_state + scale_channels(fused, self.context_layer_scale)
 
     def _single_image_context(self, feature_maps: tuple[Tensor, ...]) -> Tensor:
         """Run the context module on the stages it takes; returns (B, C, h, w) on the grid it works on."""

@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 MODEL_CARDS = FOLDER.parents[1] / "model_cards"
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
-COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "indirect": "#7b5ea7", "cmdl": "#1f6f8b"}
+COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
 BLOCK_SIZE = 10  # test images that are drawn together
 DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # of the test images, in the order of the data set's list
@@ -81,7 +81,7 @@ def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in rows:
         if row.get("is_final"):
             arms.setdefault(row["name"].rsplit("-seed", 1)[0], []).append(row)
-    order = ("plain", "unscaled", "control", "indirect", "cmdl")
+    order = ("plain", "unscaled", "control", "cmdl")
     return dict(
         sorted(arms.items(), key=lambda item: (item[0].rpartition("-")[0], order.index(item[0].rpartition("-")[2])))
     )
@@ -113,8 +113,12 @@ def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def pair_arms(arms: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair every arm with what it is compared with: the plain network and the control of its framework."""
-    pairs = ((name, f"{name.rpartition('-')[0]}-{other}") for name in arms for other in ("plain", "control"))
+    """Pair every arm with what it is compared with: its framework's plain network and the control of its kind."""
+    pairs = (
+        (name, f"{kind}-{other}")
+        for name in arms
+        for kind, other in ((name.split("-")[0], "plain"), (name.rpartition("-")[0], "control"))
+    )
     return [(name, other) for name, other in pairs if other in arms and name != other and not name.endswith("plain")]
 
 
@@ -238,8 +242,8 @@ def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
 
 
 def choose_model(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Choose the run of a CMDL arm that is best on the validation split."""
-    runs = [row for name, rows in arms.items() for row in rows if name.endswith("-cmdl")]
+    """Choose the run of CMDL as it is by default that is best on the validation split."""
+    runs = [row for name, rows in arms.items() for row in rows if name.split("-")[1] == "cmdl"]
     return max(runs, key=lambda row: row["scores"]["validation"]["mean_iou"])
 
 

@@ -80,7 +80,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "unscaled": {"model_options": CONTROL | UNSCALED},  # the control in the method's own form
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {"model_options": CMDL},
-    "indirect": {"model_options": CMDL, "is_context_direct": False},  # the context through its attention only
 }
 SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
@@ -166,10 +165,11 @@ def _ablations() -> dict[str, dict[str, Any]]:
 
 
 def _context() -> dict[str, dict[str, Any]]:
-    """How the context should reach the pixels: four epochs, on validation."""
-    runs = {name: ARMS[name] for name in ("plain", "cmdl", "indirect")}
-    runs["indirect-control"] = ARMS["control"] | {"is_context_direct": False}
-    return {f"context-pspnet-{name}": fields | {"framework": "pspnet", "epochs": 4} for name, fields in runs.items()}
+    """How the context should reach the pixels of PSPNet: four epochs, on validation."""
+    runs = {name: ARMS[name] for name in ("plain", "cmdl")}
+    runs |= {path: ARMS["cmdl"] | {"context_path": path} for path in ("indirect", "direct", "residual")}
+    runs["indirect-control"] = ARMS["control"] | {"context_path": "indirect"}
+    return {f"context-{name}": fields | {"framework": "pspnet", "epochs": 4} for name, fields in runs.items()}
 
 
 def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -179,6 +179,20 @@ def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
         | {"framework": framework, "seed": seed, "epochs": 20, "is_final": True}
         for seed in range(3)
         for arm in arms
+    }
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    """The ways of the context that were left, over twenty epochs, and the test split."""
+    shared: dict[str, Any] = {"framework": "pspnet", "epochs": 20, "is_final": True}
+    return {
+        f"pspnet-{path}-{arm}-seed{seed}": ARMS[arm] | {"context_path": path, "seed": seed} | shared
+        for path, arm, seed in (
+            ("indirect", "cmdl", 0),
+            ("direct", "control", 0),
+            ("direct", "cmdl", 0),
+            ("direct", "cmdl", 1),
+        )
     }
 
 
@@ -211,12 +225,12 @@ GROUPS = {
     "ablations": _ablations(),
     "context": _context(),
     "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
-    "pspnet": _arms("pspnet", ("plain", "control", "indirect", "cmdl")),
+    "pspnet": _arms("pspnet", ("plain", "control", "cmdl")) | _paths(),
     "full-size": _full_size(),
 }
 OF_NO_RECIPE = (
+    "context_path",
     "epochs",
-    "is_context_direct",
     "is_final",
     "is_from_scratch",
     "is_fusion_zeroed",
@@ -254,9 +268,42 @@ def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) ->
 
 
 def set_context_path(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
-    """Leave the context its attention only, where the row of a run says so."""
-    if not fields.get("is_context_direct", True):
-        model.context_layer_scale = None
+    """Let the context take another way than the model's own, where the row of a run says so."""
+    if path := fields.get("context_path"):
+        model._sharpen = functools.partial(sharpen, model, path)
+
+
+def sharpen(
+    model: CMDLForSemanticSegmentation,
+    path: str,
+    pixel_features: Tensor,
+    coarse_logits: Tensor,
+    feature_maps: tuple[Tensor, ...],
+) -> Tensor:
+    """Sharpen as CMDL does, but for the way of the context.
+
+    Args:
+        model: With pyramid pooling.
+        path: `"indirect"`: as in the reference, the fusion of the sharpened features with what the attention found in
+            the context. `"direct"`: the attention, scaled, is added to the context before. `"residual"`: the fusion,
+            scaled, is added to the context.
+        pixel_features: (B, C, h, w).
+        coarse_logits: (B, K, h, w).
+        feature_maps: Of the backbone.
+
+    Returns:
+        (B, C, h, w).
+    """
+    probabilities = coarse_logits.softmax(dim=1).to(pixel_features.dtype)
+    aggregated_features = model.semantic_aggregation(pixel_features, probabilities, model.memory_bank.read())
+    hidden_state = model.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
+    context = model.context_module(feature_maps[-1])
+    context_features = model.context_attention(pixel_features, context)
+    scale = model.context_layer_scale[:, None, None].to(context.dtype)
+    if path == "direct":
+        return model.context_fusion(torch.cat([context + scale * context_features, hidden_state], dim=1))
+    fused = model.context_fusion(torch.cat([context_features, hidden_state], dim=1))
+    return fused if path == "indirect" else context + scale * fused
 
 
 def read_results() -> dict[str, dict[str, Any]]:

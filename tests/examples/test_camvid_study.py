@@ -83,12 +83,14 @@ def test_neighbours_that_say_the_same_do_not_narrow_the_interval(study, monkeypa
 
 
 def test_an_arm_is_compared_with_the_plain_network_and_the_control_of_its_framework(study):
-    arms = ("fcn-plain", "fcn-control", "fcn-cmdl", "pspnet-plain", "pspnet-cmdl")
+    arms = ("fcn-plain", "fcn-control", "fcn-cmdl", "pspnet-plain", "pspnet-direct-control", "pspnet-direct-cmdl")
     assert study("report").pair_arms(arms) == [
         ("fcn-control", "fcn-plain"),
         ("fcn-cmdl", "fcn-plain"),
         ("fcn-cmdl", "fcn-control"),
-        ("pspnet-cmdl", "pspnet-plain"),
+        ("pspnet-direct-control", "pspnet-plain"),
+        ("pspnet-direct-cmdl", "pspnet-plain"),
+        ("pspnet-direct-cmdl", "pspnet-direct-control"),
     ]
 
 
@@ -148,18 +150,24 @@ def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model
     assert torch.equal(zeroed.fusion[0].weight[:, :half], model.fusion[0].weight[:, :half])
 
 
-def test_an_indirect_context_has_its_attention_only(study, make_model, make_batch):
-    model, indirect = (make_model(layer_scale_init_value=0.0, context_module="ppm").eval() for _ in range(2))
-    indirect.load_state_dict(model.state_dict())
-    study("study").prepare_model(indirect, {"is_context_direct": False})
+@pytest.mark.parametrize("path", ["indirect", "direct", "residual"])
+def test_the_context_takes_the_way_that_a_run_says(study, make_model, make_batch, path):
+    model, other = (make_model(context_module="ppm").eval() for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    study("study").prepare_model(other, {"context_path": path})
     found = {}
-    indirect.context_attention.register_forward_hook(lambda _, inputs, output: found.update(attended=output))
-    indirect.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    for name in ("context_module", "context_attention", "fusion", "context_fusion"):
+        getattr(other, name).register_forward_hook(lambda _, inputs, output, name=name: found.update({name: output}))
+    other.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    other.decode_head.register_forward_pre_hook(lambda _, inputs: found.update(classified=inputs[0]))
     pixel_values, _ = make_batch()
     with torch.no_grad():
-        assert not torch.equal(indirect(pixel_values).logits, model(pixel_values).logits)
-    assert torch.equal(found["fused"][:, : model.config.hidden_size], found["attended"])
-    assert indirect.semantic_aggregation.layer_scale is not None
+        assert not torch.equal(other(pixel_values).logits, model(pixel_values).logits)
+    context, attended, fusion = found["context_module"], found["context_attention"], found["context_fusion"]
+    scale = model.context_layer_scale.detach()[:, None, None]
+    read = context + scale * attended if path == "direct" else attended
+    torch.testing.assert_close(found["fused"], torch.cat([read, found["fusion"]], dim=1))
+    torch.testing.assert_close(found["classified"], context + scale * fusion if path == "residual" else fusion)
 
 
 @pytest.mark.parametrize("context_module", ["none", "ppm"])

@@ -467,37 +467,39 @@ def test_the_layer_scale_multiplies_the_aggregated_features(make_model):
 
 
 @pytest.mark.parametrize("context_module", CONTEXT_MODULES[1:])
-def test_the_context_goes_past_its_attention_which_is_added_behind_a_layer_scale(
+def test_context_and_sharpened_features_go_past_their_fusion_which_is_added_behind_a_layer_scale(
     make_model, make_batch, tmp_path, context_module
 ):
-    model = make_model(layer_scale_init_value=0.0, context_module=context_module).eval()
-    scale, found = model.context_layer_scale, {}
-    for name in ("context_module", "context_attention", "context_fusion"):
+    model, found = make_model(layer_scale_init_value=0.0, context_module=context_module).eval(), {}
+    for name in ("context_module", "context_attention", "fusion", "context_fusion"):
         getattr(model, name).register_forward_hook(lambda _, inputs, output, name=name: found.update({name: output}))
     model.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    model.decode_head.register_forward_pre_hook(lambda _, inputs: found.update(classified=inputs[0]))
     pixel_values, labels = make_batch()
     for value in (0.0, 0.5):
         with torch.no_grad():
-            scale.fill_(value)
+            model.context_layer_scale.fill_(value)
             model(pixel_values)
-        context = F.interpolate(found["context_module"], size=found["fused"].shape[-2:], mode="bilinear")
-        expected = context + value * found["context_attention"]
-        torch.testing.assert_close(found["fused"][:, : model.config.hidden_size], expected)
+        context = F.interpolate(found["context_module"], size=found["fusion"].shape[-2:], mode="bilinear")
+        expected = context + found["fusion"] + value * found["context_fusion"]
+        torch.testing.assert_close(found["classified"], expected)
+        assert torch.equal(found["fused"], torch.cat([found["context_attention"], found["fusion"]], dim=1))
     model.save_pretrained(tmp_path)
-    torch.testing.assert_close(type(model).from_pretrained(tmp_path).context_layer_scale, scale, rtol=0, atol=0)
+    loaded = type(model).from_pretrained(tmp_path).context_layer_scale
+    torch.testing.assert_close(loaded, model.context_layer_scale, rtol=0, atol=0)
     with torch.no_grad():
-        scale.zero_()
+        model.context_layer_scale.zero_()
     model.train()(pixel_values, labels).loss.backward()
-    assert scale.grad.count_nonzero() > 0
+    assert model.context_layer_scale.grad.count_nonzero() > 0
 
 
-def test_without_a_layer_scale_the_context_goes_through_its_attention_only(make_model, make_batch):
+def test_without_a_layer_scale_the_fusion_with_the_context_stands_alone(make_model, make_batch):
     model, found = make_model(layer_scale_init_value=None, context_module="ppm").eval(), {}
-    model.context_attention.register_forward_hook(lambda _, inputs, output: found.update(attended=output))
-    model.context_fusion.register_forward_pre_hook(lambda _, inputs: found.update(fused=inputs[0]))
+    model.context_fusion.register_forward_hook(lambda _, inputs, output: found.update(fused=output))
+    model.decode_head.register_forward_pre_hook(lambda _, inputs: found.update(classified=inputs[0]))
     with torch.no_grad():
         model(make_batch()[0])
-    assert torch.equal(found["fused"][:, : model.config.hidden_size], found["attended"])
+    assert torch.equal(found["classified"], found["fused"])
     assert model.context_layer_scale is None
 
 
