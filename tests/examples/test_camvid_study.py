@@ -221,3 +221,13 @@ def test_the_readme_claims_what_the_study_found(study):
     difference, low, high, _ = report.bootstrap(report.read_counts(rows[2]), report.read_counts(rows[0]))
     assert f"{100 * difference:.1f} points" in text
     assert f"{100 * low:+.1f} to {100 * high:+.1f}" in text
+    pspnet = {
+        arm: [
+            report.describe_spread([row["scores"][split]["mean_iou"] for row in arms[f"pspnet-{arm}"]])
+            for split in ("validation", "test")
+        ]
+        for arm in ("cmdl", "plain")
+    }
+    words = " ".join(text.split())
+    assert f"With PSPNet one seed of CMDL came to {' and '.join(pspnet['cmdl'])}, the plain" in words
+    assert f"network to {' and '.join(pspnet['plain'])} over three." in words
