@@ -230,4 +230,4 @@ def test_the_readme_claims_what_the_study_found(study):
     }
     words = " ".join(text.split())
     assert f"With PSPNet one seed of CMDL came to {' and '.join(pspnet['cmdl'])}, the plain" in words
-    assert f"network to {' and '.join(pspnet['plain'])} over three." in words
+    assert f"network to {' and '.join(pspnet['plain'])} over three (validation and test)." in words
