@@ -151,7 +151,7 @@ def test_a_fusion_is_zeroed_where_it_reads_what_was_aggregated(study, make_model
 
 
 @pytest.mark.parametrize("path", ["indirect", "direct", "residual"])
-def test_the_context_takes_the_way_that_a_run_says(study, make_model, make_batch, path):
+def test_the_context_takes_the_way_that_a_run_says(study, make_model, make_batch, tmp_path, path):
     model, other = (make_model(context_module="ppm").eval() for _ in range(2))
     other.load_state_dict(model.state_dict())
     study("study").prepare_model(other, {"context_path": path})
@@ -168,6 +168,8 @@ def test_the_context_takes_the_way_that_a_run_says(study, make_model, make_batch
     read = context + scale * attended if path == "direct" else attended
     torch.testing.assert_close(found["fused"], torch.cat([read, found["fusion"]], dim=1))
     torch.testing.assert_close(found["classified"], context + scale * fusion if path == "residual" else fusion)
+    other.save_pretrained(tmp_path)
+    torch.testing.assert_close(type(model).from_pretrained(tmp_path).state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("context_module", ["none", "ppm"])
