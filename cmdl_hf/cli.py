@@ -22,6 +22,7 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
 )
 _DEFAULTS = CMDLTrainingArguments()
+_INTERRUPTED = 130  # the exit status that shells know of Ctrl-C
 
 
 @app.command
@@ -86,8 +87,8 @@ def train(
 ) -> None:
     """Train a model from a recipe, and keep the best as a folder that from_pretrained loads.
 
-    The same command continues a run that was interrupted. In several processes: accelerate launch -m
-    cmdl_hf.training, in place of cmdl train.
+    The same command continues a run that was interrupted, which ends with status 130. In several processes:
+    accelerate launch -m cmdl_hf.training, in place of cmdl train.
 
     Args:
         recipe: YAML file with any of the options below (crop_size: [512, 512] and so on); a flag wins over it.
@@ -109,12 +110,14 @@ def train(
     with _logging_to_terminal():
         scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
     processes = PartialState()
-    if processes.is_main_process:
+    if scores is not None and processes.is_main_process:
         for split, score in scores.items():
             mean_iou, accuracy = 100 * score["mean_iou"], 100 * score["overall_accuracy"]
             print(f"{split}: mean IoU {mean_iou:.2f} %, accuracy {accuracy:.2f} %")
         print(f"run: {output_dir}")
     processes.destroy_process_group()
+    if scores is None:
+        sys.exit(_INTERRUPTED)
 
 
 @app.command

@@ -65,6 +65,7 @@ def train(
             progress.set_postfix_str(describe(rows[-1]), refresh=False)
     if loop.scored_model is not loop.model:
         loop.model.load_state_dict(loop.scored_model.state_dict())
+    loop.release_model()
     return rows
 
 
@@ -77,7 +78,7 @@ def run(
     push_to_hub: str | None = None,
     private: bool | None = None,
     prepare_model: Callable[[CMDLForSemanticSegmentation], object] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train and evaluate by a recipe, keep the best model and score it; after an interruption, go on.
 
     `output_dir` gets the best model on the validation split (`from_pretrained` loads the folder), the last one in
@@ -98,7 +99,7 @@ def run(
             it does must leave the names of the parameters as they are.
 
     Returns:
-        Scores of the best model by split, as `evaluate` returns them; empty if a signal ended the run.
+        Scores of the best model by split, as `evaluate` returns them; `None` if a signal ended the run.
 
     Raises:
         FileExistsError: if `output_dir` holds something else, another recipe's run, or a finished one.
@@ -126,7 +127,7 @@ def run(
         training_run.release()
 
 
-def _go_through(training_run: TrainingRun) -> dict[str, Any]:
+def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:
     """Train to the end and score, or to a signal."""
     args = training_run.args
     bar = progress_bar(total=args.max_steps, initial=training_run.loop.step, desc="Training", unit="step")
@@ -141,7 +142,7 @@ def _go_through(training_run: TrainingRun) -> dict[str, Any]:
             f"stopped by a signal at step {training_run.loop.step}: a checkpoint is saved, and the same command "
             "continues from it"
         )
-        return {}
+        return None
     return training_run.finish()
 
 

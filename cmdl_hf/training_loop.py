@@ -74,7 +74,8 @@ class TrainingLoop:
 
     Raises:
         ValueError: if the processes cannot share the batch equally, there are no images, a pass of one image would
-            leave a batch norm with a single value per channel, or there is no such tracker.
+            leave a batch norm with a single value per channel, the device lacks the precision, or there is no such
+            tracker.
         ImportError: if a tracker is not installed.
     """
 
@@ -95,6 +96,11 @@ class TrainingLoop:
             project_dir=log_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
+        if self.accelerator.mixed_precision != "no" and not self.accelerator.native_amp:
+            raise ValueError(
+                f"mixed_precision={self.accelerator.mixed_precision} is not to be had on "
+                f"{self.accelerator.device.type}, where the run would be in float32; choose bf16 or no"
+            )
         self.args = args
         self.step = 0
         self.num_passes, self.images_per_pass = share_batch(args, self.accelerator.num_processes)
@@ -111,10 +117,12 @@ class TrainingLoop:
         self._batches: Iterator[dict[str, Tensor]] | None = None
         self.model = self._prepare_model(model)
         self._ema = ModelEmaV3(self.model, args.ema_decay, exclude_buffers=True) if args.ema_decay else None
-        if args.use_compile:
-            self.model.compile()
         optimizer = make_optimizer(self.model, args)
         self.schedule = make_schedule(optimizer, args)
+        if self.accelerator.num_processes > 1:
+            self._freeze_unreached()  # after the optimiser, whose groups a checkpoint has, whatever the processes
+        if args.use_compile:
+            self.model.compile()
         self._wrapped_model, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
     @property
@@ -181,6 +189,17 @@ class TrainingLoop:
         """End the workers that read; the loop may go on, with others."""
         self._batches = None
 
+    def release_model(self) -> None:
+        """Take off the model the autocast that accelerate put around it; the loop ends here.
+
+        `unwrap_model(keep_fp32_wrapper=False)` would take off transformers' own decorators, too.
+        """
+        forward = vars(self.model).pop("_original_forward", None)
+        if forward is not None:
+            del self.model.forward
+            if self.model.forward != forward:  # it is no method of its class
+                self.model.forward = forward
+
     def agree(self, flag: bool) -> bool:
         """Whether any process says so."""
         if self.accelerator.num_processes == 1:
@@ -207,6 +226,7 @@ class TrainingLoop:
             schedule_state (`dict`): What `schedule_state` returned then.
         """
         self.accelerator.load_state(str(folder))
+        self.accelerator.step = 0  # it counts passes, and another number of processes makes another number of them
         self.schedule.load_state_dict(schedule_state | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         if self._ema:
             self._ema.module.load_state_dict(load_file(folder / _EMA_FILE))
@@ -231,16 +251,14 @@ class TrainingLoop:
             )
         model = model.to(self.accelerator.device).to(memory_format=self._memory_format)
         model, self._frozen_norms = prepare_batch_norms(model, self.args.freeze_batch_norm, is_synchronised)
-        if self.accelerator.num_processes > 1:
-            self._freeze_unreached(model)
         return model
 
-    def _freeze_unreached(self, model: nn.Module) -> None:
+    def _freeze_unreached(self) -> None:
         """Freeze parameters that no loss depends on, for which the other processes would wait in vain.
 
         A pass in eval mode tells which: it changes no statistics and no memory bank, and draws nothing.
         """
-        sample = self.stream[0]
+        model, sample = self.model, self.stream[0]
         model.eval()
         inputs = {name: value[None].to(self.accelerator.device) for name, value in sample.items()}
         model(**inputs).loss.backward()

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from cmdl_hf.data import load_synthetic
@@ -211,3 +212,66 @@ def test_bf16_keeps_weights_and_bank_in_float32(make_model, scenes):
     rows = train(model, scenes, TRANSFORM, make_args(mixed_precision="bf16", max_steps=3))
     assert all(math.isfinite(row["loss"]) for row in rows)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("is_own_forward", [False, True])
+def test_a_trained_model_computes_in_float32_again(make_model, scenes, is_own_forward):
+    model = make_model().eval()
+    of_class = model.forward
+    if is_own_forward:
+        model.forward = lambda *args, **kwargs: of_class(*args, **kwargs)
+    forward = model.forward
+    train(model, scenes, TRANSFORM, make_args(mixed_precision="bf16", max_steps=1))
+    assert model.forward == forward
+    assert ("forward" in vars(model)) == is_own_forward
+    fresh = make_model().eval()
+    fresh.load_state_dict(model.state_dict())
+    pixel_values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(pixel_values).logits, fresh(pixel_values).logits)
+
+
+def test_a_precision_that_the_device_lacks_is_refused(make_model, scenes):
+    if torch.accelerator.is_available():
+        pytest.skip("an accelerator has fp16")
+    with pytest.raises(ValueError, match=r"mixed_precision=fp16 is not to be had on cpu.*choose bf16 or no"):
+        TrainingLoop(make_model(), scenes, TRANSFORM, make_args(mixed_precision="fp16"))
+
+
+@pytest.mark.parametrize(("passes_then", "passes_now"), [(4, 2), (1, 4)])
+def test_a_step_is_whole_after_a_resume_in_another_number_of_passes(
+    make_model, scenes, tmp_path, passes_then, passes_now
+):
+    # as another number of processes makes them
+    loop = TrainingLoop(make_model(), scenes, TRANSFORM, make_args(per_device_batch_size=4 // passes_then))
+    loop.advance(1)
+    loop.save_state(tmp_path)
+    state = loop.schedule_state()
+    loop = TrainingLoop(make_model(), scenes, TRANSFORM, make_args(per_device_batch_size=4 // passes_now))
+    loop.load_state(tmp_path, 1, state)
+    is_whole = []
+    loop.advance(3, lambda: is_whole.append(loop.accelerator.sync_gradients))
+    assert is_whole == [True, True]
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in loop.model.parameters())
+
+
+def test_a_checkpoint_is_for_any_number_of_processes_where_a_parameter_gets_no_loss(
+    make_model, scenes, tmp_path, monkeypatch
+):
+    def make_loop():
+        return TrainingLoop(make_model(prototype_loss_weight=0.0), scenes, TRANSFORM, make_args())
+
+    loop = make_loop()
+    loop.advance(1)
+    loop.save_state(tmp_path)
+    state = loop.schedule_state()
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    loop = make_loop()
+    frozen = {name for name, parameter in loop.model.named_parameters() if not parameter.requires_grad}
+    assert any(name.startswith("distribution_learning") for name in frozen)
+    loop.load_state(tmp_path, 1, state)
+    before = {name: parameter.detach().clone() for name, parameter in loop.model.named_parameters()}
+    loop.advance(2)
+    moved = {name for name, parameter in loop.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved
+    assert not moved & frozen
