@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from .training_args import CONTEXT_MODULES, CMDLTrainingArguments
 logger = logging.getLogger(__name__)
 
 _NUM_STAGES = 4
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # numbers that YAML 1.1 takes for text
 
 
 def load_data(
@@ -273,10 +275,25 @@ def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
 
 def _parse_options(options: dict[str, Any] | None) -> dict[str, Any]:
     """Read a free-form dictionary, whose values the command line and its YAML reader pass on as text."""
-    return {
-        name.replace("-", "_"): yaml.safe_load(value) if isinstance(value, str) else value
-        for name, value in (options or {}).items()
-    }
+    return {name.replace("-", "_"): _parse_value(name, value) for name, value in (options or {}).items()}
+
+
+def _parse_value(name: str, value: Any) -> Any:
+    """Read the text in a value as YAML, to which 1e-05 is a number, too.
+
+    Raises:
+        ValueError: if it is none, naming the option.
+    """
+    if isinstance(value, dict):
+        return {key: _parse_value(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_parse_value(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if _EXPONENT.fullmatch(value) else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {value!r} cannot be read as YAML; put text with such signs in quotes") from error
 
 
 def _size_options(name: str) -> dict[str, Any]:

@@ -157,10 +157,14 @@ class CMDLTrainingArguments:
         fields = dataclasses.asdict(self)
         if self.class_weights is not None:
             fields["class_weights"] = Path(self.class_weights).name
-        return {
-            name.removeprefix("use_"): list(value) if isinstance(value, tuple) else value
-            for name, value in fields.items()
-        }
+        return {name.removeprefix("use_"): _without_tuples(value) for name, value in fields.items()}
+
+
+def _without_tuples(value: Any) -> Any:
+    """Turn tuples into the lists that YAML and JSON give back, however deep."""
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 _LOWEST = {

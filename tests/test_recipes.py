@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from cmdl_hf import CMDLForSemanticSegmentation
@@ -362,9 +363,27 @@ def test_model_options_are_fields_of_the_configuration(classes):
     assert (config.num_distributions, config.assignment) == (3, "sample")
 
 
+def test_model_options_hold_lists_and_numbers_in_the_notation_of_python(classes, tmp_path):
+    recipe = yaml.safe_load((CONFIGS / "synthetic.yaml").read_text())
+    options = {"pool_scales": [1, 2], "prototype_loss_weight": 1e-05, "class_margin_loss_weight": "2E+1"}
+    for file in (tmp_path / "recipe.yaml", tmp_path / "again.yaml"):
+        file.write_text(yaml.safe_dump(recipe | {"model_options": options}))
+        args = read(file)
+        config = make_config(args, classes["synthetic"])
+        assert list(config.pool_scales) == [1, 2]
+        assert (config.prototype_loss_weight, config.class_margin_loss_weight) == (1e-05, 20.0)
+        options = args.to_recipe()["model_options"]
+
+
+def test_tuples_in_options_are_lists_in_the_recipe():
+    args = CMDLTrainingArguments(model_options={"pool_scales": (1, 2), "x": {"y": ((1, 2), 3)}})
+    assert args.to_recipe()["model_options"] == {"pool_scales": [1, 2], "x": {"y": [[1, 2], 3]}}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"dropout": "[unclosed"}, "dropout: '[unclosed' cannot be read as YAML"),
         ({"num_distribution": 3}, "did you mean num_distributions?"),
         ({"hidden_size": 3}, "hidden_size is what the rest of the recipe"),
     ],
