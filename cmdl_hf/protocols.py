@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from .data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform
+from .data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, check_resize
 from .inference import (
     SCALES,
     ScoreImages,
@@ -181,15 +181,13 @@ def make_protocol(
         scales (`tuple[float, ...]`): See [`Protocol`].
 
     Raises:
-        ValueError: if options contradict, or there is no usual crop.
+        ValueError: if options contradict, there is no usual crop, or the recipe cannot be read.
     """
+    check_resize(resize)
     if name == "whole" and (crop_size or stride):
         raise ValueError("whole images have no windows; leave out --crop-size and --stride, or give --protocol slide")
     if name == "slide" and crop_size is None:
-        recipe = Path(model) / "recipe.yaml"
-        found = (
-            (yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}).get("crop_size") if recipe.is_file() else None
-        )
+        found = _read_recipe(Path(model) / "recipe.yaml").get("crop_size")
         crop_size = tuple(found) if found else _CROP_SIZES.get(benchmark)
         if crop_size is None:
             raise ValueError(f"{benchmark} has no usual size of windows; give --crop-size HEIGHT WIDTH")
@@ -198,3 +196,14 @@ def make_protocol(
     if crop_size is not None and stride is None:
         stride = default_stride(crop_size)
     return Protocol(name, resize, crop_size, stride, scales if name == "ms-flip" else (1.0,))
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    """Read the recipe of a model's folder; what has none has an empty one."""
+    if not file.is_file():
+        return {}
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} is damaged ({reason}); give --crop-size HEIGHT WIDTH") from error

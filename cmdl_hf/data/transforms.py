@@ -87,6 +87,7 @@ class EvalTransform:
     """
 
     def __init__(self, resize: tuple[int, int] | None = None) -> None:
+        check_resize(resize)
         self.resize = resize
         self.normalize = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
@@ -145,6 +146,7 @@ class RandomScaleCrop(v2.Transform):
             raise ValueError(f"max_class_share must lie in (0, 1], found {max_class_share}")
         if not 0 <= ignore_index <= 255:
             raise ValueError(f"ignore_index must lie in 0..255, as the ids of 8-bit labels do, found {ignore_index}")
+        check_resize(resize)
         self.crop_size = crop_size
         self.scale_range = scale_range
         self.resize = resize
@@ -204,6 +206,16 @@ class PadTo(v2.Transform):
         if not any(padding):
             return inpt
         return F.pad(inpt, padding, fill=self.ignore_index if isinstance(inpt, tv_tensors.Mask) else 0)
+
+
+def check_resize(resize: tuple[int, int] | None) -> None:
+    """Refuse edges that no image can have.
+
+    Raises:
+        ValueError: if one is below 1.
+    """
+    if resize is not None and min(resize) < 1:
+        raise ValueError(f"resize must be (shorter edge, limit of the longer) in pixels, at least 1, found {resize}")
 
 
 def _crop_of_resized_image(

@@ -55,6 +55,7 @@ def check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_i
         raise ValueError(f"labels must be integers, got {labels.dtype}; convert them with labels.long()")
     if not _may_read_values(labels):
         return
+    labels = labels.long()  # an ignore_index below 0 or above 255 does not fit every type
     is_wrong = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
     if is_wrong.any():
         ids, counts = labels[is_wrong].unique(return_counts=True)

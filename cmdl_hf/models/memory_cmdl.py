@@ -147,10 +147,11 @@ class CMDLMemoryBank(nn.Module):
             prototypes (`Tensor` of shape (K, M, C), *optional*): What `read` returned; read afresh if omitted.
 
         Returns:
-            `Tensor` of shape (N, K, M), float32, in [-1, 1].
+            `Tensor` of shape (N, K, M), float32 under autocast, too, in [-1, 1].
         """
         directions = self.directions(prototypes)
-        scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
+        with torch.autocast(pixel_embeddings.device.type, enabled=False):
+            scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
         # Stored as (N, M, K): a maximum over M then runs along whole rows of classes, seven times as fast at K=171.
         return scores.unflatten(1, directions.shape[:2]).transpose(1, 2)
 

@@ -246,11 +246,17 @@ def test_unfit_samples_are_refused_by_name(transform, image_mode, label_mode, la
         ({"scale_range": (2.0, 0.5)}, "scale_range"),
         ({"max_class_share": 0.0}, "max_class_share"),
         ({"ignore_index": -100}, r"0\.\.255"),
+        ({"resize": (0, 4)}, r"resize must be .* at least 1, found \(0, 4\)"),
     ],
 )
 def test_unfit_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**{"crop_size": (4, 4)} | arguments)
+
+
+def test_edges_that_no_image_has_are_refused_in_evaluation():
+    with pytest.raises(ValueError, match=r"found \(-5, 10\)"):
+        EvalTransform((-5, 10))
 
 
 def test_a_pixel_wide_image_survives_the_smallest_scale():

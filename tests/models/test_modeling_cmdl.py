@@ -245,6 +245,16 @@ def test_autocast_trains(make_model, make_batch):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_similarities_are_float32_under_autocast_without_labels(make_model, make_batch):
+    model = make_model().eval()
+    pixel_values, labels = make_batch()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        similarity = model(pixel_values, output_distributions=True).similarity
+        expected = model(pixel_values, labels=labels, output_distributions=True).similarity
+    assert similarity.dtype == torch.float32
+    torch.testing.assert_close(similarity, expected)
+
+
 def test_device_map(make_model, make_batch, tmp_path):
     model = make_model().eval()
     model.save_pretrained(tmp_path)
@@ -430,8 +440,16 @@ class TestBadInput:
     def test_small_integer_labels_are_taken(self, make_model, make_batch):
         model = make_model().eval()
         pixel_values, labels = make_batch()
-        wide, narrow = model(pixel_values, labels=labels).loss, model(pixel_values, labels=labels.byte()).loss
-        torch.testing.assert_close(wide, narrow)
+        wide = model(pixel_values, labels=labels).loss
+        for dtype in (torch.uint8, torch.uint16):
+            torch.testing.assert_close(model(pixel_values, labels=labels.to(dtype)).loss, wide)
+
+    def test_an_ignore_index_that_the_labels_cannot_hold_hides_no_wrong_label(self, make_model, make_batch):
+        pixel_values, labels = make_batch()
+        labels[0, 0, 0] = 156  # -100 in 8 bits
+        model = make_model(semantic_loss_ignore_index=-100)
+        with pytest.raises(ValueError, match=r"found 156 \(1 pixels\)"):
+            model(pixel_values, labels=labels.byte())
 
 
 def test_a_layer_scale_that_starts_at_zero_ignores_the_aggregation_at_first_and_learns_to_read_it(
