@@ -12,7 +12,7 @@ from .contact_sheet import draw_contact_sheet, load_font
 from .data import BENCHMARKS, SegmentationDataset, make_builder
 from .data.base import FEATURES, SegmentationBuilder
 from .data.checking import DataReport, IdCount, SplitReport, check_files
-from .data.custom import find_folder
+from .data.custom import explain_ignored_class, find_folder
 from .data.dataset_card import make_dataset_card
 from .data.label_table import IGNORE_INDEX, Label
 from .data.preparing import check_can_push, new_folder, push_folder, write_parquet
@@ -127,7 +127,7 @@ def _samples_to_draw(
 
 
 def format_report(report: DataReport) -> str:
-    """Lay a report out for the terminal: splits, ids found against expected, classes, every error."""
+    """Lay a report out for the terminal: splits, ids found against expected, classes, warnings and every error."""
     K = report.label_table.num_labels
     split_header = ("split", "images", "readable", "complete set", "size", "ignored %", "classes")
     splits = _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()])
@@ -138,6 +138,9 @@ def format_report(report: DataReport) -> str:
         parts.append(
             f"names in more than one split ({len(ids)}), such as {ids[0]}: make sure that these images differ"
         )
+    pixels = sum(found.pixels for found in report.splits.values())  # (256,)
+    if explanation := explain_ignored_class(report.label_table, np.flatnonzero(pixels).tolist()):
+        parts.append(_fill(f"WARNING: {explanation}"))
     if report.errors:
         parts.append("\n".join(f"error: {error}" for error in report.errors))
     num_images = sum(found.num_images for found in report.splits.values())

@@ -126,7 +126,7 @@ def run_evaluation(
         _check_use_without_labels(benchmark, split, save_predictions is not None, update_card)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
-    save = None if save_predictions is None else _PredictionWriter(Path(save_predictions), dataset.label_table)
+    save = None if save_predictions is None else _PredictionWriter(Path(save_predictions), dataset.owner_table)
     transform = ProcessorTransform(None if protocol == "ms-flip" else steps.resize, processor)
     with _autocast(state.device, mixed_precision):
         scores, pixel_shares = _score(
@@ -210,12 +210,12 @@ def _check_use_without_labels(benchmark: str, split: str, is_saving: bool, updat
 class _PredictionWriter:
     """Writes class ids as the data set's owner numbers them."""
 
-    def __init__(self, folder: Path, label_table: LabelTable) -> None:
+    def __init__(self, folder: Path, owner_table: LabelTable) -> None:
         self.folder = folder
         raw_ids: dict[int, int] = {}
-        for raw_id, train_id in label_table.raw_to_train.items():
+        for raw_id, train_id in owner_table.raw_to_train.items():
             raw_ids.setdefault(train_id, raw_id)
-        table = [raw_ids[train_id] for train_id in range(label_table.num_labels)]
+        table = [raw_ids[train_id] for train_id in range(owner_table.num_labels)]
         self.raw_ids = np.array(table, dtype=np.uint8 if max(table) < 256 else np.uint16)
 
     def __call__(self, prediction: Prediction) -> None:

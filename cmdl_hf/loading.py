@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
 
 def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -31,9 +31,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
             model, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except OSError as error:
-        raise FileNotFoundError(
-            f"{model} cannot be loaded: {_first_line(error)}; check the name, or the folder's files"
-        ) from error
+        raise FileNotFoundError(_explain_missing(model, error)) from error
     except (ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(_explain(model, error)) from error
     if missing := sorted(name for name in info["missing_keys"] if not name.endswith("num_batches_tracked")):
@@ -74,6 +72,15 @@ def _check_folder(model: str | Path) -> None:
         raise FileNotFoundError(f"there is no folder {model}; name a folder of a model, or ORG/NAME on the Hub")
 
 
+def _explain_missing(model: str | Path, error: OSError) -> str:
+    if Path(model).is_dir():
+        return f"{model} cannot be loaded: {_first_line(error)}; check the folder's files"
+    return (
+        f"{model} cannot be loaded: there is no such folder here, and the Hub has no such model or cannot be reached "
+        f"({_first_line(error)}); correct the path of the folder, or the name ORG/NAME on the Hub"
+    )
+
+
 def _explain(model: str | Path, error: Exception) -> str:
     text = str(error)
     if "trust_remote_code" in text:
@@ -81,12 +88,23 @@ def _explain(model: str | Path, error: Exception) -> str:
             f"{model} brings Python code of its own, which runs on this machine: read it, then allow it with "
             "--trust-remote-code (in Python: trust_remote_code=True)"
         )
+    if "Unrecognized model" in text and _is_adapter(model):
+        return (
+            f"{model} is a CMDLAdapter, which cmdl's commands do not take: load it in Python with "
+            f"CMDLAdapter.from_pretrained({str(model)!r}), and score it with cmdl_hf.evaluation.evaluate"
+        )
     if "Unrecognized configuration class" in text:
         return (
             f"{model} is no semantic segmenter: transformers has no AutoModelForSemanticSegmentation for its "
             "architecture; name one whose output has logits, such as SegFormer, UPerNet or CMDL"
         )
     return f"{model} cannot be loaded: {_first_line(error)}"
+
+
+def _is_adapter(model: str | Path) -> bool:
+    """Whether a folder, or a repository whose config.json was just fetched, is one that CMDLAdapter saved."""
+    config, _ = PreTrainedConfig.get_config_dict(model)
+    return {"classifier", "segmenter", "options"} <= config.keys()
 
 
 def _first_line(error: Exception) -> str:

@@ -155,6 +155,26 @@ def test_check_data_of_own_files_names_absent_ids_and_shared_names(tmp_path, cap
     assert "names in more than one split (1), such as a:" in printed
 
 
+def test_check_data_warns_of_a_class_written_as_255(tmp_path, capsys):
+    mask = np.full((3, 4), 255, dtype=np.uint8)
+    mask[0] = 0
+    for split in ("train", "val"):
+        for kind, pixels in (("images", np.zeros((3, 4, 3), dtype=np.uint8)), ("masks", mask)):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / kind / split / f"{split}.png")
+    (tmp_path / "classes.txt").write_text("background\nobject\n")
+    arguments = ("--id2label", tmp_path / "classes.txt", "--contact-sheet", tmp_path / "s.png")
+    assert _run("check-data", tmp_path, *arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "WARNING: of 2 classes the masks hold 0 (background) alone, and 255, which means ignored." in printed
+    assert "write the class ids 0..1 into the masks images checked: 2, errors: 0" in printed
+
+    mask[1] = 1
+    Image.fromarray(mask).save(tmp_path / "masks" / "val" / "val.png")
+    assert _run("check-data", tmp_path, *arguments) == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -150,6 +150,38 @@ def test_predictions_have_the_owners_ids(oracle, frames, tmp_path):
         assert np.array_equal(ids[2:], truth[2:])  # the void above is predicted, too
 
 
+@pytest.mark.parametrize("num_labels", [171, 182])
+def test_predictions_on_the_164k_release_are_saved_as_its_masks(tmp_path, monkeypatch, num_labels):
+    """A perfect prediction is the owner's mask, whose ids are one less than those of the 10k release."""
+    raw_ids = {
+        row.raw_id - 1: row.raw_id - 1 if num_labels == 182 else row.train_id
+        for row in BENCHMARKS["coco_stuff"].label_table.rows
+        if row.raw_id and (num_labels == 182 or row.train_id != 255)
+    }
+    mask = np.array(list(raw_ids), dtype=np.uint8)[None].repeat(4, 0)  # (4, K)
+    train_ids = np.array(list(raw_ids.values()))[None].repeat(4, 0)
+    root = tmp_path / "coco"
+    for folder in ("train2017", "val2017"):
+        for kind in ("images", "annotations"):
+            (root / kind / folder).mkdir(parents=True)
+        Image.fromarray(np.stack([train_ids, train_ids, train_ids], -1).astype(np.uint8)).save(
+            root / "images" / folder / "9.png"
+        )
+        Image.fromarray(mask).save(root / "annotations" / folder / "9.png")
+
+    class Exact(Oracle):
+        def forward(self, pixel_values):
+            red = 255 * (pixel_values[:, :1] * self.std + self.mean)
+            return {"logits": -((red - torch.arange(num_labels).view(1, -1, 1, 1)) ** 2)}
+
+    exact = Exact(num_labels=num_labels)
+    monkeypatch.setattr(evaluating, "load_segmenter", lambda *_: (exact, make_image_processor()))
+    evaluation = run_evaluation("exact", "coco_stuff", root, save_predictions=tmp_path / "saved", num_workers=0)
+    assert evaluation.scores["overall_accuracy"] == 1
+    with Image.open(tmp_path / "saved" / "9.png") as saved:
+        assert np.array_equal(np.asarray(saved), mask)
+
+
 def test_withheld_labels_give_predictions_only(oracle, frames, tmp_path, capsys):
     arguments = ["oracle", "--benchmark", "cityscapes", "--data-dir", frames, "--split", "test"]
     arguments += ["--out", tmp_path / "s.json"]
@@ -228,7 +260,11 @@ def test_classes_of_other_names_are_told(oracle, frames, caplog):
     [
         (["--benchmark", "cityscapes"], "needs its folder"),
         (["--benchmark", "synthetic", "--data-dir", "x"], "x would not be read"),
-        (["--benchmark", "cityscapes", "--data-dir", "nowhere"], "nowhere"),
+        (
+            ["--benchmark", "cityscapes", "--data-dir", "nowhere"],
+            "nowhere does not exist; correct data_dir (--data-dir)",
+        ),
+        (["--benchmark", "own", "--data-dir", "nowhere", "--id2label", "y"], "correct the path (--data-dir)"),
         (["--benchmark", "cityscapes", "--data-dir", "x", "--id2label", "y"], "leave out --id2label"),
         (["--benchmark", "own", "--data-dir", "x"], "--id2label"),
         (["--benchmark", "cityscapes", "--data-dir", "FRAMES", "--stride", "4", "4"], "have no windows"),
@@ -325,6 +361,11 @@ def test_windows_are_by_default_the_crops_of_the_training(folder):
     protocol = make_protocol("slide", "some/model", "cityscapes")
     assert (protocol.crop_size, protocol.stride) == ((512, 1024), (341, 683))
     assert make_protocol("slide", "some/model", "ade20k", stride=(256, 256)).stride == (256, 256)
+    (folder / "recipe.yaml").write_text("crop_size: [30,")
+    with pytest.raises(ValueError, match=r"recipe\.yaml is damaged .* give --crop-size"):
+        make_protocol("slide", folder, "cityscapes")
+    with pytest.raises(ValueError, match=r"resize must be .* found \(0, 8\)"):
+        make_protocol("ms-flip", folder, "cityscapes", resize=(0, 8))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
-from cmdl_hf import CMDLForSemanticSegmentation, make_image_processor
+from cmdl_hf import CMDLAdapter, CMDLForSemanticSegmentation, make_image_processor
 from cmdl_hf.loading import choose_device, load_segmenter
 
 SMALL = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
@@ -90,7 +91,12 @@ def _of_another_kind(folder):
         (lambda folder: folder / "model.safetensors", ValueError, "found the file"),
         (lambda folder: folder / "missing", FileNotFoundError, "there is no folder"),
         (lambda _: "./missing", FileNotFoundError, "there is no folder"),
-        (lambda _: "nobody/nothing", FileNotFoundError, "nobody/nothing cannot be loaded"),
+        (
+            lambda _: "outputs/nothere",
+            FileNotFoundError,
+            "outputs/nothere cannot be loaded: there is no such folder here, and the Hub has no such model or cannot "
+            "be reached .*correct the path of the folder, or the name ORG/NAME",
+        ),
         (lambda _: "not a name!", FileNotFoundError, "cannot be loaded"),
     ],
 )
@@ -114,3 +120,15 @@ def test_whole_images_are_segmented_though_the_processor_would_crop_them(make_mo
     MobileViTImageProcessor(do_center_crop=True, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     _, processor = load_segmenter(tmp_path)
     assert not processor.do_center_crop
+
+
+def test_a_saved_adapter_is_told_with_what_takes_it(tmp_path):
+    segmenter = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 5, 1))
+    CMDLAdapter(segmenter, "1", num_labels=5).save_pretrained(tmp_path)
+    message = (
+        r"is a CMDLAdapter, which cmdl's commands do not take: load it in Python with CMDLAdapter.from_pretrained"
+        r"\('.*'\), and score it with cmdl_hf.evaluation.evaluate"
+    )
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            load_segmenter(folder)

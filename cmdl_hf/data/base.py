@@ -11,7 +11,7 @@ from PIL import Image
 
 from .label_table import HasClasses, LabelTable
 from .listing import Sample, SplitFiles, digest_files
-from .reading import BadDataError, BadFileError, encode_png, image_value, list_errors, map_ids, open_mask
+from .reading import LEAVING_OUT, BadDataError, BadFileError, encode_png, image_value, list_errors, map_ids, open_mask
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ class SegmentationDataset(HasClasses, datasets.DatasetDict):
         splits (`Mapping[str, Dataset]`): Data sets by split.
         label_table (`LabelTable`): The classes.
         bad_files (`Sequence[BadFileError]`): Files left out on request, with the reasons.
+        owner_table (`LabelTable`, *optional*): The classes with the ids that the owner's server takes predictions in,
+            where those are not the raw ids of `label_table`.
 
     Attributes:
         id2label, palette, num_labels, ignore_index: What `label_table` has.
@@ -40,9 +42,11 @@ class SegmentationDataset(HasClasses, datasets.DatasetDict):
         splits: Mapping[str, datasets.Dataset],
         label_table: LabelTable,
         bad_files: Sequence[BadFileError] = (),
+        owner_table: LabelTable | None = None,
     ) -> None:
         super().__init__(splits)
         self.label_table = label_table
+        self.owner_table = owner_table or label_table
         self.bad_files = list(bad_files)
 
 
@@ -71,6 +75,7 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         **config_kwargs: Fields of the configuration.
     """
 
+    MISSING_CURE = "Is it half a download? Fetch the rest"
     VERSION = datasets.Version("1.0.0")  # to be raised whenever the same files give another data set
     BUILDER_CONFIG_CLASS = SegmentationConfig
 
@@ -90,6 +95,11 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             listing=f"{digest_files(self.files)}-{label_table.digest}",
             **config_kwargs,
         )
+
+    @property
+    def owner_table(self) -> LabelTable:
+        """The table whose raw ids predictions are handed to the owner in."""
+        return self.label_table
 
     def mask_table(self, path: Path) -> LabelTable:
         """The table whose raw ids a mask holds."""
@@ -147,7 +157,7 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         has_samples = all(self.info.splits[split].num_examples for split in self.files)
         report_bad_files(bad_files, self.title, skip_bad_files and has_samples)
         splits = {split: self.as_dataset(split) for split in self.files}
-        return SegmentationDataset(splits, self.label_table, bad_files)
+        return SegmentationDataset(splits, self.label_table, bad_files, self.owner_table)
 
     def _refuse_id_errors(self) -> None:
         if errors := [error for files in self.files.values() for error in files.id_errors]:
@@ -161,9 +171,9 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         ]
         if unpaired:
             raise FileNotFoundError(
-                f"{self.title} is incomplete: is it half a download?\n"
+                f"{self.title} is incomplete.\n"
                 + "\n".join(unpaired)
-                + "\nFetch the rest, or pass skip_bad_files=True to leave these out."
+                + f"\n{self.MISSING_CURE}, or move these files away; {LEAVING_OUT}."
             )
 
     def _refuse_bad_first_samples(self) -> None:

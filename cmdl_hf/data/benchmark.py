@@ -99,7 +99,8 @@ class BenchmarkBuilder(SegmentationBuilder):
                 present = [name for name in known if files[name].samples]
                 raise FileNotFoundError(
                     f"{self.data_dir} has no files of the {split} split: is it half a download? "
-                    f"To read only what is there, pass splits={present}.\n"
+                    f"To read only what is there, pass splits={present} in Python, or --splits {' '.join(present)} to "
+                    "cmdl prepare and cmdl check-data.\n"
                     f"Expected is\n{self.layout.tree}\n{self.benchmark.origin}"
                 )
             if found < expected:

@@ -103,9 +103,14 @@ class CocoStuff(BenchmarkBuilder):
             files[split] = pair_files(images, masks)
         return files
 
-    def mask_table(self, path: Path) -> LabelTable:
+    @property
+    def owner_table(self) -> LabelTable:
         """The table of the 10k release, or that of the 164k one, whose masks hold other ids."""
         return self.label_table if self.layout is _10K else _less_one(self.label_table)
+
+    def mask_table(self, path: Path) -> LabelTable:
+        """The table of the release."""
+        return self.owner_table
 
     def read_ids(self, path: Path) -> Image.Image:
         """Read a mask of either release."""

@@ -2,14 +2,23 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import datasets
+import numpy as np
+
 from .base import SegmentationDataset
-from .label_table import Classes, to_label_table
+from .label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
 from .listing import Layout, SplitFiles, absolute, index_by_id, list_files, locate, pair_files
 from .own_files import OwnFiles
 from .reading import IMAGE_SUFFIXES
+from .statistics import label_histogram
+
+logger = logging.getLogger(__name__)
+
+_MASKS_LOOKED_AT = 100  # for a class written as 255
 
 _SPLIT_OF = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """The split that a folder's name, or an entry of a list, means."""
@@ -76,7 +85,7 @@ def load_folder(
         >>> dataset["train"].train_test_split(test_size=0.2)
         ```
     """
-    return find_folder(data_dir, id2label, cache_dir).load(num_proc=num_proc, skip_bad_files=skip_bad_files)
+    return _load(find_folder(data_dir, id2label, cache_dir), num_proc, skip_bad_files)
 
 
 def load_pairs(
@@ -114,8 +123,49 @@ def load_pairs(
             raise ValueError(f"{pairs_file}: {folder!r} is no split; known are {', '.join(filter(None, _SPLIT_OF))}")
         rows_of.setdefault(_SPLIT_OF[folder], []).append(row)
     files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
-    builder = _make_builder(files, id2label, pairs_file, cache_dir)
-    return builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
+    return _load(_make_builder(files, id2label, pairs_file, cache_dir), num_proc, skip_bad_files)
+
+
+def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str | None:
+    """Say so if masks look as if a class were written as 255, which passes for ignored.
+
+    Args:
+        label_table (`LabelTable`): The classes.
+        ids (`Collection[int]`): The train ids, 255 included, that occur in the masks.
+
+    Returns:
+        `str`: what was found and the cure, if of two or more classes one alone occurs beside 255, and 255 is the only
+        id that the table ignores; else `None`.
+    """
+    ignored = [row.raw_id for row in label_table.rows if row.train_id == IGNORE_INDEX]
+    classes = set(ids) - {IGNORE_INDEX}
+    K = label_table.num_labels
+    if K < 2 or ignored != [IGNORE_INDEX] or IGNORE_INDEX not in ids or len(classes) != 1:
+        return None
+    (id_,) = classes
+    return (
+        f"of {K} classes the masks hold {id_} ({label_table.id2label[id_]}) alone, and 255, which means ignored. "
+        f"If 255 stands for a class, it is not learned: write the class ids 0..{K - 1} into the masks"
+    )
+
+
+def _load(builder: OwnFiles, num_proc: int | None, skip_bad_files: bool) -> SegmentationDataset:
+    """Load own data, and warn of a class that seems to be written as 255."""
+    dataset = builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
+    split = "train" if "train" in dataset else next(iter(dataset))
+    if explanation := explain_ignored_class(dataset.label_table, _look_at_masks(dataset[split])):
+        logger.warning("%s, %s split: %s", builder.title, split, explanation)
+    return dataset
+
+
+def _look_at_masks(rows: datasets.Dataset) -> set[int]:
+    """The train ids in masks spread evenly over a split, as far as two classes, which is enough to know."""
+    labels, ids = rows.select_columns("label"), set[int]()
+    for index in np.linspace(0, len(rows) - 1, min(len(rows), _MASKS_LOOKED_AT)).round().astype(int):
+        ids |= set(np.flatnonzero(label_histogram(labels[int(index)]["label"])).tolist())
+        if len(ids - {IGNORE_INDEX}) > 1:
+            break
+    return ids
 
 
 def _make_builder(
@@ -141,6 +191,11 @@ def _split_folders(data_dir: Path) -> list[str]:
 
 
 def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
+    if not pairs_file.is_file():
+        raise FileNotFoundError(
+            f"there is no {pairs_file}: own data are a folder of images and masks, or a .csv or .jsonl list of pairs; "
+            "correct the path (--data-dir)"
+        )
     text = pairs_file.read_text(encoding="utf-8-sig")
     if pairs_file.suffix.lower() == ".csv":
         rows: list[dict[str, str]] = list(csv.DictReader(text.splitlines()))

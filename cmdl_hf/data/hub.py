@@ -41,7 +41,8 @@ def load_hub(
         cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its files.
         num_proc (`int`, *optional*): Processes that prepare.
         skip_bad_files (`bool`): Leave out samples that break a rule, counted and listed.
-        **load_options: Further arguments of `datasets.load_dataset`, such as `name` and `revision`.
+        **load_options: Further arguments of `datasets.load_dataset`, such as `name` and `revision`; not `split` or
+            `streaming`, because all splits are read.
 
     Returns:
         `SegmentationDataset`, as `load_benchmark` returns it, with the data set's own splits. The ids are its column
@@ -50,8 +51,15 @@ def load_hub(
     Raises:
         BadDataError: if samples break a rule, such as one without mask among others that have one.
         FileNotFoundError: if `id2label` is omitted and the data set does not say which classes it has.
-        ValueError: if a column is missing or holds no images, or the classes cannot be read.
+        ValueError: if a column is missing or holds no images, the classes cannot be read, or `split` or `streaming` is
+            given.
     """
+    for option in ("split", "streaming"):
+        if value := load_options.get(option):
+            raise ValueError(
+                f"load_hub reads and checks every split of {path}, and takes no {option}={value!r}: leave it out, and "
+                "pick a split from the result, such as load_hub(...)['train']"
+            )
     label_table = _find_classes(path, load_options) if id2label is None else to_label_table(id2label)
     cache = None if cache_dir is None else str(cache_dir)
     splits, bad_files = {}, []

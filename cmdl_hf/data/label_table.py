@@ -108,6 +108,8 @@ class LabelTable:
             ValueError: if the file has another form, or the ids are not 0..K-1.
         """
         path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file of classes {path}; correct id2label (--id2label)")
         text = path.read_text(encoding="utf-8-sig")
         try:
             return cls._from_text(path.suffix.lower(), text)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .reading import BadFileError
 
+_SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -16,7 +18,7 @@ class Layout:
     Args:
         name (`str`): What the builder calls it.
         needs (`tuple[str, ...]`): Glob patterns relative to the data set's folder; each must match.
-        num_images (`Mapping[str, int]`): Its splits, with the images each has when complete.
+        num_images (`Mapping[str, int]`): Its splits, with the images each has when complete; empty for own data.
         tree (`str`): The layout as drawn in error messages.
     """
 
@@ -70,12 +72,15 @@ class SplitFiles:
 
     def errors(self) -> list[BadFileError]:
         """Why files are in none of the samples."""
-        cure = "fetch what is missing, or remove the file"
+        cure = "add what is missing, or remove the file"
         return [
             *self.id_errors,
             *(BadFileError(path, "the image has no mask", cure) for path in self.images_without_mask),
             *(BadFileError(path, "the mask has no image", cure) for path in self.masks_without_image),
-            *(BadFileError(Path(id_), "listed, but not there", "fetch it") for id_ in self.missing_ids),
+            *(
+                BadFileError(Path(id_), "listed, but not there", "add it, or remove it from the list")
+                for id_ in self.missing_ids
+            ),
         ]
 
     def describe_unpaired(self) -> str:
@@ -124,17 +129,33 @@ def locate(data_dir: Path, layouts: Sequence[Layout], origin: str) -> Layout:
 def _why_not(data_dir: Path, layouts: Sequence[Layout]) -> str:
     if not data_dir.is_dir():
         what = "is a file" if data_dir.exists() else "does not exist"
-        return f"{data_dir} {what}; data_dir must be the data set's folder"
+        return f"{data_dir} {what}; correct data_dir (--data-dir), which must be the data set's folder"
     for folder in _neighbours(data_dir):
-        if any(not layout.missing(folder) for layout in layouts):
-            level = "above" if folder in data_dir.parents else "below"
-            return f"{data_dir} is the wrong level: the data set lies {level} it; pass data_dir={str(folder)!r}"
+        layout = next((layout for layout in layouts if not layout.missing(folder)), None)
+        if layout is None:
+            continue
+        if splits := _splits_beside(folder, layout):
+            kinds = " and ".join(layout.needs)
+            return (
+                f"{folder.parent} has {kinds} below each of {', '.join(splits)}, but the splits must lie below "
+                f"{kinds}: move {splits[0]}/{layout.needs[0]} to {layout.needs[0]}/{splits[0]}, and so on"
+            )
+        level = "above" if folder in data_dir.parents else "below"
+        return f"{data_dir} is the wrong level: the data set lies {level} it; name {str(folder)!r} instead"
     nearest = min(layouts, key=lambda layout: len(layout.missing(data_dir)))
     missing = nearest.missing(data_dir)
     if len(missing) < len(nearest.needs):
         found = [pattern for pattern in nearest.needs if pattern not in missing]
-        return f"{data_dir} has {', '.join(found)} but not {', '.join(missing)}: is it half a download?"
+        question = "is it half a download?" if nearest.num_images else "is that folder missing, or named otherwise?"
+        return f"{data_dir} has {', '.join(found)} but not {', '.join(missing)}: {question}"
     return f"{data_dir} holds none of {', '.join(nearest.needs)}"
+
+
+def _splits_beside(folder: Path, layout: Layout) -> list[str]:
+    """The folders of splits at this level, each of which would pass for own data by itself."""
+    if layout.num_images:
+        return []
+    return [name for name in _SPLIT_FOLDERS if not layout.missing(folder.parent / name)]
 
 
 def _neighbours(folder: Path) -> Iterator[Path]:

@@ -5,3 +5,5 @@ from .base import SegmentationBuilder
 
 class OwnFiles(SegmentationBuilder):
     """Builder of own images and masks."""
+
+    MISSING_CURE = "Add what is missing, or correct the names"

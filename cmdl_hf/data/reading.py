@@ -18,6 +18,12 @@ _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _IMAGE_MODES = ("RGB", "L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr")
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
+LEAVING_OUT = (
+    "skip_bad_files=True in Python, or for a public data set cmdl prepare --skip-bad-files, leaves such files out and "
+    "lists them"
+)
+"""What error messages say of bad files that need not be repaired."""
+
 ImageValue = str | dict[str, bytes | None]
 
 
@@ -53,7 +59,7 @@ class BadDataError(ValueError):
         self.errors = list(errors)
 
     def __str__(self) -> str:
-        return f"{list_errors(self.errors)}\nskip_bad_files=True leaves such files out and lists them."
+        return f"{list_errors(self.errors)}\nRepair these files or move them away; {LEAVING_OUT}."
 
 
 def list_errors(errors: Sequence[BadFileError], limit: int = 10) -> str:
@@ -235,7 +241,8 @@ def _unexpected_ids(path: Path, counts: Mapping[int, int] | Mapping[float, int],
     return BadFileError(
         path,
         f"the mask's ids must lie in {expected}, found {describe_counts(unexpected)}",
-        "check that it is the benchmark's own mask, with ids neither shifted nor reduced nor resized with blending",
+        "check that its ids were neither shifted nor reduced nor blended by resizing, and, of own data, that the file "
+        "of classes names every id",
         unexpected,
     )
 

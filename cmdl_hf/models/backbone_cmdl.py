@@ -72,9 +72,12 @@ def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Ten
             f"timm has no weights that fit {config.backbone} ({error}); pass a file: weights=FILE.safetensors"
         ) from error
     except Exception as error:  # of the HTTP client, whose classes differ between releases of huggingface_hub
+        pretrained = timm.get_pretrained_cfg(config.backbone)
+        source = f"of https://huggingface.co/{pretrained.hf_hub_id} " if pretrained and pretrained.hf_hub_id else ""
         raise OSError(
             f"timm's weights for {config.backbone} could not be downloaded ({type(error).__name__}: {error}); connect "
-            "to the network, or fetch the file elsewhere and pass it: weights=FILE.safetensors"
+            f"to the network, or fetch model.safetensors {source}elsewhere and name the file: "
+            "--weights FILE.safetensors (in Python: weights='FILE.safetensors')"
         ) from error
     return network.state_dict()
 

@@ -12,14 +12,14 @@ def test_a_missing_folder_names_the_tree_and_the_source(tmp_path, name):
     with pytest.raises(FileNotFoundError) as caught:
         load_benchmark(name, folder)
     message = str(caught.value)
-    assert f"{folder} does not exist" in message
+    assert f"{folder} does not exist; correct data_dir (--data-dir)" in message
     assert "The folder looked for is the one that holds" in message
     assert "come from http" in message
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "camvid.zip").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"camvid\.zip is a file; data_dir must be the data set's folder"):
+    with pytest.raises(FileNotFoundError, match=r"camvid\.zip is a file; correct data_dir \(--data-dir\)"):
         load_benchmark("camvid", tmp_path / "camvid.zip")
 
 
@@ -36,7 +36,7 @@ def test_the_right_folder_is_named_when_the_wrong_level_is_given(make_camvid, tm
     root = make_camvid().rename(tmp_path / "data" / "sets" / "CamVid")
     with pytest.raises(FileNotFoundError, match=rf"wrong level: the data set lies {direction} it") as caught:
         load_benchmark("camvid", (root / given).resolve())
-    assert f"pass data_dir={str(root)!r}" in str(caught.value)
+    assert f"name {str(root)!r} instead" in str(caught.value)
 
 
 def test_half_a_layout_is_named(make_camvid):
@@ -50,7 +50,9 @@ def test_a_missing_split_is_named_with_the_cure(make_camvid, cache_dir):
     root = make_camvid(lists=None)
     for folder in ("val", "valannot"):
         shutil.rmtree(root / folder)
-    with pytest.raises(FileNotFoundError, match=r"no files of the validation split.*splits=\['train', 'test'\]"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no files of the validation split.*splits=\['train', 'test'\].*--splits train test"
+    ):
         load_benchmark("camvid", root)
     assert list(load_benchmark("camvid", root, splits=["train", "test"], cache_dir=cache_dir)) == ["train", "test"]
 
@@ -62,7 +64,8 @@ def test_half_a_download_is_counted(make_camvid, cache_dir):
     with pytest.raises(FileNotFoundError) as caught:
         load_benchmark("camvid", root, cache_dir=cache_dir)
     message = str(caught.value)
-    assert "half a download" in message
+    assert "half a download? Fetch the rest" in message
+    assert "skip_bad_files=True in Python, or for a public data set cmdl prepare --skip-bad-files" in message
     assert "train: beside 1 pairs there are 1 mask(s) without image" in message
     assert "test: beside 1 pairs there are 1 image(s) without mask" in message
 

@@ -56,6 +56,11 @@ def test_164k(make_164k, cache_dir, label_array, masks, num_classes):
     assert list(dataset) == ["train", "validation"]
     assert label_array(dataset["validation"][0]).ravel().tolist() == _expected(num_classes)
     assert dataset.num_labels == len(dataset.palette) == len(dataset.id2label) == num_classes
+    owner = {train_id: raw_id for raw_id, train_id in dataset.owner_table.raw_to_train.items()}
+    masks = [255, *range(182)]  # what make_164k wrote
+    pairs = zip(masks, _expected(num_classes), strict=True)
+    assert all(owner[train_id] == raw_id for raw_id, train_id in pairs if train_id != 255)
+    assert dataset.with_transform(None).owner_table == dataset.owner_table
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
@@ -67,6 +72,7 @@ def test_10k(make_10k, cache_dir, label_array, dtype, num_classes):
         "test": ["COCO_train2014_2"],
     }
     assert label_array(dataset["test"][0]).ravel().tolist() == _expected(num_classes)
+    assert dataset.owner_table == dataset.label_table
 
 
 def test_other_class_counts_are_refused(make_164k, cache_dir):

@@ -1,4 +1,6 @@
 import json
+import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -63,7 +65,8 @@ def test_other_classes_are_not_served_from_the_cache(make_folder, cache_dir):
 
 
 @pytest.mark.parametrize(
-    ("missing", "message"), [("masks", "has images but not masks"), ("images", "has masks but not images")]
+    ("missing", "message"),
+    [("masks", "has images but not masks: is that folder"), ("images", "has masks but not images: is that folder")],
 )
 def test_a_missing_folder_is_named(make_folder, cache_dir, missing, message):
     root = make_folder()
@@ -162,3 +165,130 @@ def test_a_bad_list_is_refused(make_folder, write_image, cache_dir, rows, error,
     write_image(root / "images" / "a.png")
     with pytest.raises(error, match=message):
         load_pairs(_write_pairs(root, ".csv", rows), NAMES, cache_dir=cache_dir)
+
+
+@pytest.fixture
+def by_split(make_folder):
+    """The folder of splits that hold images and masks: the wrong way round."""
+    root = make_folder(["train", "val", "test"])
+    for split in ("train", "val", "test"):
+        for kind in ("images", "masks"):
+            (root / split).mkdir(exist_ok=True)
+            (root / kind / split).rename(root / split / kind)
+    for kind in ("images", "masks"):
+        (root / kind).rmdir()
+    return root
+
+
+@pytest.mark.parametrize("given", [".", "..", "train/images", "test/masks"])
+@pytest.mark.parametrize("is_one_split", [False, True])
+def test_no_folder_of_one_split_is_proposed(by_split, given, is_one_split):
+    if is_one_split:
+        for split in {"train", "val", "test"} - {"test" if "test" in given else "train"}:
+            shutil.rmtree(by_split / split)
+    with pytest.raises(FileNotFoundError, match="but the splits must lie below images and masks: move") as caught:
+        load_folder((by_split / given).resolve(), NAMES)
+    message = str(caught.value)
+    assert f"{by_split} has images and masks below each of " in message
+    assert "wrong level" not in message
+    if not is_one_split:
+        assert "each of train, val, test, but" in message
+        assert "move train/images to images/train" in message
+
+
+def test_own_data_one_level_up_are_found(make_folder):
+    root = make_folder()
+    with pytest.raises(FileNotFoundError, match="the data set lies below it; name ") as caught:
+        load_folder(root.parent, NAMES)
+    assert f"name {str(root)!r} instead" in str(caught.value)
+
+
+def test_a_missing_list_names_the_option(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no \S+nowhere: .*correct the path \(--data-dir\)"):
+        load_pairs(tmp_path / "nowhere", NAMES)
+
+
+def test_a_missing_file_of_classes_names_the_option(make_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file of classes \S+\.txt; correct id2label \(--id2label\)"):
+        load_folder(make_folder(), tmp_path / "nowhere.txt")
+
+
+def test_the_cures_are_those_of_own_data(make_folder, write_mask, cache_dir):
+    root = make_folder()
+    (root / "masks/train/a.png").rename(root / "mask")
+    with pytest.raises(FileNotFoundError, match="Add what is missing, or correct the names") as caught:
+        load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "download" not in str(caught.value)
+    write_mask(root / "masks/train/a.png", [7])
+    with pytest.raises(
+        BadDataError, match=r"found 7 .*of own data, that the file of classes names every id"
+    ) as caught:
+        load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "benchmark" not in str(caught.value)
+
+
+def _load_both(root, classes, cache_dir):
+    load_folder(root, classes, cache_dir=cache_dir)
+    folder = "train" if (root / "images/train").is_dir() else "val"
+    rows = [
+        {"image": f"images/{folder}/{stem}.jpg", "mask": f"masks/{folder}/{stem}.png", "split": folder}
+        for stem in ("a", "b")
+    ]
+    load_pairs(_write_pairs(root, ".csv", rows), classes, cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize("folder", ["train", "val"])
+def test_a_class_written_as_255_is_warned_of(make_folder, write_mask, cache_dir, caplog, folder):
+    root = make_folder([folder])
+    write_mask(root / f"masks/{folder}/a.png", [0])
+    write_mask(root / f"masks/{folder}/b.png", [0, 255])
+    _load_both(root, NAMES[:2], cache_dir)
+    split = {"train": "train", "val": "validation"}[folder]
+    assert [record.levelname for record in caplog.records if record.name == "cmdl_hf.data.custom"] == ["WARNING"] * 2
+    found = f"{split} split: of 2 classes the masks hold 0 (background) alone, and 255, which means ignored. If 255"
+    assert caplog.text.count(found) == 2
+    assert "write the class ids 0..1 into the masks" in caplog.text
+
+
+_EDGE = LabelTable((Label(0, 0, "leaf", (0, 0, 0)), Label(255, 1, "edge", (1, 1, 1))))
+_VOID = LabelTable((Label(0, 0, "leaf", (0, 0, 0)), Label(1, 1, "root", (1, 1, 1)), Label(9, 255, "void", (0, 0, 0))))
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes"),
+    [
+        ([0, 255], NAMES[:1]),  # one class is one class
+        ([0, 1, 255], NAMES),
+        ([0, 1], NAMES),
+        ([0], NAMES),
+        ([255], NAMES),
+        ([0, 255], _EDGE),
+        ([0, 9], _VOID),
+    ],
+)
+def test_what_255_may_be_is_no_warning(make_folder, write_mask, cache_dir, caplog, ids, classes):
+    root = make_folder(["train"])
+    for stem in ("a", "b"):
+        write_mask(root / f"masks/train/{stem}.png", ids)
+    with caplog.at_level(logging.WARNING, logger="cmdl_hf"):
+        _load_both(root, classes, cache_dir)
+    assert caplog.text == ""
+
+
+def test_a_hundred_masks_of_the_split_are_looked_at(make_folder, write_mask, cache_dir, caplog, monkeypatch):
+    root = make_folder(["train"], [f"{index:03d}" for index in range(150)])
+    for index in range(150):
+        write_mask(root / f"masks/train/{index:03d}.png", [0, 255])
+    looked_at = []
+
+    def count(label):
+        looked_at.append(label)
+        return np.array(label.histogram())
+
+    monkeypatch.setattr("cmdl_hf.data.custom.label_histogram", count)
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert len(looked_at) == 100
+    caplog.clear()
+    write_mask(root / "masks/train/149.png", [1])  # the last is among them
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert caplog.text == ""

@@ -56,7 +56,11 @@ class TestBackboneWeights:
 
     def test_no_network(self, make_config, monkeypatch, tmp_path):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(OSError, match=r"resnet18 could not be downloaded .* pass it: weights=FILE.safetensors"):
+        message = (
+            r"resnet18 could not be downloaded .* model.safetensors of https://huggingface.co/timm/resnet18\.a1_in1k "
+            r"elsewhere and name the file: --weights FILE\.safetensors \(in Python: weights='FILE\.safetensors'\)"
+        )
+        with pytest.raises(OSError, match=message):
             self.make(make_config).load_backbone_weights()
 
     def test_a_backbone_that_timm_has_no_weights_for(self, make_config):
