@@ -182,9 +182,12 @@ def _make_builder(
 
 def _split_folders(data_dir: Path) -> list[str]:
     """The folders of splits below images/ or masks/; an empty name where the files lie there themselves."""
-    folders = [
-        folder for folder in _SPLIT_OF if folder and any((data_dir / kind / folder).is_dir() for kind in _LAYOUT.needs)
-    ]
+    below = [path for kind in _LAYOUT.needs for path in sorted((data_dir / kind).iterdir()) if path.is_dir()]
+    if unknown := [path for path in below if path.name not in _SPLIT_OF and not path.name.startswith(".")]:
+        raise ValueError(
+            f"{unknown[0]} is no split; known are {', '.join(filter(None, _SPLIT_OF))}: rename it, or move it away"
+        )
+    folders = [folder for folder in _SPLIT_OF if folder in {path.name for path in below}]
     if {"val", "validation"} <= set(folders):
         raise ValueError(f"{data_dir} has both val and validation below images and masks; merge them")
     return folders or [""]

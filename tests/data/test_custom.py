@@ -108,6 +108,16 @@ def test_two_folders_of_one_split_are_refused(make_folder):
         load_folder(make_folder(["val", "validation"]), NAMES)
 
 
+@pytest.mark.parametrize("splits", [["train"], [""]])
+def test_a_folder_that_is_no_split_is_not_passed_over(make_folder, splits):
+    folder = make_folder(splits)
+    (folder / "masks" / ".cache").mkdir()
+    load_folder(folder, NAMES)
+    (folder / "masks" / "valid").mkdir()
+    with pytest.raises(ValueError, match=r"masks/valid is no split; known are train, val, .*: rename it"):
+        load_folder(folder, NAMES)
+
+
 def _write_pairs(root, suffix, rows):
     path = root / f"pairs{suffix}"
     if suffix == ".csv":
