@@ -176,7 +176,9 @@ def make_model(
     config = make_config(args, dataset)
     set_seed(args.seed)
     model = CMDLForSemanticSegmentation(config)
-    if weights is not None:
+    if weights is None:
+        logger.info(f"the backbone {args.backbone} starts from scratch; --weights timm starts it from ImageNet")
+    else:
         model.load_backbone_weights(None if str(weights) == "timm" else weights)
     return model
 

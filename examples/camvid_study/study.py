@@ -142,6 +142,7 @@ def _long() -> dict[str, dict[str, Any]]:
     }
     runs["contrastive-weight-0.05-zero-start"] = runs["contrastive-weight-0.05-unscaled"] | {"is_fusion_zeroed": True}
     runs["reference-contrast"] = ARMS["reference-contrast"]
+    runs["pspnet-contrastive-weight-0.05"] = runs["contrastive-weight-0.05"] | {"framework": "pspnet"}
     return {f"long-{name}": fields | {"epochs": 20} for name, fields in runs.items()}
 
 
@@ -367,6 +368,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, fields in (item for group in options.runs for item in names[group].items()):
         if name in read_results():
+            print(f"{name} is in {RESULTS.name} already")
             continue
         print(f"\n{name}", flush=True)
         args = make_recipe(fields)
@@ -374,7 +376,7 @@ def main() -> None:
         prepare = functools.partial(prepare_model, fields=fields)
         weights = None if fields.get("is_from_scratch") else options.weights
         scores = run(args, folder, options.data_dir, weights=weights, prepare_model=prepare)
-        if not scores:
+        if scores is None:
             return  # stopped by a signal; the next call goes on
         facts = json.loads((folder / "run.json").read_text())
         if fields.get("is_final"):
