@@ -270,7 +270,10 @@ def _protocol(folder: _Folder) -> str:
             text += " The test split had no part in the choice."
     if folder.scores.keys() - {"train", "validation", "test"}:
         text += " A column that names a protocol or a data set was scored by that one."
-    return f"{text} A class without pixels has no score (–) and is left out of the means."
+    return (
+        f"{text} A class that is neither labelled nor predicted has no IoU (–), one that is not labelled no accuracy; "
+        "they are left out of the means."
+    )
 
 
 def _score_table(folder: _Folder) -> str:
