@@ -58,14 +58,16 @@ def train(
     """
     loop = TrainingLoop(model, dataset, transform, args)
     rows = []
-    with closing(loop), progress_bar(total=args.max_steps, desc=description, unit="step") as progress:
-        while loop.step < args.max_steps:
-            goal = min(next_multiple(loop.step, args.logging_steps), args.max_steps)
-            rows.append(loop.advance(goal, progress.update))
-            progress.set_postfix_str(describe(rows[-1]), refresh=False)
+    try:
+        with closing(loop), progress_bar(total=args.max_steps, desc=description, unit="step") as progress:
+            while loop.step < args.max_steps:
+                goal = min(next_multiple(loop.step, args.logging_steps), args.max_steps)
+                rows.append(loop.advance(goal, progress.update))
+                progress.set_postfix_str(describe(rows[-1]), refresh=False)
+    finally:
+        loop.release_model()
     if loop.scored_model is not loop.model:
         loop.model.load_state_dict(loop.scored_model.state_dict())
-    loop.release_model()
     return rows
 
 

@@ -74,8 +74,7 @@ class TrainingLoop:
 
     Raises:
         ValueError: if the processes cannot share the batch equally, there are no images, a pass of one image would
-            leave a batch norm with a single value per channel, the device lacks the precision, or there is no such
-            tracker.
+            leave a batch norm with a single value per channel, fp16 is asked of a CPU, or there is no such tracker.
         ImportError: if a tracker is not installed.
     """
 
@@ -96,10 +95,10 @@ class TrainingLoop:
             project_dir=log_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        if self.accelerator.mixed_precision != "no" and not self.accelerator.native_amp:
+        if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError(
-                f"mixed_precision={self.accelerator.mixed_precision} is not to be had on "
-                f"{self.accelerator.device.type}, where the run would be in float32; choose bf16 or no"
+                "mixed_precision=fp16 is not to be had on a CPU, where accelerate would train in float32; choose bf16 "
+                "or no"
             )
         self.args = args
         self.step = 0

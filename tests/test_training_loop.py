@@ -214,6 +214,18 @@ def test_bf16_keeps_weights_and_bank_in_float32(make_model, scenes):
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32, torch.int64}
 
 
+def test_a_training_that_fails_leaves_the_model_in_float32(make_model, scenes):
+    model = make_model()
+    with pytest.raises(FloatingPointError):
+        train(
+            model,
+            scenes,
+            TRANSFORM,
+            make_args(mixed_precision="bf16", max_steps=1, learning_rate=1e38, weight_decay=1e6),
+        )
+    assert not vars(model).keys() & {"forward", "_original_forward"}
+
+
 @pytest.mark.parametrize("is_own_forward", [False, True])
 def test_a_trained_model_computes_in_float32_again(make_model, scenes, is_own_forward):
     model = make_model().eval()
@@ -234,11 +246,11 @@ def test_a_trained_model_computes_in_float32_again(make_model, scenes, is_own_fo
 def test_a_precision_that_the_device_lacks_is_refused(make_model, scenes):
     if torch.accelerator.is_available():
         pytest.skip("an accelerator has fp16")
-    with pytest.raises(ValueError, match=r"mixed_precision=fp16 is not to be had on cpu.*choose bf16 or no"):
+    with pytest.raises(ValueError, match=r"mixed_precision=fp16 is not to be had on a CPU.*choose bf16 or no"):
         TrainingLoop(make_model(), scenes, TRANSFORM, make_args(mixed_precision="fp16"))
 
 
-@pytest.mark.parametrize(("passes_then", "passes_now"), [(4, 2), (1, 4)])
+@pytest.mark.parametrize(("passes_then", "passes_now"), [(2, 4), (1, 2)])
 def test_a_step_is_whole_after_a_resume_in_another_number_of_passes(
     make_model, scenes, tmp_path, passes_then, passes_now
 ):
