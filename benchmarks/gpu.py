@@ -99,10 +99,8 @@ def trains_in(dtype: torch.dtype, is_compiled: bool, device: str) -> str:
 
 def loop_does_not_synchronise(settings: dict[str, Any], device: str) -> str:
     """Steps of the training loop, data loading to moving average, without the host waiting for the device."""
-    from cmdl_hf.data import load_synthetic
-    from cmdl_hf.data.transforms import TrainTransform
-    from cmdl_hf.training_args import CMDLTrainingArguments
-    from cmdl_hf.training_loop import TrainingLoop
+    from cmdl_hf.data import TrainTransform, load_synthetic
+    from cmdl_hf.training import CMDLTrainingArguments, TrainingLoop
 
     scenes = load_synthetic(num_train=16, num_validation=1, num_test=1, size=(128, 128))["train"]
     args = CMDLTrainingArguments(max_steps=20, total_batch_size=4, learning_rate=0.01, **settings)

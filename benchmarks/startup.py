@@ -51,11 +51,9 @@ def saving_and_loading(backbone: str, folder: Path) -> dict[str, Callable[[], ob
     from transformers.utils.logging import disable_progress_bar
 
     from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-    from cmdl_hf.checkpoints import Checkpoints
-    from cmdl_hf.data import load_synthetic
-    from cmdl_hf.data.transforms import TrainTransform
-    from cmdl_hf.training_args import CMDLTrainingArguments
-    from cmdl_hf.training_loop import TrainingLoop
+    from cmdl_hf.data import TrainTransform, load_synthetic
+    from cmdl_hf.training import CMDLTrainingArguments, TrainingLoop
+    from cmdl_hf.training.checkpoints import Checkpoints
 
     disable_progress_bar()
     backbone_config = {"model_type": "timm_backbone", "backbone": backbone, "out_indices": [3, 4], "output_stride": 8}

@@ -3,10 +3,10 @@
 Names are imported when first used: `import cmdl_hf` alone loads neither torch nor transformers.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._auto import register_with_auto_classes
+from ._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .models import *  # noqa: F403
@@ -31,10 +31,7 @@ _MODULE_OF = {
 __all__ = ["__version__", *_MODULE_OF]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+__getattr__ = lazy_names(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:

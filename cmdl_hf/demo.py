@@ -11,11 +11,9 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 from transformers.utils import logging
 
-from .data.transforms import EvalTransform, TrainTransform
+from .data import EvalTransform, TrainTransform, load_data
 from .evaluation import evaluate
-from .recipes import load_data, make_model
-from .training import save, train
-from .training_args import CMDLTrainingArguments
+from .training import CMDLTrainingArguments, make_model, save, train
 from .visualization import draw_prediction
 
 SYNTHETIC = CMDLTrainingArguments(
@@ -65,7 +63,7 @@ def run_demo(
     """
     args = SYNTHETIC if data_dir is None else CAMVID
     args = replace(args, max_steps=args.max_steps if max_steps is None else max_steps)
-    dataset = load_data(args, data_dir)
+    dataset = load_data(args.benchmark, data_dir)
     scores: dict[str, Any] = {}
     for name, use_distributions in (("plain FCN", False), ("CMDL-FCN", True)):
         # Both start from the same seed and see the same images in the same order.

@@ -1,9 +1,11 @@
 """Files that are replaced whole: a reader, or an interruption, never meets half of one."""
 
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -55,3 +57,12 @@ def check_can_write(path: Path, is_folder: bool) -> None:
         raise PermissionError(f"{path} cannot be written ({error.strerror}); name another place") from error
     if not is_folder and path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a JSON file")
+
+
+def without_nan(value: Any) -> Any:
+    """Put None, which JSON has, for nan, which it has not."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

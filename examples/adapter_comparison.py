@@ -22,11 +22,9 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import ModelOutput
 
 from cmdl_hf import CMDLAdapter
-from cmdl_hf.data import load_synthetic
-from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.data import EvalTransform, TrainTransform, load_synthetic
 from cmdl_hf.evaluation import evaluate
-from cmdl_hf.training import train
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training import CMDLTrainingArguments, train
 
 NUM_LABELS = 8
 SEGMENTERS: dict[str, Callable[[], nn.Module]] = {

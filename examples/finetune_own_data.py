@@ -12,11 +12,9 @@ import argparse
 from pathlib import Path
 
 from cmdl_hf import CMDLForSemanticSegmentation, make_image_processor
-from cmdl_hf.data import load_folder
-from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.data import EvalTransform, TrainTransform, load_folder
 from cmdl_hf.evaluation import evaluate
-from cmdl_hf.training import train
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training import CMDLTrainingArguments, train
 
 
 def main() -> None:

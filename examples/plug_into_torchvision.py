@@ -13,11 +13,9 @@ from accelerate import PartialState
 from torchvision.models.segmentation import fcn_resnet50
 
 from cmdl_hf import CMDLAdapter
-from cmdl_hf.data import load_synthetic
-from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.data import EvalTransform, TrainTransform, load_synthetic
 from cmdl_hf.evaluation import evaluate
-from cmdl_hf.training import train
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training import CMDLTrainingArguments, train
 
 
 def main() -> None:

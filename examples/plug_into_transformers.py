@@ -14,8 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, Trainer, TrainingArguments
 
 from cmdl_hf import CMDLAdapter
-from cmdl_hf.data import load_synthetic
-from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.data import EvalTransform, TrainTransform, load_synthetic
 from cmdl_hf.evaluation import evaluate
 
 

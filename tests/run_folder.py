@@ -6,7 +6,7 @@ import math
 import yaml
 
 from cmdl_hf import make_image_processor
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training import CMDLTrainingArguments
 
 SCORES = {
     "mean_iou": 0.6123,

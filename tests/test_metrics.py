@@ -16,7 +16,7 @@ from cmdl_hf.metrics import SegmentationMetrics
 
 K = 7
 VOID = 255
-METRIC_FOLDER = Path(cmdl_hf.__file__).parent / "segmentation_metric"
+METRIC_FOLDER = Path(cmdl_hf.__file__).parent / "evaluation" / "segmentation_metric"
 
 
 def make_pair(shape=(2, 33, 29), num_labels=K, seed=0, accuracy=0.6, void=0.15):
@@ -252,7 +252,7 @@ def load_metric(tmp_path, monkeypatch):
 
     def load(how):
         if how == "class":
-            from cmdl_hf.segmentation_metric import SegmentationMetric
+            from cmdl_hf.evaluation.segmentation_metric import SegmentationMetric
 
             return SegmentationMetric(num_labels=K, cache_dir=str(tmp_path))
         path = METRIC_FOLDER if how == "folder" else METRIC_FOLDER / "segmentation_metric.py"

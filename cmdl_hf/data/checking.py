@@ -1,20 +1,26 @@
 """Looking through every file of a data set, past those that break a rule, which are listed to the last one."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from accelerate.utils import tqdm
+from PIL import Image
 
-from .base import SegmentationBuilder
-from .benchmark import BenchmarkBuilder
+from .contact_sheet import draw_contact_sheet, load_font
 from .label_table import IGNORE_INDEX, Label, LabelTable
 from .listing import Sample
+from .loading import BENCHMARKS, make_builder
 from .reading import BadFileError, decode, image_value, map_ids
+from .sets.base import FEATURES, SegmentationBuilder
+from .sets.benchmark import BenchmarkBuilder
+from .sets.own import find_folder
 from .statistics import label_histogram
+
+_SHEET_SIZE = 12  # samples on a contact sheet
 
 
 @dataclass
@@ -78,6 +84,70 @@ class DataReport:
             for id_, pixels in error.unexpected_ids.items():
                 _add(found.setdefault(id_, IdCount()), pixels)
         return dict(sorted(found.items(), key=lambda item: -item[1].pixels))
+
+
+def check_data(
+    name: str,
+    contact_sheet: str | Path,
+    data_dir: str | Path | None = None,
+    id2label: str | Path | None = None,
+    splits: Sequence[str] | None = None,
+) -> tuple[DataReport, bool]:
+    """Look through all files of a data set, and draw some of them.
+
+    Args:
+        name (`str`): One of `BENCHMARKS`, with `data_dir`; or the folder of own data, with `id2label`.
+        contact_sheet (`str` or `Path`): PNG file to write.
+        data_dir (`str` or `Path`, *optional*): The benchmark's folder.
+        id2label (`str` or `Path`, *optional*): The file with own data's classes.
+        splits (`Sequence[str]`, *optional*): The benchmark's splits to check; by default all.
+
+    Returns:
+        `DataReport`, for [`format_report`], and whether there were readable samples with labels to draw.
+
+    Raises:
+        FileNotFoundError: if a folder or a split is missing.
+        ValueError: if `name` and the options do not fit.
+        ImportError: if matplotlib is not installed.
+    """
+    load_font()  # whoever lacks it should know before all files are read
+    builder = _find_builder(name, data_dir, id2label, splits)
+    report = check_files(builder)
+    samples = list(_samples_to_draw(builder, report))
+    if samples:
+        sheet = draw_contact_sheet(samples, report.label_table.id2label, report.label_table.palette)
+        Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(contact_sheet, "PNG")
+    return report, bool(samples)
+
+
+def _find_builder(
+    name: str, data_dir: str | Path | None, id2label: str | Path | None, splits: Sequence[str] | None
+) -> SegmentationBuilder:
+    if name in BENCHMARKS:
+        if data_dir is None or id2label is not None:
+            raise ValueError(f"{name} needs --data-dir, and knows its classes: leave --id2label out")
+        return make_builder(name, data_dir, splits=splits)
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"{name!r} is neither a folder nor a benchmark; known are {', '.join(BENCHMARKS)}")
+    if id2label is None or data_dir is not None or splits is not None:
+        raise ValueError(
+            f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes, "
+            "and takes neither --data-dir nor --splits"
+        )
+    return find_folder(name, id2label)
+
+
+def _samples_to_draw(
+    builder: SegmentationBuilder, report: DataReport
+) -> Iterator[tuple[str, Image.Image, Image.Image]]:
+    """Read readable samples with labels, spread evenly over every split."""
+    labelled = {split: found.readable for split, found in report.splits.items() if found.pixels.any()}
+    for split, samples in labelled.items():
+        count = min(len(samples), _SHEET_SIZE // len(labelled))
+        for index in np.linspace(0, len(samples) - 1, count).round().astype(int):
+            sample = FEATURES.decode_example(FEATURES.encode_example(builder.read_sample(samples[index])))
+            yield f"{split}  {sample['id']}", sample["image"], sample["label"]
 
 
 def check_files(builder: SegmentationBuilder) -> DataReport:

@@ -7,11 +7,11 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .base import SegmentationDataset
-from .benchmark import Benchmark
 from .label_table import IGNORE_INDEX
 from .listing import Layout
-from .preparing import CLASSES_FILE, NAMES_FILE
+from .parquet import CLASSES_FILE, NAMES_FILE
+from .sets.base import SegmentationDataset
+from .sets.benchmark import Benchmark
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 """The Hub's size categories, by the number of samples that each stays below."""

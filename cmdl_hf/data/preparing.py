@@ -1,176 +1,44 @@
-"""Data sets as Parquet: what `datasets.load_dataset` reads and streams from a folder or from the Hub."""
+"""What `cmdl prepare` does: a public data set as Parquet files with a card."""
 
-import csv
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
-from datasets.table import embed_table_storage
-from huggingface_hub import HfApi
-
-from ..uploading import with_retries
-from .base import FEATURES, SegmentationDataset
-from .label_table import COLUMNS, LabelTable
-
-CLASSES_FILE = "label_table.csv"
-"""Ids, names and colours of the classes beside the Parquet files, as `LabelTable.from_file` reads them."""
-
-NAMES_FILE = "id2label.json"
-"""Ids and names alone, where users of the Hub look for them."""
-
-_ROWS_AT_A_TIME = 100
+from .dataset_card import make_dataset_card
+from .loading import make_builder
+from .parquet import new_folder, write_parquet
+from .sets.base import SegmentationDataset
 
 
-def write_parquet(
-    dataset: SegmentationDataset, output_dir: str | Path, max_shard_bytes: int = 500_000_000
-) -> datasets.DatasetInfo:
-    """Write a data set as Parquet files that hold the bytes of its images, with its classes beside them.
-
-    Images keep their files' own bytes. Labels hold train ids, 255 = ignore; they are not to be mapped again. Beside
-    `data/` lie `CLASSES_FILE` and `NAMES_FILE`.
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    output_dir: str | Path,
+    repo_id: str | None = None,
+    splits: Sequence[str] | None = None,
+    skip_bad_files: bool = False,
+) -> SegmentationDataset:
+    """Write a public data set as Parquet with a card, for `datasets.load_dataset` and the Hub.
 
     Args:
-        dataset (`SegmentationDataset`): The data set.
-        output_dir (`str` or `Path`): Folder to write; it must not exist or be empty.
-        max_shard_bytes (`int`): About the size of one file, which passes through memory as a whole.
+        name (`str`): One of `BENCHMARKS`.
+        data_dir (`str` or `Path`): The folder of the data set as its owner distributes it.
+        output_dir (`str` or `Path`): Folder to write, for `datasets.load_dataset`; it must not exist or be empty.
+        repo_id (`str`, *optional*): `"organisation/name"` on the Hub that the card's example loads; by default the
+            name of the folder.
+        splits (`Sequence[str]`, *optional*): Splits to write; by default all.
+        skip_bad_files (`bool`): Leave out files that break a rule; the card lists them.
 
     Returns:
-        `datasets.DatasetInfo`: columns, splits and sizes of what was written.
+        `SegmentationDataset`: what was written.
 
     Raises:
         FileExistsError: if `output_dir` holds files.
-
-    Example:
-        ```python
-        write_parquet(load_benchmark("camvid", "CamVid"), "camvid_parquet")
-        train = datasets.load_dataset("camvid_parquet", split="train", streaming=True)
-        ```
+        FileNotFoundError, ValueError: as `load_benchmark` raises them.
     """
-    data_dir = new_folder(output_dir) / "data"
-    data_dir.mkdir()
-    splits = datasets.SplitDict()
-    for split, rows in dataset.items():
-        num_bytes = _write_split(split, rows, data_dir, max_shard_bytes)
-        splits[split] = datasets.SplitInfo(split, num_bytes, len(rows))
-    _write_classes(dataset.label_table, data_dir.parent)
-    return datasets.DatasetInfo(
-        features=FEATURES,
-        splits=splits,
-        dataset_size=sum(split.num_bytes for split in splits.values()),
-        download_size=sum(path.stat().st_size for path in data_dir.iterdir()),
-    )
-
-
-def new_folder(folder: str | Path) -> Path:
-    """Make a folder that must not exist or be empty.
-
-    Raises:
-        FileExistsError: if it holds files.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
-    return folder
-
-
-def check_can_push(repo_id: str) -> None:
-    """Find out whether a data set could be pushed, before hours are spent on preparing it.
-
-    Args:
-        repo_id (`str`): `"organisation/name"` on the Hub.
-
-    Raises:
-        ValueError: if `repo_id` is no such name.
-        OSError: if nobody is logged in, or the Hub cannot be reached.
-    """
-    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
-        raise ValueError(f"a data set is pushed to organisation/name, found {repo_id!r}")
-    HfApi().whoami()
-
-
-def push_folder(folder: str | Path, repo_id: str, private: bool = True) -> str:
-    """Upload a folder that `write_parquet` made to the Hub, in place of what the data set held there before.
-
-    Args:
-        folder (`str` or `Path`): The folder.
-        repo_id (`str`): `"organisation/name"`; it is made where it does not exist.
-        private (`bool`): Whether only its owners see it, should it have to be made; most benchmarks' terms do not
-            allow others to pass their files on.
-
-    Returns:
-        `str`: address of the data set.
-
-    Raises:
-        PermissionError: if the Hub does not know the user or does not let them; the message names the cure.
-        ConnectionError: if the Hub stays out of reach.
-    """
-    api = HfApi(library_name="cmdl_hf")
-
-    def upload() -> str:
-        repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo.repo_id,
-            folder_path=folder,
-            repo_type="dataset",
-            commit_message="Upload data set",
-            delete_patterns="data/*.parquet",  # another number of shards has other names
-        )
-        return str(repo)
-
-    return with_retries(upload, repo_id)
-
-
-def _write_split(split: str, rows: datasets.Dataset, data_dir: Path, max_shard_bytes: int) -> int:
-    """Write one split, and return the bytes of its samples."""
-    num_bytes = 0
-    shards = _shards(rows, max_shard_bytes)
-    for index, shard in enumerate(shards):
-        embedded = (
-            rows.select(shard)
-            .with_format("arrow")
-            .map(
-                embed_table_storage,
-                batched=True,
-                batch_size=_ROWS_AT_A_TIME,
-                keep_in_memory=True,
-                desc=f"{split}, file {index + 1} of {len(shards)}",
-            )
-        )
-        embedded.to_parquet(data_dir / f"{split}-{index:05d}-of-{len(shards):05d}.parquet")
-        num_bytes += embedded.data.nbytes
-    return num_bytes
-
-
-def _shards(rows: datasets.Dataset, max_bytes: int) -> list[range]:
-    """Cut the rows of a split into ranges of about `max_bytes`."""
-    shards, start, num_bytes = [], 0, 0
-    for index, row in enumerate(_undecoded(rows)):
-        row_bytes = sum(_num_bytes(row[column]) for column in ("image", "label"))
-        if index > start and num_bytes + row_bytes > max_bytes:
-            shards.append(range(start, index))
-            start, num_bytes = index, 0
-        num_bytes += row_bytes
-    return [*shards, range(start, len(rows))]
-
-
-def _undecoded(rows: datasets.Dataset) -> datasets.Dataset:
-    for column in ("image", "label"):
-        rows = rows.cast_column(column, datasets.Image(decode=False))
-    return rows
-
-
-def _num_bytes(value: dict[str, str | bytes | None] | None) -> int:
-    if value is None:
-        return 0
-    content = value["bytes"]
-    return Path(str(value["path"])).stat().st_size if content is None else len(content)
-
-
-def _write_classes(label_table: LabelTable, output_dir: Path) -> None:
-    names = json.dumps(label_table.id2label, indent=2, ensure_ascii=False)
-    (output_dir / NAMES_FILE).write_text(names + "\n", encoding="utf-8")
-    with (output_dir / CLASSES_FILE).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows([row.raw_id, row.train_id, row.name, *row.colour] for row in label_table.of_train_ids.rows)
+    builder = make_builder(name, data_dir, splits=splits)
+    output_dir = new_folder(output_dir)
+    dataset = builder.load(skip_bad_files=skip_bad_files)
+    info = write_parquet(dataset, output_dir)
+    card = make_dataset_card(dataset, info, builder.benchmark, builder.layout, repo_id or output_dir.absolute().name)
+    card.save(output_dir / "README.md")
+    return dataset

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ..data import check_classes, load_split
 from ..files import check_can_write, write_text
-from ..inference import outlier_map
-from ..loading import choose_device, load_segmenter
+from ..inference import choose_device, load_segmenter, outlier_map
 from ..progress import progress_bar
-from ..recipes import check_classes, load_split
 from ..visualization import colorize, default_palette, paint_distributions, paint_values
 from .findings import collect_findings
 from .layout import check_scikit_learn, lay_out

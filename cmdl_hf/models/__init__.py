@@ -9,10 +9,13 @@ from .distributions_cmdl import (
     CMDLDistributionLearning,
     CMDLProjectionHead,
     CMDLSemanticAggregation,
+    labels_on_grid,
+    scale_channels,
 )
 from .image_processing_cmdl import make_image_processor
 from .memory_cmdl import CMDLMemoryBank, sinkhorn
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
+from .segmenter_cmdl import find_logits
 
 AutoConfig.register("cmdl", CMDLConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(CMDLConfig, CMDLForSemanticSegmentation, exist_ok=True)
@@ -31,6 +34,9 @@ __all__ = [
     "CMDLProjectionHead",
     "CMDLSemanticAggregation",
     "CMDLSemanticSegmenterOutput",
+    "find_logits",
+    "labels_on_grid",
     "make_image_processor",
+    "scale_channels",
     "sinkhorn",
 ]

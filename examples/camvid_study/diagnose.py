@@ -17,8 +17,7 @@ from study import BASE, GROUPS, set_context_path
 from torch import Tensor
 
 from cmdl_hf import CMDLForSemanticSegmentation
-from cmdl_hf.data import load_benchmark
-from cmdl_hf.data.transforms import EvalTransform
+from cmdl_hf.data import EvalTransform, load_benchmark
 from cmdl_hf.metrics import SegmentationMetrics
 
 DIAGNOSTICS = Path(__file__).with_name("diagnostics.jsonl")

@@ -23,7 +23,7 @@ from study import GROUPS, make_recipe
 
 from cmdl_hf.data import BENCHMARKS
 from cmdl_hf.hub import write_card
-from cmdl_hf.recipes import make_config
+from cmdl_hf.training import make_config
 
 FOLDER = Path(__file__).parent
 MODEL_CARDS = FOLDER.parents[1] / "model_cards"

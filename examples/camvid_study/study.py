@@ -21,14 +21,11 @@ from cpu_depthwise import replace_dilated_depthwise
 from torch import Tensor
 
 from cmdl_hf import CMDLForSemanticSegmentation, CMDLMemoryBank
-from cmdl_hf.data import load_benchmark
-from cmdl_hf.data.transforms import EvalTransform
+from cmdl_hf.data import EvalTransform, load_benchmark
 from cmdl_hf.evaluation import Prediction, evaluate
-from cmdl_hf.files import write_text
+from cmdl_hf.files import without_nan, write_text
 from cmdl_hf.hub import write_card
-from cmdl_hf.training import run
-from cmdl_hf.training_args import CMDLTrainingArguments
-from cmdl_hf.training_log import without_nan
+from cmdl_hf.training import CMDLTrainingArguments, run
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 COUNTS = Path(__file__).with_name("test_counts")  # of each final run, by which test images are drawn again and again

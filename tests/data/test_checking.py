@@ -6,7 +6,7 @@ from PIL import Image
 
 from cmdl_hf.data import Label, LabelTable, make_builder
 from cmdl_hf.data.checking import IdCount, check_files
-from cmdl_hf.data.custom import find_folder
+from cmdl_hf.data.sets.own import find_folder
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmdl_hf.data import load_benchmark, load_synthetic
-from cmdl_hf.data.statistics import class_pixel_counts, class_weights
-from cmdl_hf.data.transforms import TrainTransform
+from cmdl_hf.data import TrainTransform, class_pixel_counts, class_weights, load_benchmark, load_synthetic
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cmdl_hf.data import load_synthetic
-from cmdl_hf.data.stream import StreamSampler, TrainingStream
-from cmdl_hf.data.transforms import TrainTransform
+from cmdl_hf.data import StreamSampler, TrainingStream, TrainTransform, load_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from cmdl_hf import make_image_processor
+from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from cmdl_hf.data.photometric import PhotometricDistortion
-from cmdl_hf.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EvalTransform,
-    PadTo,
-    RandomScaleCrop,
-    TrainTransform,
-)
+from cmdl_hf.data.transforms import PadTo, RandomScaleCrop
 
 VOID = 255
 H, W = 101, 151  # odd, so that no pixel centre falls between two source pixels

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cmdl_hf import CMDLMemoryBank
 from cmdl_hf.explore.layout import class_similarity, find_originals, lay_out, most_similar_classes, order_classes
 from cmdl_hf.explore.statistics import NUM_BINS, DistributionStatistics
-from cmdl_hf.models.memory_cmdl import CMDLMemoryBank
 
 K, M, C = 4, 3, 8
 GRID = (5, 7)

@@ -21,7 +21,7 @@ from cmdl_hf.cli import main
 from cmdl_hf.explore import explore, exploring
 from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, shrink, to_data_uri
 from cmdl_hf.explore.statistics import Cell
-from cmdl_hf.loading import load_segmenter
+from cmdl_hf.inference import load_segmenter
 
 NAMES = ["sky", "<b>road</b> & co", "tree, wood, forest and everything that grows there", "absent"]
 K, M = len(NAMES), 3

@@ -14,10 +14,10 @@ from tiny_models import LIVE_AGGREGATION
 from torch import nn
 
 from cmdl_hf import CMDLAdapter, CMDLSemanticSegmenterOutput
+from cmdl_hf.models import find_logits
 from cmdl_hf.models.cross_entropy_cmdl import hard_pixels
-from cmdl_hf.models.segmenter_cmdl import find_logits
-from cmdl_hf.optimization import make_optimizer, prepare_batch_norms
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.training import CMDLTrainingArguments
+from cmdl_hf.training.optimization import make_optimizer, prepare_batch_norms
 
 LOSSES = {"segmentation_loss", "coarse_loss", "prototype_loss", "contrastive_loss", "class_margin_loss"}
 

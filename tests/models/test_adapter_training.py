@@ -12,13 +12,11 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from cmdl_hf import CMDLAdapter
-from cmdl_hf.data import load_synthetic
-from cmdl_hf.data.transforms import EvalTransform, TrainTransform
+from cmdl_hf.data import EvalTransform, TrainTransform, load_synthetic
 from cmdl_hf.evaluation import evaluate
 from cmdl_hf.metrics import SegmentationMetrics
-from cmdl_hf.models.segmenter_cmdl import find_logits
-from cmdl_hf.training import train
-from cmdl_hf.training_args import CMDLTrainingArguments
+from cmdl_hf.models import find_logits
+from cmdl_hf.training import CMDLTrainingArguments, train
 
 
 def adapt(segmenter, **options):

@@ -9,7 +9,7 @@ from torch import nn
 from transformers.modeling_outputs import BackboneOutput
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation, sinkhorn
-from cmdl_hf.convert import rename_reference_key
+from cmdl_hf.export.convert import rename_reference_key
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LOSSES = {

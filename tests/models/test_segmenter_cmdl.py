@@ -12,7 +12,8 @@ from segmenters import NUM_LABELS, ZOO, SmallSegmenter, segformer, smp_model, to
 from torch import nn
 
 from cmdl_hf import CMDLAdapter
-from cmdl_hf.models.segmenter_cmdl import build_segmenter, describe_segmenter, find_classifier, find_logits
+from cmdl_hf.models import find_logits
+from cmdl_hf.models.segmenter_cmdl import build_segmenter, describe_segmenter, find_classifier
 
 
 def hooks_of(model):

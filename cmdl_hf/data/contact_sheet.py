@@ -1,0 +1,112 @@
+"""One picture of many samples of a data set: images beside their overlays, with names and the classes' colours."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..visualization import VOID_COLOR, Palette, overlay
+from .label_table import IGNORE_INDEX
+
+_PANEL = (360, 270)  # the most that an image takes, in pixels
+_GAP = 12
+_CAPTION = 26  # height of the line above a pair
+_LEGEND_ENTRY = (186, 24)
+_PAIRS_A_ROW = 2
+_INK = (20, 20, 20)
+_FONT_SIZE = 14
+
+
+def draw_contact_sheet(
+    samples: Sequence[tuple[str, Image.Image, Image.Image]],
+    id2label: Mapping[int, str],
+    palette: Palette,
+) -> Image.Image:
+    """Draw pairs of an image and its overlay, each under its name, and a legend of the classes that occur.
+
+    Args:
+        samples (`Sequence` of name, PIL image and its label): Labels hold class ids at the image's size; void pixels,
+            255, show the image alone.
+        id2label (`Mapping`): Name of every class.
+        palette (`Sequence` of K rows): Colours of the classes.
+
+    Returns:
+        PIL image, RGB, about 1500 pixels wide.
+
+    Raises:
+        ImportError: If matplotlib, whose font this uses, is not installed.
+    """
+    present = sorted({int(id_) for _, _, label in samples for id_ in np.unique(np.asarray(label))})
+    legend = [(id2label[id_], tuple(palette[id_])) for id_ in present if id_ != IGNORE_INDEX]
+    pairs = [_draw_pair(name, image, overlay(image, label, palette)) for name, image, label in samples]
+    width = _PAIRS_A_ROW * (pairs[0].width + _GAP) + _GAP
+    rows = [pairs[start : start + _PAIRS_A_ROW] for start in range(0, len(pairs), _PAIRS_A_ROW)]
+    classes = _draw_legend(legend, width - 2 * _GAP)
+
+    height = sum(max(pair.height for pair in row) + _GAP for row in rows) + classes.height + 2 * _GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    top = _GAP
+    for row in rows:
+        for place, pair in enumerate(row):
+            sheet.paste(pair, (_GAP + place * (pair.width + _GAP), top))
+        top += max(pair.height for pair in row) + _GAP
+    sheet.paste(classes, (_GAP, top))
+    return sheet
+
+
+def _draw_pair(name: str, image: Image.Image, painted: Image.Image) -> Image.Image:
+    scale = min(_PANEL[0] / image.width, _PANEL[1] / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    resampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    pair = Image.new("RGB", (2 * _PANEL[0] + _GAP // 3, _CAPTION + size[1]), "white")
+    _write(pair, (0, 3), f"{name}   {image.width}×{image.height}", pair.width)
+    for place, panel in enumerate((image.convert("RGB"), painted)):
+        pair.paste(panel.resize(size, resampling), (place * (size[0] + _GAP // 3), _CAPTION))
+    return pair
+
+
+def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> Image.Image:
+    """Draw a swatch and a name for every class, in columns."""
+    columns = width // _LEGEND_ENTRY[0]
+    num_rows = -(-len(entries) // columns)
+    legend = Image.new("RGB", (width, num_rows * _LEGEND_ENTRY[1] + _GAP), "white")
+    for index, (name, color) in enumerate(entries):
+        left, top = index % columns * _LEGEND_ENTRY[0], index // columns * _LEGEND_ENTRY[1]
+        box = (left, top + 2, left + 18, top + 18)
+        ImageDraw.Draw(legend).rectangle(box, fill=color, outline=VOID_COLOR)
+        _write(legend, (left + 25, top), name, _LEGEND_ENTRY[0] - 33)
+    return legend
+
+
+def _write(picture: Image.Image, place: tuple[int, int], text: str, width: int) -> None:
+    """Write a line of text, cut where it would exceed `width` pixels."""
+    font = load_font()
+    text = "".join(letter if _has_glyph(letter) else letter.encode("unicode_escape").decode() for letter in text)
+    if font.getlength(text) > width:
+        while font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    ImageDraw.Draw(picture).text(place, text, fill=_INK, font=font)
+
+
+@cache
+def load_font() -> ImageFont.FreeTypeFont:
+    """Load the font of all text; that of matplotlib, because Pillow's own has no letters beyond ASCII.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("contact sheets need matplotlib; install it with pip install 'cmdl_hf[plot]'") from error
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT_SIZE)
+
+
+@cache
+def _has_glyph(letter: str) -> bool:
+    """Whether the font draws `letter` other than as the box that stands for what it lacks."""
+    drawn, box = (load_font().getmask(text) for text in (letter, "\U0010ffff"))
+    return letter.isascii() or (drawn.size, bytes(drawn)) != (box.size, bytes(box))

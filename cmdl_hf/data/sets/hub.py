@@ -1,0 +1,155 @@
+"""Data sets of the Hub, and folders of Parquet files, that have a column of images and one of masks."""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+from ..label_table import Classes, LabelTable, to_label_table
+from ..parquet import CLASSES_FILE, NAMES_FILE
+from ..reading import BadFileError, encode_png, image_value, map_ids, open_mask
+from .base import FEATURES, SegmentationDataset, report_bad_files
+
+logger = logging.getLogger(__name__)
+
+
+def load_hub(
+    path: str,
+    id2label: Classes | None = None,
+    *,
+    image_column: str = "image",
+    mask_column: str = "mask",
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    skip_bad_files: bool = False,
+    **load_options: Any,
+) -> SegmentationDataset:
+    """Load a data set of the Hub, or a folder of Parquet files, that has a column of images and one of masks.
+
+    Args:
+        path (`str`): What `datasets.load_dataset` takes: `"organisation/name"`, or a folder.
+        id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`, *optional*): As in
+            `load_folder`. Omitted, the classes are those of `label_table.csv` or `id2label.json` in the data set,
+            where `cmdl prepare` writes them.
+        image_column (`str`): Name of the column of images.
+        mask_column (`str`): Name of the column of masks, images of class ids; `"label"` in what `cmdl prepare` writes.
+        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its files.
+        num_proc (`int`, *optional*): Processes that prepare.
+        skip_bad_files (`bool`): Leave out samples that break a rule, counted and listed.
+        **load_options: Further arguments of `datasets.load_dataset`, such as `name` and `revision`; not `split` or
+            `streaming`, because all splits are read.
+
+    Returns:
+        `SegmentationDataset`, as `load_benchmark` returns it, with the data set's own splits. The ids are its column
+        `id` where it has one, else split and row. In a split without a single mask, every label is `None`.
+
+    Raises:
+        BadDataError: if samples break a rule, such as one without mask among others that have one.
+        FileNotFoundError: if `id2label` is omitted and the data set does not say which classes it has.
+        ValueError: if a column is missing or holds no images, the classes cannot be read, or `split` or `streaming` is
+            given.
+    """
+    for option in ("split", "streaming"):
+        if value := load_options.get(option):
+            raise ValueError(
+                f"load_hub reads and checks every split of {path}, and takes no {option}={value!r}: leave it out, and "
+                "pick a split from the result, such as load_hub(...)['train']"
+            )
+    label_table = _find_classes(path, load_options) if id2label is None else to_label_table(id2label)
+    cache = None if cache_dir is None else str(cache_dir)
+    splits, bad_files = {}, []
+    for split, rows in datasets.load_dataset(path, cache_dir=cache, num_proc=num_proc, **load_options).items():
+        for column in (image_column, mask_column):
+            if not isinstance(rows.features.get(column), datasets.Image):
+                raise ValueError(f"{path} must have a column {column!r} of images; its columns are {rows.features}")
+        read = _read_rows(rows, split, (image_column, mask_column), label_table, num_proc)
+        errors = read["error"][:]
+        bad_files += [BadFileError(Path(error[0]), *error[1:]) for error in errors if error]
+        splits[split] = read.remove_columns("error").select([row for row, error in enumerate(errors) if not error])
+    report_bad_files(bad_files, path, skip_bad_files and all(map(len, splits.values())))
+    return SegmentationDataset(splits, label_table, bad_files)
+
+
+def _find_classes(path: str, load_options: Mapping[str, Any]) -> LabelTable:
+    """Read the classes that a data set brings along."""
+    for name in (CLASSES_FILE, NAMES_FILE):
+        if file := _find_file(path, name, load_options):
+            return LabelTable.from_file(file)
+    raise FileNotFoundError(
+        f"{path} has neither {CLASSES_FILE} nor {NAMES_FILE} to say which classes its masks hold; pass id2label, "
+        "the names or a file of them"
+    )
+
+
+def _find_file(path: str, name: str, load_options: Mapping[str, Any]) -> Path | None:
+    """Find a file of a data set, and download it if need be; `None` if there is none."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    options = {key: load_options[key] for key in ("revision", "token") if key in load_options}
+    try:
+        return Path(hf_hub_download(path, name, repo_type="dataset", **options))
+    except EntryNotFoundError:
+        return None
+
+
+def _read_rows(
+    rows: datasets.Dataset, split: str, columns: tuple[str, str], label_table: LabelTable, num_proc: int | None
+) -> datasets.Dataset:
+    """Read a split as `FEATURES` have it, with a column `error` of what is wrong with a row."""
+    for column in columns:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    image_column, mask_column = columns
+    is_withheld = rows.data.column(mask_column).null_count == len(rows)
+    if is_withheld:
+        logger.info("no sample of %s has a mask: its labels are None", split)
+    return rows.map(
+        partial(
+            _read_row,
+            split=split,
+            image_column=image_column,
+            mask_column=None if is_withheld else mask_column,
+            mapping=label_table.raw_to_train,
+        ),
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=datasets.Features(FEATURES | {"error": datasets.List(datasets.Value("string"))}),
+        num_proc=num_proc,
+    )
+
+
+def _read_row(
+    row: dict[str, Any],
+    index: int,
+    split: str,
+    image_column: str,
+    mask_column: str | None,
+    mapping: Mapping[int, int],
+) -> dict[str, Any]:
+    """Read a row of a data set as `FEATURES` have it, or say in `error` what is wrong."""
+    id_ = str(row.get("id", f"{split}_{index:06d}"))
+    label, size = None, None
+    try:
+        if mask_column is not None:
+            mask_path, mask = _image_bytes(row, mask_column, id_)
+            mapped = map_ids(open_mask(mask_path, mask), mapping, mask_path)
+            label, size = {"path": None, "bytes": encode_png(mapped)}, mapped.size
+        image = image_value(*_image_bytes(row, image_column, id_), size)
+    except BadFileError as error:
+        return {"image": None, "label": None, "id": id_, "error": [str(part) for part in error.args]}
+    return {"image": image, "label": label, "id": id_, "error": None}
+
+
+def _image_bytes(row: Mapping[str, Any], column: str, id_: str) -> tuple[Path, bytes | None]:
+    """The file of an undecoded image; or what messages call it, and its bytes."""
+    value = row[column]
+    if value is None:
+        raise BadFileError(Path(id_), f"the column {column!r} is empty", "fill it, or leave the row out")
+    if value["bytes"] is None:
+        return Path(value["path"]), None
+    return Path(id_) / column, value["bytes"]

@@ -1,0 +1,5 @@
+"""Generated street scenes: a data set with nothing on disk, in which every class has several appearances."""
+
+from .scenes import load_synthetic
+
+__all__ = ["load_synthetic"]

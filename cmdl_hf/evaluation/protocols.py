@@ -1,0 +1,209 @@
+"""The protocols by which papers score whole data sets: sizes, windows, scales, and the model's own normalisation.
+
+Reference: the test settings of mmsegmentation's configurations.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+import yaml
+from torch import Tensor, nn
+from transformers.image_transforms import get_size_with_aspect_ratio
+
+from ..data import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, check_resize
+from ..inference import (
+    SCALES,
+    ScoreImages,
+    default_stride,
+    multi_scale_probabilities,
+    sliding_window_logits,
+    whole_image_logits,
+)
+
+logger = logging.getLogger(__name__)
+
+ProtocolName: TypeAlias = Literal["whole", "slide", "ms-flip"]
+
+_NO_LIMIT = 1_000_000  # of the longer edge, in pixels
+_RESIZE = {"ade20k": (512, 2048), "coco_stuff": (512, 2048)}
+"""Edges that papers bring images to; those of the other data sets keep their size."""
+_CROP_SIZES = {
+    "cityscapes": (512, 1024),
+    "ade20k": (512, 512),
+    "coco_stuff": (512, 512),
+    "camvid": (360, 360),
+    "synthetic": (96, 128),
+}
+"""Windows that papers slide: the crops of the training."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are scored.
+
+    Args:
+        name (`str`): `"whole"`, `"slide"` or `"ms-flip"`.
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge that images are brought to;
+            for `"ms-flip"` what scale 1 means. Omitted, they keep their size.
+        crop_size (`tuple[int, int]`, *optional*): Height and width of windows.
+        stride (`tuple[int, int]`, *optional*): From window to window.
+        scales (`tuple[float, ...]`): For `"ms-flip"`.
+    """
+
+    name: ProtocolName = "whole"
+    resize: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+
+    def __str__(self) -> str:
+        parts: list[str] = [self.name]
+        parts.append(
+            f"shorter edge {self.resize[0]}, longer at most {self.resize[1]}" if self.resize else "original size"
+        )
+        if self.crop_size and self.stride:
+            parts.append("windows {} × {} by {} × {}".format(*self.crop_size, *self.stride))
+        if self.name == "ms-flip":
+            parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
+        return ", ".join(parts)
+
+    def score_images(self) -> ScoreImages:
+        """The function that scores images so; `"ms-flip"` takes them at their original size."""
+        if self.name == "ms-flip":
+            return partial(_score_multi_scale, protocol=self)
+        if self.name == "slide":
+            return partial(_score_windows, protocol=self)
+        return whole_image_logits
+
+
+def _score_windows(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+    assert protocol.crop_size is not None
+    return sliding_window_logits(model, pixel_values, protocol.crop_size, protocol.stride, size)
+
+
+def _score_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+    base_size = pixel_values.shape[-2:]
+    if protocol.resize is not None:
+        base_size = get_size_with_aspect_ratio(base_size, *protocol.resize)
+    return multi_scale_probabilities(
+        model,
+        pixel_values,
+        protocol.scales,
+        size=size,
+        base_size=base_size,
+        crop_size=protocol.crop_size,
+        stride=protocol.stride,
+    )
+
+
+class ProcessorTransform(EvalTransform):
+    """The papers' transform of whole images, with the normalisation of a model's image processor.
+
+    Args:
+        resize (`tuple[int, int]`, *optional*): See `EvalTransform`.
+        processor: Image processor of transformers; its mean, deviation, factor and order of channels count.
+    """
+
+    def __init__(self, resize: tuple[int, int] | None, processor: Any) -> None:
+        super().__init__(resize)
+        is_rescaled = getattr(processor, "do_rescale", True)
+        scale = 255 * float(processor.rescale_factor) if is_rescaled else 255.0  # of values in 0..1
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if getattr(processor, "do_normalize", True):
+            mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        # From (x - imagenet_mean) / imagenet_std to (scale * x - mean) / std.
+        to_column = partial(torch.tensor, dtype=torch.float32)
+        self.factor = (scale * to_column(IMAGENET_STD) / to_column(std)).view(3, 1, 1)
+        self.offset = ((scale * to_column(IMAGENET_MEAN) - to_column(mean)) / to_column(std)).view(3, 1, 1)
+        self.is_imagenet = abs(scale - 1) < 1e-6 and (mean, std) == (IMAGENET_MEAN, IMAGENET_STD)
+        self.is_bgr = bool(getattr(processor, "do_flip_channel_order", False))
+
+    def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
+        """Transform samples as `EvalTransform` does."""
+        columns = super().__call__(samples)
+        columns["pixel_values"] = [self._renormalize(image) for image in columns["pixel_values"]]
+        return columns
+
+    def _renormalize(self, image: Tensor) -> Tensor:
+        if not self.is_imagenet:
+            image = image * self.factor + self.offset
+        return image.flip(0) if self.is_bgr else image
+
+
+def processor_resize(processor: Any, benchmark: str) -> tuple[int, int] | None:
+    """Find the edges that a model's image processor brings images to; the papers' where it would distort them.
+
+    Args:
+        processor: Image processor of transformers.
+        benchmark (`str`): Name of the data set.
+
+    Returns:
+        Shorter edge and limit of the longer edge, or `None` where images keep their size.
+    """
+    if not getattr(processor, "do_resize", False):
+        return None
+    size = processor.size
+    if size.get("shortest_edge"):
+        return size["shortest_edge"], size.get("longest_edge") or _NO_LIMIT
+    resize = _RESIZE.get(benchmark)
+    logger.info(
+        "the image processor brings all images to %s, which distorts them; as papers do, they keep their aspect ratio "
+        "and %s",
+        dict(size),
+        f"have a shorter edge of {resize[0]}" if resize else "their size",
+    )
+    return resize
+
+
+def make_protocol(
+    name: ProtocolName,
+    model: str | Path,
+    benchmark: str,
+    resize: tuple[int, int] | None = None,
+    crop_size: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+    scales: tuple[float, ...] = SCALES,
+) -> Protocol:
+    """Fill in what was not given: the crop of the model's recipe or of the papers, two thirds of it as stride.
+
+    Args:
+        name (`str`): `"whole"`, `"slide"` or `"ms-flip"`.
+        model (`str` or `Path`): Folder or name of the model; a folder may have a recipe.
+        benchmark (`str`): Name of the data set.
+        resize (`tuple[int, int]`, *optional*): See [`Protocol`].
+        crop_size (`tuple[int, int]`, *optional*): See [`Protocol`].
+        stride (`tuple[int, int]`, *optional*): See [`Protocol`].
+        scales (`tuple[float, ...]`): See [`Protocol`].
+
+    Raises:
+        ValueError: if options contradict, there is no usual crop, or the recipe cannot be read.
+    """
+    check_resize(resize)
+    if name == "whole" and (crop_size or stride):
+        raise ValueError("whole images have no windows; leave out --crop-size and --stride, or give --protocol slide")
+    if name == "slide" and crop_size is None:
+        found = _read_recipe(Path(model) / "recipe.yaml").get("crop_size")
+        crop_size = tuple(found) if found else _CROP_SIZES.get(benchmark)
+        if crop_size is None:
+            raise ValueError(f"{benchmark} has no usual size of windows; give --crop-size HEIGHT WIDTH")
+    if crop_size is None and stride is not None:
+        raise ValueError("a stride is of windows; give --crop-size HEIGHT WIDTH, too")
+    if crop_size is not None and stride is None:
+        stride = default_stride(crop_size)
+    return Protocol(name, resize, crop_size, stride, scales if name == "ms-flip" else (1.0,))
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    """Read the recipe of a model's folder; what has none has an empty one."""
+    if not file.is_file():
+        return {}
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file} is damaged ({reason}); give --crop-size HEIGHT WIDTH") from error

@@ -1,0 +1,137 @@
+"""Scores of a model on a data set, the way papers measure them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import datasets
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data import EvalTransform
+from ..inference import ScoreImages, whole_image_logits
+from ..metrics import SegmentationMetrics
+from ..processes import worker_init
+from ..progress import progress_bar
+
+
+class Prediction(NamedTuple):
+    """What a model makes of one image of a data set; `labels` is `None` where they are withheld."""
+
+    id: str | None
+    class_ids: Tensor  # (H, W)
+    labels: Tensor | None  # (H, W)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: datasets.Dataset,
+    transform: EvalTransform,
+    num_labels: int,
+    ignore_index: int = 255,
+    num_workers: int = 0,
+    description: str = "Evaluating",
+    score_images: ScoreImages = whole_image_logits,
+    metrics: SegmentationMetrics | None = None,
+    on_prediction: Callable[[Prediction], object] | None = None,
+) -> dict[str, Any]:
+    """Score a semantic segmenter at the original size of the labels, image by image.
+
+    In a process group each process scores its share of the images, all count once, and every process must call this.
+
+    Args:
+        model (`nn.Module`): The segmenter; it is put into eval mode, and back as it was.
+        dataset (`datasets.Dataset`): With the columns `image` and `label`.
+        transform (`EvalTransform`): How images become pixel values.
+        num_labels (`int`): Number of classes K.
+        ignore_index (`int`): Label of void pixels.
+        num_workers (`int`): Processes that read images.
+        description (`str`): Text before the progress bar.
+        score_images (`Callable`): The protocol; whole images by default.
+        metrics (`SegmentationMetrics`, *optional*): Where to count, for a caller that wants the counts, too.
+        on_prediction (`Callable`, *optional*): Called with every [`Prediction`] of this process.
+
+    Returns:
+        `dict`: what `SegmentationMetrics.compute` returns, in [0, 1].
+
+    Raises:
+        ValueError: if labels are withheld.
+    """
+    metrics = SegmentationMetrics(num_labels, ignore_index) if metrics is None else metrics
+    for prediction in predict(model, dataset, transform, score_images, num_workers, description):
+        if prediction.labels is None:
+            raise ValueError(
+                f"labels are needed to score, found none in sample {prediction.id}; choose a split whose labels are "
+                "not withheld"
+            )
+        metrics.update(prediction.class_ids, prediction.labels)
+        if on_prediction is not None:
+            on_prediction(prediction)
+    return metrics.compute()
+
+
+def predict(
+    model: nn.Module,
+    dataset: datasets.Dataset,
+    transform: EvalTransform,
+    score_images: ScoreImages = whole_image_logits,
+    num_workers: int = 0,
+    description: str = "Segmenting",
+) -> Iterator[Prediction]:
+    """Segment the images of a data set at their original size, in a process group this process's share of them.
+
+    Args are those of [`evaluate`].
+
+    Yields:
+        [`Prediction`], on the device of the scores.
+
+    Raises:
+        MemoryError: if an image does not fit memory.
+        ValueError: if the model does not take an image of its size.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    loader = DataLoader(
+        dataset.with_transform(_TransformWithSize(transform)),
+        batch_size=None,
+        num_workers=num_workers,
+        worker_init_fn=worker_init(),
+        generator=torch.Generator(),  # scoring in the middle of a training draws no number of the training's
+    )
+    try:
+        for sample in progress_bar(loader, desc=description, unit="image", leave=False):
+            try:
+                scores = score_images(model, sample["pixel_values"][None].to(device), sample["size"])
+            except RuntimeError as error:
+                raise _explain(error, sample) from error
+            yield Prediction(sample["id"], scores.argmax(dim=1)[0], sample.get("labels"))
+    finally:
+        model.train(was_training)
+
+
+def _explain(error: RuntimeError, sample: dict[str, Any]) -> Exception:
+    """Name the image that a model fails on."""
+    height, width = sample["pixel_values"].shape[-2:]
+    image = f"image {sample['id']} of {height} × {width} pixels"
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return MemoryError(f"{image} does not fit memory; resize images to less, or score in windows (protocol slide)")
+    return ValueError(
+        f"the model cannot score {image}: {str(error).strip().splitlines()[0]}; resize images to another"
+    )
+
+
+class _TransformWithSize:
+    """Lets a transform's samples keep their id and the original size of the image."""
+
+    def __init__(self, transform: EvalTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        images = samples["image"]
+        ids = samples.get("id", [None] * len(images))
+        sizes = [(image.height, image.width) for image in images]
+        return self.transform(samples) | {"id": ids, "size": sizes}

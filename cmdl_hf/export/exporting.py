@@ -1,0 +1,278 @@
+"""Export of segmenters to one file, and the comparison of that file with the model."""
+
+import copy
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from .. import __version__
+from ..inference import load_segmenter
+from ..visualization import default_palette
+from .tracing import first_line, num_channels, settings_of, trace
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+"""Formats, and the ending of their files."""
+
+METADATA_FILE = "metadata.json"
+
+TOLERANCE = 1e-4
+"""Largest difference of logits that passes; where they exceed 1 in size, relative to the largest."""
+
+_CHECKED = ((1, 97, 131), (3, 192, 160), (3, 224, 336), (1, 448, 224))  # the first three that the model takes
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_model` has written.
+
+    Args:
+        path (`Path`): The file.
+        num_bytes (`int`): Its size.
+        image_size (`tuple[int, int]`, *optional*): Height and width of the images it takes; None for every size.
+        checked_shapes (`tuple`): Shapes (B, channels, H, W) of the inputs that it was compared on with the model.
+        max_difference (`float`, *optional*): Largest difference between its logits and the model's; None where it
+            could not be run, for lack of onnxruntime.
+    """
+
+    path: Path
+    num_bytes: int
+    image_size: tuple[int, int] | None
+    checked_shapes: tuple[tuple[int, ...], ...]
+    max_difference: float | None
+
+
+def export_model(
+    model: nn.Module | str | Path,
+    path: str | Path,
+    format: str = "onnx",
+    image_size: Sequence[int] | None = None,
+    opset: int | None = None,
+    image_processor: Any = None,
+    trust_remote_code: bool = False,
+) -> ExportReport:
+    """Export a semantic segmenter to one file, and compare the file's logits with the model's.
+
+    The file is for inference in float32: dropout, auxiliary head and losses are not in it. Of a CMDL model neither the
+    memory bank nor the fusion of the votes is in it, but their product, which is constant (K×C numbers in place of
+    K·M·C + M·C²). Batches may have any size, and images too, where the backbone allows; otherwise a line is logged
+    that says which size the file is for. A file that does not compute what the model computes is not left behind.
+
+    Args:
+        model (`nn.Module`, `str` or `Path`): A semantic segmenter of transformers, CMDL or not; or a folder or Hub
+            name to load it from, with its image processor.
+        path (`str` or `Path`): File to write, `.onnx` or `.pt2`; missing folders are made.
+        format (`str`): `"onnx"`, or `"torch-export"` for `torch.export.load`. The latter refuses images so small
+            that the feature grid has one row or column, and sizes that the model would refuse; ONNX has no such check.
+        image_size (`Sequence[int]`, *optional*): Height and width, to export for images of this size only.
+        opset (`int`, *optional*): ONNX operator set; by default the one that torch recommends.
+        image_processor (*optional*): Of the model, for the metadata, where the model is not loaded by name.
+        trust_remote_code (`bool`): Whether to run Python files that come with the model.
+
+    Returns:
+        `ExportReport`.
+
+    Raises:
+        FileNotFoundError: if there is no such model, or no config in its folder.
+        ImportError: if ONNX is asked for and onnx or onnxscript is not installed.
+        OSError: if the file cannot be written.
+        ValueError: for an unknown format or impossible options, if the model cannot be exported, and if the file
+            computes other logits than the model.
+
+    Example:
+        ```python
+        >>> from cmdl_hf import CMDLForSemanticSegmentation
+        >>> from cmdl_hf.export import export_model
+
+        >>> report = export_model("outputs/demo/model", "outputs/model.onnx")
+        >>> report.max_difference < 1e-4
+        True
+        ```
+    """
+    path = Path(path)
+    _check_options(path, format, image_size, opset)
+    unfinished = _prepare_file(path)
+    try:
+        if isinstance(model, nn.Module):
+            name, reference = type(model).__name__, copy.deepcopy(model).cpu().float().eval()
+        else:
+            name = _name(model)
+            reference, image_processor = load_segmenter(model, trust_remote_code)
+            reference = reference.float()
+        program, fixed_size = trace(reference, image_size, image_processor)
+        metadata = _describe(reference, name, fixed_size, image_processor)
+        if format == "onnx":
+            _write_onnx(program, unfinished, opset, metadata)
+        else:
+            torch.export.save(program, unfinished, extra_files={METADATA_FILE: json.dumps(metadata)})
+        run = _open_onnx(unfinished) if format == "onnx" else _open_program(unfinished)
+        shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
+
+
+def _check_options(path: Path, format: str, image_size: Sequence[int] | None, opset: int | None) -> None:
+    """Refuse, before anything takes time, what cannot work."""
+    if format not in SUFFIXES:
+        raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {format!r}")
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(
+            f"a file of format {format} ends in {SUFFIXES[format]}, got {path}; name {_renamed(path, format)}"
+        )
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(f"image_size must be height and width in pixels, got {tuple(image_size)}")
+    if format != "onnx":
+        if opset is not None:
+            raise ValueError(f"opset is of format onnx, got opset={opset} with {format}; leave it out")
+        return
+    if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
+        raise ImportError(f"export to ONNX needs {' and '.join(missing)}: pip install 'cmdl_hf[export]'")
+
+
+def _renamed(path: Path, format: str) -> Path:
+    return path.with_name(f"{path.stem or 'model'}{SUFFIXES[format]}")
+
+
+def _prepare_file(path: Path) -> Path:
+    """Make the folder and an empty file in it, which is to become `path` once it is whole."""
+    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(b"")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{path} cannot be written ({reason}); name a file in a folder that you may write to") from error
+    return unfinished
+
+
+def _name(model: str | Path) -> str:
+    """Name a model without telling where it lies."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+def _describe(model: nn.Module, name: str, image_size: tuple[int, int] | None, image_processor: Any) -> dict[str, Any]:
+    """Gather the metadata that the module's docstring lists."""
+    config: Any = model.config
+    return {
+        "cmdl_hf_version": __version__,
+        "model_name": name,
+        "id2label": {str(i): label for i, label in config.id2label.items()},
+        "palette": getattr(config, "palette", None) or default_palette(config.num_labels),
+        "image_size": image_size,
+        "preprocessing": None if image_processor is None else _preprocessing(image_processor, num_channels(model)),
+    }
+
+
+def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
+    """Say what an image processor does to an image, in numbers that always apply."""
+    settings = settings_of(image_processor)
+    is_normalised = settings.get("do_normalize")
+    return {
+        "channel_order": "RGB" if num_channels == 3 else None,
+        "size": settings.get("size") if settings.get("do_resize") else None,
+        "resample": Image.Resampling(settings["resample"]).name.lower() if "resample" in settings else None,
+        "crop_size": settings.get("crop_size") if settings.get("do_center_crop") else None,
+        "rescale_factor": settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale") else 1.0,
+        "image_mean": settings["image_mean"] if is_normalised else [0.0] * num_channels,
+        "image_std": settings["image_std"] if is_normalised else [1.0] * num_channels,
+    }
+
+
+def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadata: dict[str, Any]) -> None:
+    """Translate a program into an ONNX file that holds its weights."""
+    try:
+        onnx_program = torch.onnx.export(
+            program, input_names=["pixel_values"], output_names=["logits"], opset_version=opset, verbose=False
+        )
+    except Exception as error:  # of the exporter, whose classes differ between releases
+        raise ValueError(
+            f"this model cannot be written as ONNX ({first_line(error)}); try another opset or one image size "
+            "(--image-size), or format torch-export"
+        ) from error
+    assert onnx_program is not None
+    graph = onnx_program.model.graph
+    found = onnx_program.model.opset_imports.get("")
+    if opset not in (None, found):
+        raise ValueError(f"opset {opset} cannot be had, only {found}; leave opset out, or choose another")
+    axes = zip(graph.inputs[0].shape or (), ("batch", "channels", "height", "width"), strict=True)
+    onnx_program.rename_axes({axis: name for axis, name in axes if not isinstance(axis, int)})
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    onnx_program.model.metadata_props.update(texts)
+    onnx_program.save(path, external_data=False)
+
+
+def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
+    """Load an ONNX file into ONNX Runtime, where that is installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        logger.warning("The file was not compared with the model, for which: pip install 'cmdl_hf[export]'")
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, too
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's classes have no common base
+        raise ValueError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({first_line(error)}); try "
+            "another opset"
+        ) from error
+    return lambda pixel_values: torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
+
+
+def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+@torch.no_grad()
+def _compare(
+    model: nn.Module, run: Callable[[Tensor], Tensor], image_size: tuple[int, int] | None
+) -> tuple[tuple[tuple[int, ...], ...], float]:
+    """Compare the logits of the model and of the file; returns the shapes of the inputs and the largest difference."""
+    generator = torch.Generator().manual_seed(0)
+    candidates = _CHECKED if image_size is None else ((1, *image_size), (3, *image_size))
+    shapes: list[tuple[int, ...]] = []
+    largest = 0.0
+    for batch_size, *size in candidates:
+        pixel_values = torch.randn(batch_size, num_channels(model), *size, generator=generator)
+        try:
+            expected = model(pixel_values=pixel_values).logits
+        except Exception as error:  # a backbone that takes some sizes only, such as multiples of its patches
+            logger.debug("The model takes no images of %s: %s", size, error)
+            continue
+        shape = tuple(pixel_values.shape)
+        try:
+            found = run(pixel_values)
+        except Exception as error:  # of ONNX Runtime, or a guard of torch.export
+            reason = first_line(error)
+            raise ValueError(f"the exported file fails on pixel_values {shape}: {reason}; {_CURE}") from error
+        difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
+        if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise ValueError(
+                f"the exported file computes other logits than the model: on pixel_values {shape} they differ by "
+                f"{difference:.1e}, more than {TOLERANCE:.0e}; {_CURE}"
+            )
+        shapes.append(shape)
+        largest = max(largest, difference)
+        if len(shapes) == 3:
+            break
+    if not shapes:
+        raise ValueError(f"the model takes none of the images to compare on, of {list(candidates)}; {_CURE}")
+    return tuple(shapes), largest
+
+
+_CURE = "export it for one size, --image-size HEIGHT WIDTH, or in the other format"

@@ -1,0 +1,159 @@
+"""A segmenter as a program of `torch.export`: what inference needs of it, for every image size where possible."""
+
+import copy
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..models import CMDLForSemanticSegmentation, CMDLSemanticAggregation, scale_channels
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLE = (2, 224, 448)  # batch, height and width: multiples of all usual strides, patches and windows
+
+
+class _Logits(nn.Module):
+    """A segmenter as a function from pixels to logits.
+
+    Args:
+        model (`nn.Module`): A segmenter whose output has `logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Score images (B, channels, H, W); returns (B, K, h, w)."""
+        return self.model(pixel_values=pixel_values).logits
+
+
+class _NoMemory(nn.Module):
+    """In place of a memory bank whose content is in `_FoldedAggregation`."""
+
+    def read(self) -> None:
+        """Return nothing."""
+
+
+class _FoldedAggregation(nn.Module):
+    """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant (K, C).
+
+    Args:
+        aggregation (`CMDLSemanticAggregation`): Of the model.
+        prototypes (`Tensor` of shape (K, M, C)): Its memory bank.
+    """
+
+    def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
+        super().__init__()
+        _, norm, activation = aggregation.vote_fusion
+        weight = aggregation.class_votes(prototypes).detach().contiguous()  # (C, K, 1, 1)
+        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
+        convolution.weight = nn.Parameter(weight, requires_grad=False)
+        self.vote_fusion = nn.Sequential(convolution, norm, activation)
+        self.attention = aggregation.attention
+        self.layer_scale = aggregation.layer_scale
+
+    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
+        """Aggregate for (B, C, h, w) and (B, K, h, w); returns (B, C, h, w)."""
+        return scale_channels(self.attention(pixel_features, self.vote_fusion(class_probabilities)), self.layer_scale)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Leave out of a CMDL model what inference does not need; the model itself stays as it is."""
+    if not isinstance(model, CMDLForSemanticSegmentation):
+        return model
+    folded = copy.copy(model)
+    folded._modules = model._modules | {"auxiliary_head": None}
+    if model.config.use_distributions:
+        aggregation = _FoldedAggregation(model.semantic_aggregation, model.memory_bank.read())
+        replaced = {"semantic_aggregation": aggregation, "memory_bank": _NoMemory(), "distribution_learning": None}
+        folded._modules |= replaced
+    return folded
+
+
+def trace(
+    model: nn.Module, image_size: Sequence[int] | None, image_processor: Any
+) -> tuple[ExportedProgram, tuple[int, int] | None]:
+    """Trace a model, for every image size where that is possible; also returns the size if it is one."""
+    graph = _Logits(fold(model)).eval()
+    channels, reason = num_channels(model), _why_one_size(model)
+    if image_size is None and reason is None:
+        try:
+            return _export(graph, (_EXAMPLE[0], channels, *_EXAMPLE[1:]), is_any_size=True), None
+        except Exception as error:  # whatever a backbone raises that is built for one size
+            reason = first_line(error)
+    size = tuple(image_size or _own_size(model, image_processor) or ())
+    if not size:
+        raise ValueError(
+            f"this model cannot be exported for every image size ({reason}); choose one: image_size, --image-size "
+            "HEIGHT WIDTH"
+        )
+    try:
+        program = _export(graph, (_EXAMPLE[0], channels, *size), is_any_size=False)
+    except Exception as error:
+        raise ValueError(
+            f"this model cannot be exported for images of {size[0]}×{size[1]} ({first_line(error)}); choose a size "
+            "that the model takes: image_size, --image-size HEIGHT WIDTH"
+        ) from error
+    if image_size is None:
+        logger.info("The file takes images of %d×%d only, as this backbone needs one size (%s)", *size, reason)
+    return program, (size[0], size[1])
+
+
+def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> ExportedProgram:
+    """Trace a graph with an example of a shape (B, channels, H, W) that keeps the batch open, and maybe the size."""
+    is_open = (True, False, is_any_size, is_any_size)
+    dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
+    with torch.no_grad():
+        return torch.export.export(graph, (torch.zeros(shape),), dynamic_shapes=(dimensions,), strict=False)
+
+
+def _why_one_size(model: nn.Module) -> str | None:
+    """Say what in a model keeps `torch.export` busy for hours when the image size is left open, if anything does."""
+    for module in model.modules():
+        if isinstance(module, Conv2dSame):
+            return "padding that depends on the size, pad_type='same'"
+        if getattr(module, "window_size", None) is not None:
+            return "attention within windows"
+    return None
+
+
+def num_channels(model: nn.Module) -> int:
+    """Count the channels of the images that a segmenter takes."""
+    config: Any = model.config
+    backbone_config = getattr(config, "backbone_config", None)
+    return getattr(backbone_config, "num_channels", None) or getattr(config, "num_channels", None) or 3
+
+
+def _own_size(model: nn.Module, image_processor: Any) -> tuple[int, int] | None:
+    """Find the image size that a network, or else its image processor, is set to."""
+    config: Any = model.config
+    found = [getattr(module, "img_size", None) for module in model.modules()]
+    found += [getattr(part, "image_size", None) for part in (getattr(config, "backbone_config", None), config)]
+    if image_processor is not None:
+        size = settings_of(image_processor).get("size") or {}
+        found.append((size["height"], size["width"]) if "height" in size else size.get("shortest_edge"))
+    for size in found:
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, Sequence) and len(size) == 2:
+            return int(size[0]), int(size[1])
+    return None
+
+
+def settings_of(image_processor: Any) -> dict[str, Any]:
+    """Return the settings of an image processor that are set."""
+    settings = json.loads(image_processor.to_json_string())
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def first_line(error: Exception | None) -> str:
+    """Cut an error down to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,296 @@
+"""Models on the Hub: what of a folder goes there, pushing it at once, and pushing it while a run goes on."""
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, hf_hub_url
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    build_hf_headers,
+    disable_progress_bars,
+    enable_progress_bars,
+    hf_raise_for_status,
+    validate_repo_id,
+)
+
+from .cards import CARD_FILE, is_generated, write_card
+from .uploading import describe, explain, is_passing, not_logged_in, with_retries
+
+logger = logging.getLogger(__name__)
+
+_FOLDERS = (".", "last")
+_SNAPSHOTS = ".push-"
+
+
+def list_files(folder: str | Path) -> list[Path]:
+    """List what of a model's folder goes to the Hub: its own files and those of `last`.
+
+    Other folders (checkpoints, the trackers' records), hidden files and half-written ones (.tmp) stay.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Returns:
+        `list[Path]`: paths relative to it.
+    """
+    folder = Path(folder)
+    return [
+        path.relative_to(folder)
+        for part in _FOLDERS
+        for path in sorted((folder / part).glob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.suffix != ".tmp"
+    ]
+
+
+def push(
+    folder: str | Path, repo_id: str, private: bool | None = None, message: str = "Upload model with cmdl_hf"
+) -> str:
+    """Push a model's folder to the Hub, with its card.
+
+    Files there that the folder lacks stay, and so does a card that was changed there, unless the folder's own was
+    written by hand.
+
+    Args:
+        folder (`str` or `Path`): Folder that `from_pretrained` loads, such as a run leaves it. Only its `README.md` is
+            written; see `write_card`.
+        repo_id (`str`): `"organisation/name"`; it is made where it does not exist.
+        private (`bool`, *optional*): Whether only its owners see it, should it have to be made; by default what the
+            organisation has set.
+        message (`str`): Of the commit.
+
+    Returns:
+        `str`: address of the model.
+
+    Raises:
+        NotADirectoryError, FileNotFoundError: if there is no such folder, or no model in it.
+        ValueError: if `repo_id` is no such name, or it is public and `private` is asked for.
+        PermissionError: if the Hub does not know the user or does not let them; the message names the cure.
+        ConnectionError: if the Hub stays out of reach. The folder is as it was, and pushing can be repeated.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder; name the output folder of a run, or of save_pretrained")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model: there is no config.json in it; name a folder that from_pretrained loads"
+        )
+    _check_name(repo_id)
+    _check_token(repo_id)
+    write_card(folder, repo_id)
+    return _upload(folder, repo_id, private, message)
+
+
+def check_can_push(repo_id: str, private: bool | None = None) -> None:
+    """Find out whether a model can be pushed, before hours are spent on training it; its repository is made.
+
+    Args:
+        repo_id (`str`): `"organisation/name"`.
+        private (`bool`, *optional*): As `push` takes it.
+
+    Raises:
+        ValueError, PermissionError: as `push` raises them.
+        ConnectionError: if huggingface_hub is told to be offline. A Hub out of reach is only logged.
+    """
+    _check_name(repo_id)
+    _check_token(repo_id)
+    api = HfApi(library_name="cmdl_hf")
+    try:
+        _make_repo(api, repo_id, private)
+        api.auth_check(repo_id, write=True)
+    except (HTTPError, json.JSONDecodeError, OSError) as error:
+        if not is_passing(error):
+            raise explain(error, repo_id) from None
+        logger.warning(
+            "%s: whether it can be pushed to is not known yet, tried again later: %s", repo_id, describe(error)
+        )
+
+
+class HubPusher:
+    """Pushes the folder of a run to the Hub while the run goes on, and never stops it.
+
+    Only one process of a run may have one. What is pushed is the folder as it was when `push` was called: files that
+    the run replaces meanwhile do not mix in. One upload runs at a time, in a thread of its own; of the states that
+    wait for it only the newest is kept. A state that could not be pushed is logged; the next one, or `finish`, takes
+    its place.
+
+    Args:
+        folder (`str` or `Path`): Folder of the run.
+        repo_id (`str`): `"organisation/name"`.
+        private (`bool`, *optional*): As `push` takes it.
+
+    Raises:
+        ValueError, PermissionError, ConnectionError: as `check_can_push` raises them.
+
+    Example:
+        ```python
+        pusher = HubPusher(output_dir, "me/cmdl-camvid")
+        for step in steps:
+            ...
+            pusher.push(f"Step {step}")
+        print(pusher.finish())
+        ```
+    """
+
+    def __init__(self, folder: str | Path, repo_id: str, private: bool | None = None) -> None:
+        self.folder = Path(folder)
+        self.repo_id = repo_id
+        self.private = private
+        check_can_push(repo_id, private)
+        for snapshot in self.folder.glob(f"{_SNAPSHOTS}*"):  # of a run that was killed
+            shutil.rmtree(snapshot, ignore_errors=True)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._waiting: tuple[int, Path, str] | None = None  # number, snapshot and message of a state
+        self._last_state = 0
+        self._pushed_state = -1
+        self._address = ""
+
+    def push(self, message: str) -> None:
+        """Take the folder as it is now and push it in the background, with its card.
+
+        Args:
+            message (`str`): Of the commit.
+        """
+        self._last_state += 1
+        try:
+            write_card(self.folder, self.repo_id)
+            snapshot = self._take_snapshot()
+        except (OSError, ValueError) as error:
+            logger.warning("%s: not pushed (%s), tried again later: %s", self.repo_id, message, error)
+            return
+        with self._lock:
+            dropped, self._waiting = self._waiting, (self._last_state, snapshot, message)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="cmdl-push", daemon=True)
+                self._thread.start()
+        if dropped is not None:
+            shutil.rmtree(dropped[1], ignore_errors=True)
+
+    def finish(self) -> str:
+        """Wait until the last state is on the Hub.
+
+        Returns:
+            `str`: address of the model.
+
+        Raises:
+            ValueError, PermissionError, ConnectionError: as `push` raises them; the message says how to push later.
+        """
+        while (thread := self._thread) is not None:
+            thread.join()
+        if self._pushed_state == self._last_state:
+            return self._address
+        try:
+            return push(self.folder, self.repo_id, self.private, "End of training")
+        except (OSError, ValueError) as error:
+            kind = next(k for k in (PermissionError, ConnectionError, OSError, ValueError) if isinstance(error, k))
+            again = shlex.join(["cmdl", "push", str(self.folder), self.repo_id, *["--private"] * bool(self.private)])
+            raise kind(f"{error}\nNothing is lost: {self.folder} is as it was. Push it later: {again}") from None
+
+    def _take_snapshot(self) -> Path:
+        """Hold on to the files as they are: weights are replaced, never rewritten, so that a hard link is enough."""
+        snapshot = Path(tempfile.mkdtemp(prefix=_SNAPSHOTS, dir=self.folder))
+        try:
+            for path in list_files(self.folder):
+                copy = snapshot / path
+                copy.parent.mkdir(exist_ok=True)
+                if path.suffix == ".safetensors":
+                    _link(self.folder / path, copy)
+                else:
+                    shutil.copy2(self.folder / path, copy)
+        except BaseException:
+            shutil.rmtree(snapshot, ignore_errors=True)
+            raise
+        return snapshot
+
+    def _work(self) -> None:
+        """Upload what waits until nothing does."""
+        while True:
+            with self._lock:
+                if self._waiting is None:
+                    self._thread = None
+                    return
+                (state, snapshot, message), self._waiting = self._waiting, None
+            has_bars = not are_progress_bars_disabled()
+            disable_progress_bars()  # they would write over the run's own
+            try:
+                self._address = _upload(snapshot, self.repo_id, self.private, message)
+                self._pushed_state = state
+            except Exception as error:  # whatever it is, the run goes on
+                logger.warning("%s: not pushed (%s), tried again later: %s", self.repo_id, message, describe(error))
+            finally:
+                if has_bars:
+                    enable_progress_bars()
+                shutil.rmtree(snapshot, ignore_errors=True)
+
+
+def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> str:
+    """Upload what of a folder belongs on the Hub, and return its address.
+
+    In one commit, so that nobody meets half a state: `HfApi.upload_folder` cuts what the Hub refuses into several.
+    """
+    api = HfApi(library_name="cmdl_hf")
+
+    def upload() -> str:
+        address = _make_repo(api, repo_id, private)
+        paths = list_files(folder)
+        if _must_keep_card(api, repo_id, folder):
+            paths.remove(Path(CARD_FILE))
+        files = [CommitOperationAdd(path.as_posix(), folder / path) for path in paths]
+        api.create_commit(repo_id, files, commit_message=message)
+        return address
+
+    return with_retries(upload, repo_id)
+
+
+def _must_keep_card(api: HfApi, repo_id: str, folder: Path) -> bool:
+    """Whether somebody changed the card on the Hub, where a folder has but a generated one to put in its place."""
+    card = folder / CARD_FILE
+    if not card.is_file() or not is_generated(card.read_text(encoding="utf-8")):
+        return False
+    response = get_session().get(hf_hub_url(repo_id, CARD_FILE, endpoint=api.endpoint), headers=build_hf_headers())
+    try:
+        hf_raise_for_status(response)
+    except EntryNotFoundError:
+        return False
+    if is_generated(response.text) or not ModelCard(response.text, ignore_metadata_errors=True).text.strip():
+        return False
+    logger.warning(
+        "the card of %s was changed on the Hub and is kept there; remove it there, or put yours into %s, to have it "
+        "replaced",
+        repo_id,
+        CARD_FILE,
+    )
+    return True
+
+
+def _make_repo(api: HfApi, repo_id: str, private: bool | None) -> str:
+    repo = api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.model_info(repo_id).private:
+        raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or choose another name")
+    return str(repo)
+
+
+def _check_name(repo_id: str) -> None:
+    if repo_id.count("/") != 1:
+        raise ValueError(f"a model is pushed to organisation/name, found {repo_id!r}")
+    validate_repo_id(repo_id)
+
+
+def _check_token(repo_id: str) -> None:
+    if get_token() is None:
+        raise not_logged_in(repo_id)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,319 @@
+"""Segmentation of image files by a saved model."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..files import write_text
+from ..progress import progress_bar
+from ..visualization import default_palette, overlay
+from .images import MAX_PIXELS, UNREADABLE, find_images, read_image
+from .loading import choose_device, load_segmenter
+from .logits import outlier_map
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "summary.json"
+
+_MAX_PALETTE = 256  # what 8 bits can tell apart
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files that an image gives."""
+
+    segmentation: Path
+    overlay: Path
+    outlier_map: Path
+
+    @classmethod
+    def named(cls, target: Path) -> "_Outputs":
+        stem = target.with_suffix("").name
+        return cls(
+            target.with_name(f"{stem}.png"),
+            target.with_name(f"{stem}_overlay.jpg"),
+            target.with_name(f"{stem}_outlier.png"),
+        )
+
+    @property
+    def paths(self) -> tuple[Path, Path, Path]:
+        return self.segmentation, self.overlay, self.outlier_map
+
+
+@dataclass
+class _Prepared:
+    """An image that was read, as the model takes it."""
+
+    path: Path
+    image: Image.Image
+    pixel_values: Tensor = field(repr=False)  # (channels, H, W)
+
+
+def predict_files(
+    model: str | Path,
+    inputs: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    batch_size: int = 4,
+    use_outlier_map: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    trust_remote_code: bool = False,
+) -> dict[Path, str]:
+    """Segment image files and folders of them, on a GPU where there is one.
+
+    Every image gives `NAME.png`, class ids with the model's colours as palette (16 bits without a palette where there
+    are more than 256 classes), and `NAME_overlay.jpg`. `summary.json` lists the images with the classes in them.
+    Images are turned as their EXIF orientation says; transparency is dropped, as in training.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub name of a semantic segmenter that transformers loads.
+        inputs (`Sequence`): Image files, folders (searched with their subfolders) or patterns such as `*.jpg` and
+            `**/*.jpg`.
+        output_dir (`str` or `Path`): Where to write; folders below an input folder are kept.
+        batch_size (`int`): Images of one size, one after the other, that the model is given at once. Halved where
+            they do not fit memory.
+        use_outlier_map (`bool`): Also write `NAME_outlier.png`: black where a pixel is like a distribution that the
+            model has learned, white (one minus the best cosine is 1 or more) where it is like none; see
+            [`inference.outlier_map`]. For models with class distributions.
+        max_pixels (`int`): Images with more pixels are not read.
+        trust_remote_code (`bool`): Whether to run Python files that come with the model.
+
+    Returns:
+        `dict`: the reason for every file that could not be segmented.
+
+    Raises:
+        FileNotFoundError: if an input is neither file nor folder, or there is no image in it; if there is no model.
+        ValueError: if two images would be written to one file, or one would replace an input; if the model is no
+            semantic segmenter, or has no distributions to map outliers with.
+        PermissionError: if the output folder cannot be written to.
+    """
+    if batch_size < 1 or max_pixels < 1:
+        raise ValueError(f"batch_size and max_pixels must be at least 1, found {batch_size} and {max_pixels}")
+    output_dir = Path(output_dir)
+    targets = _name_outputs(inputs, output_dir)
+    _make_folder(output_dir)
+    segmenter, processor = load_segmenter(model, trust_remote_code)
+    if use_outlier_map and not getattr(segmenter.config, "use_distributions", False):
+        raise ValueError(f"an outlier map needs class distributions, and {model} has none; leave out --outlier-map")
+    writer = _Writer(segmenter.config, output_dir, targets)
+    batches = _Batches(segmenter.to(choose_device()), batch_size, use_outlier_map)
+    failures: dict[Path, str] = {}
+    with progress_bar(total=len(targets), desc="Segmenting", unit="image") as progress:
+        for group in _group(_read(targets, processor, max_pixels, failures), batch_size):
+            for prepared, result in zip(group, batches.segment(group), strict=True):
+                if isinstance(result, str):
+                    failures[prepared.path] = result
+                    continue
+                try:
+                    writer.write(prepared, *result)
+                except OSError as error:
+                    if error.errno is not None:  # a full disk, say; Pillow's own have none
+                        raise
+                    failures[prepared.path] = f"its results cannot be written: {error}"
+            progress.update(len(writer.rows) + len(failures) - progress.n)
+        progress.update(len(targets) - progress.n)  # files at the end that could not be read
+    writer.write_summary(str(model), failures)
+    return failures
+
+
+_Result: TypeAlias = tuple[Tensor, Tensor | None]
+"""Class ids (H, W) at the image's original size and, if asked for, its outlier map (H, W), on the CPU."""
+
+
+class _Batches:
+    """A model that is given fewer images at once when they do not fit memory."""
+
+    def __init__(self, model: nn.Module, batch_size: int, use_outlier_map: bool) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.use_outlier_map = use_outlier_map
+        self.device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def segment(self, group: Sequence[_Prepared]) -> Iterator[_Result | str]:
+        """Yield what is found in each image, or the reason why it cannot be segmented."""
+        done = 0
+        while done < len(group):
+            images = group[done : done + self.batch_size]
+            try:
+                results: list[_Result] | None = self._segment(images)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    yield from self._segment_each(images, error)
+                    done += len(images)
+                    continue
+                results = None
+            if results is not None:
+                yield from results
+                done += len(images)
+                continue
+            # Not in the handler, which holds on to the memory.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(images) == 1:
+                yield "does not fit memory, even alone; make it smaller"
+                done += 1
+            else:
+                self.batch_size = len(images) // 2
+                logger.warning("%d images do not fit memory at once, going on with %d", len(images), self.batch_size)
+
+    def _segment_each(self, images: Sequence[_Prepared], error: Exception) -> Iterator[_Result | str]:
+        """Find out which images of a batch the model refuses, such as those too small for it."""
+        if len(images) == 1:
+            yield f"the model refuses it: {str(error).strip().splitlines()[0]}"
+            return
+        for prepared in images:
+            yield from self.segment([prepared])
+
+    def _segment(self, images: Sequence[_Prepared]) -> list[_Result]:
+        pixel_values = torch.stack([prepared.pixel_values for prepared in images]).to(self.device)
+        options = {"output_distributions": True} if self.use_outlier_map else {}
+        output = self.model(pixel_values=pixel_values, **options)
+        results = []
+        for index, prepared in enumerate(images):
+            size = (prepared.image.height, prepared.image.width)
+            logits = output.logits[index, None].float()
+            ids = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(dim=1)[0].cpu()
+            outliers = None
+            if self.use_outlier_map:
+                grid = output.distribution_ids.shape[-2:]
+                similarity = output.similarity.unflatten(0, (len(images), -1))[index]  # (h*w, K, M)
+                outliers = outlier_map(similarity, grid, size)[0].cpu()
+            results.append((ids, outliers))
+        return results
+
+
+class _Writer:
+    """Writes what was found in each image, and at the end the summary."""
+
+    def __init__(self, config: Any, output_dir: Path, targets: dict[Path, _Outputs]) -> None:
+        self.id2label = {int(id_): name for id_, name in config.id2label.items()}
+        self.num_labels = config.num_labels
+        palette = getattr(config, "palette", None) or []
+        self.palette = palette if len(palette) == self.num_labels else default_palette(self.num_labels)
+        self.output_dir = output_dir
+        self.targets = targets
+        self.rows: dict[Path, dict[str, Any]] = {}
+
+    def write(self, prepared: _Prepared, ids: Tensor, outliers: Tensor | None) -> None:
+        outputs = self.targets[prepared.path]
+        outputs.segmentation.parent.mkdir(parents=True, exist_ok=True)
+        if self.num_labels > _MAX_PALETTE:
+            Image.fromarray(ids.numpy().astype(np.uint16)).save(outputs.segmentation)
+        else:
+            segmentation = Image.fromarray(ids.numpy().astype(np.uint8)).convert("P")
+            segmentation.putpalette([channel for color in self.palette for channel in color])
+            segmentation.save(outputs.segmentation)
+        overlay(prepared.image, ids, self.palette, ignore_index=-1).save(outputs.overlay, quality=92)
+        row = {
+            "file": str(prepared.path),
+            "width": prepared.image.width,
+            "height": prepared.image.height,
+            "segmentation": outputs.segmentation.relative_to(self.output_dir).as_posix(),
+            "overlay": outputs.overlay.relative_to(self.output_dir).as_posix(),
+            "classes": self._shares(ids),
+        }
+        if outliers is not None:
+            Image.fromarray((outliers.clamp(0, 1) * 255).round().byte().numpy()).save(outputs.outlier_map)
+            row["outlier_map"] = outputs.outlier_map.relative_to(self.output_dir).as_posix()
+            row["outlier_mean"], row["outlier_max"] = round(float(outliers.mean()), 4), round(float(outliers.max()), 4)
+        self.rows[prepared.path] = row
+
+    def write_summary(self, model: str, failures: dict[Path, str]) -> None:
+        images = [self.rows[path] for path in self.targets if path in self.rows]
+        summary = {
+            "model": model,
+            "images": images,
+            "not_segmented": {str(path): reason for path, reason in failures.items()},
+        }
+        write_text(self.output_dir / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+    def _shares(self, ids: Tensor) -> list[dict[str, Any]]:
+        """The classes present with their shares of the pixels, the largest first."""
+        counts = torch.bincount(ids.flatten(), minlength=self.num_labels)
+        order = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
+        return [
+            {"id": id_, "name": self.id2label[id_], "share": round(int(counts[id_]) / ids.numel(), 6)} for id_ in order
+        ]
+
+
+def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict[Path, str]) -> Iterator[_Prepared]:
+    """Yield the images that can be read, and note why the others cannot."""
+    for path in paths:
+        try:
+            image = read_image(path, max_pixels)
+        except UNREADABLE as error:
+            failures[path] = str(error) or type(error).__name__
+            continue
+        except MemoryError:
+            failures[path] = "does not fit memory; make it smaller"
+            continue
+        try:
+            pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
+        except (RuntimeError, ValueError) as error:
+            failures[path] = f"the model's image processor refuses it: {str(error).strip().splitlines()[0]}"
+        else:
+            yield _Prepared(path, image, pixel_values)
+
+
+def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
+    """Collect neighbours whose pixel values are of one size."""
+    group: list[_Prepared] = []
+    for prepared in images:
+        if group and (len(group) == batch_size or prepared.pixel_values.shape != group[0].pixel_values.shape):
+            yield group
+            group = []
+        group.append(prepared)
+    if group:
+        yield group
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on an accelerator or on the CPU, whose allocator has no error of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the output folder, and find out before the work whether it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{SUMMARY_FILE}.tmp"
+        probe.touch()
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{error.filename or folder} is a file; name a folder to write to") from error
+    except OSError as error:
+        raise PermissionError(f"{folder} cannot be written to ({error.strerror}); name another folder") from error
+
+
+def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, _Outputs]:
+    """Find the images, and name the files each gives."""
+    if not inputs:
+        raise ValueError("there is nothing to segment; name image files, folders or quoted patterns")
+    targets: dict[Path, _Outputs] = {}
+    sources: dict[Path, Path] = {}
+    found = [image for given in inputs for image in find_images(given, output_dir)]
+    originals = {path.resolve() for path, _ in found}
+    for path, name in found:
+        outputs = _Outputs.named(output_dir / name)
+        for target in outputs.paths:
+            if target.resolve() in originals:
+                raise ValueError(f"{target} would replace an image that is to be segmented; name another folder")
+            if target.exists() and not (output_dir / SUMMARY_FILE).exists():
+                raise ValueError(f"{target} exists, and cmdl predict has not written it; name another folder")
+            if sources.setdefault(target, path) != path:
+                raise ValueError(
+                    f"{sources[target]} and {path} would both be written to {target}; name the folder that holds "
+                    "both, whose subfolders are kept"
+                )
+        targets[path] = outputs
+    return targets

@@ -1,0 +1,33 @@
+"""Training: the loop alone, or a whole run by a recipe.
+
+`cmdl train RECIPE` runs one; so does, in several processes, `accelerate launch -m cmdl_hf.training RECIPE`.
+
+Names are imported when first used: the command line reads recipes without torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
+    from .loop import TrainingLoop as TrainingLoop
+    from .network import make_config as make_config
+    from .network import make_model as make_model
+    from .running import run as run
+    from .running import train as train
+    from .training_run import save as save
+
+_MODULE_OF = {
+    "CMDLTrainingArguments": "arguments",
+    "TrainingLoop": "loop",
+    "make_config": "network",
+    "make_model": "network",
+    "run": "running",
+    "save": "training_run",
+    "train": "running",
+}
+
+__all__ = list(_MODULE_OF)
+
+__getattr__ = lazy_names(__name__, _MODULE_OF)

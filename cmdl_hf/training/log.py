@@ -1,0 +1,84 @@
+"""What a run tells while it goes: rows of metrics, curves, trackers, and one line for people."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..files import without_nan, write_text
+from .curves import draw_curves
+
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+
+
+class TrainingLog:
+    """The rows of a run in `metrics.jsonl`, as curves, and in accelerate's trackers; written by the main process.
+
+    Args:
+        folder (`Path`): Folder of the run.
+        accelerator (`Accelerator`): Of the run.
+        step (`int`): Step the run goes on from; rows of later steps, from before an interruption, are dropped.
+        settings (`Mapping`): What trackers show of the recipe.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, step: int, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+        if accelerator.is_main_process:
+            kept = [row for row in read_rows(folder) if row["step"] <= step]
+            write_text(folder / METRICS_FILE, "".join(f"{json.dumps(row)}\n" for row in kept))
+        accelerator.init_trackers("cmdl_hf", config={name: _plain(value) for name, value in settings.items()})
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Add a row; `step` says where."""
+        if self.accelerator.is_main_process:
+            with (self.folder / METRICS_FILE).open("a") as file:
+                file.write(json.dumps(without_nan(row)) + "\n")
+        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether there is a row of an evaluation at a step, which has no loss."""
+        return any(row["step"] == step and "loss" not in row for row in read_rows(self.folder))
+
+    def draw(self) -> None:
+        """Draw all rows so far."""
+        if self.accelerator.is_main_process:
+            draw_curves(read_rows(self.folder), self.folder / CURVES_FILE)
+
+    def close(self) -> None:
+        """Let the trackers finish."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+
+def read_rows(folder: Path) -> list[dict[str, float]]:
+    """Read the rows of a run; a last line that an interruption tore is left out."""
+    rows = []
+    file = folder / METRICS_FILE
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def describe(row: Mapping[str, float]) -> str:
+    """Say a row of training in a line: losses by name, learning rate, speed, memory."""
+    parts = [
+        f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3f}"
+        for name, value in row.items()
+        if name.endswith("_loss") or name == "class_margin_reference"
+    ]
+    return (
+        f"loss {row['loss']:.3f} ({', '.join(parts)}), lr {row['learning_rate']:.2g}, "
+        f"{row['images_per_second']:.1f} images/s, {row['memory_gib']:.1f} GiB"
+    )
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """Turn a setting into what every tracker takes."""
+    return value if isinstance(value, (bool, int, float, str)) else str(value)

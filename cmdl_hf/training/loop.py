@@ -1,0 +1,357 @@
+"""The optimisation of a model by a recipe, step by step, in any number of processes, on accelerate."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import psutil
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, set_seed
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data import StreamSampler, TrainingStream, TrainTransform
+from ..processes import start_processes, worker_init
+from .arguments import CMDLTrainingArguments
+from .optimization import make_optimizer, make_schedule, prepare_batch_norms
+
+logger = logging.getLogger(__name__)
+
+_EMA_FILE = "ema.safetensors"
+
+
+def share_batch(args: CMDLTrainingArguments, num_processes: int) -> tuple[int, int]:
+    """Share the batch of a recipe out among the processes.
+
+    Returns:
+        Passes of a process in one optimiser step, and images in a pass.
+
+    Raises:
+        ValueError: if the processes cannot take equal shares.
+    """
+    share, rest = divmod(args.total_batch_size, num_processes)
+    if rest:
+        raise ValueError(
+            f"total_batch_size={args.total_batch_size} cannot be shared equally by {num_processes} processes; "
+            "choose a multiple of their number, or start another number of them"
+        )
+    limit = args.per_device_batch_size or share
+    num_passes = next(passes for passes in range(1, share + 1) if share % passes == 0 and share // passes <= limit)
+    return num_passes, share // num_passes
+
+
+class TrainingLoop:
+    """A model, its data and its optimiser, advanced step by step.
+
+    Args:
+        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`; trained in place, on
+            the device that accelerate chooses.
+        dataset (`datasets.Dataset`): With the columns `image` and `label`.
+        transform (`TrainTransform`): How samples become crops.
+        args (`CMDLTrainingArguments`): The recipe.
+        log_dir (`Path`, *optional*): Folder for trackers that write files.
+
+    Attributes:
+        step (`int`): Optimiser steps taken.
+        accelerator (`Accelerator`): Of this run.
+        model (`nn.Module`): The model itself, unwrapped.
+        scored_model (`nn.Module`): What is scored and saved: the moving average of the weights, if there is one.
+
+    Raises:
+        ValueError: if the processes cannot share the batch equally, there are no images, a pass of one image would
+            leave a batch norm with a single value per channel, fp16 is asked of a CPU, or there is no such tracker.
+        ImportError: if a tracker is not installed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: datasets.Dataset,
+        transform: TrainTransform,
+        args: CMDLTrainingArguments,
+        log_dir: Path | None = None,
+    ) -> None:
+        _check_trackers(args.report_to)
+        start_processes()
+        AcceleratorState._reset_state()  # or the precision of an earlier loop would stay
+        self.accelerator = Accelerator(
+            mixed_precision=args.mixed_precision,
+            log_with=list(args.report_to) or None,
+            project_dir=log_dir,
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+        if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
+            raise ValueError(
+                "mixed_precision=fp16 is not to be had on a CPU, where accelerate would train in float32; choose bf16 "
+                "or no"
+            )
+        self.args = args
+        self.step = 0
+        self.num_passes, self.images_per_pass = share_batch(args, self.accelerator.num_processes)
+        self.accelerator.gradient_accumulation_steps = self.num_passes
+        if len(dataset) == 0:
+            raise ValueError("there are no training images; check the train split of the data set")
+        logger.info(
+            f"a batch of {args.total_batch_size} images: {_count(self.accelerator.num_processes, 'process')} × "
+            f"{_count(self.num_passes, 'pass')} × {_count(self.images_per_pass, 'image')}"
+        )
+        set_seed(args.seed, device_specific=True)
+        self.stream = TrainingStream(dataset.with_transform(transform), args.seed)
+        self._memory_format = torch.channels_last if args.use_channels_last else torch.contiguous_format
+        self._batches: Iterator[dict[str, Tensor]] | None = None
+        self.model = self._prepare_model(model)
+        self._ema = ModelEmaV3(self.model, args.ema_decay, exclude_buffers=True) if args.ema_decay else None
+        optimizer = make_optimizer(self.model, args)
+        self.schedule = make_schedule(optimizer, args)
+        if self.accelerator.num_processes > 1:
+            self._freeze_unreached()  # after the optimiser, whose groups a checkpoint has, whatever the processes
+        if args.use_compile:
+            self.model.compile()
+        self._wrapped_model, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """What is scored and saved: the moving average of the weights, if there is one."""
+        return self._ema.module if self._ema else self.model
+
+    def advance(
+        self, until: int, on_step: Callable[[], Any] = lambda: None, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """Train up to a step.
+
+        Args:
+            until (`int`): Step to reach, above `step`.
+            on_step (`Callable`): Called after each step.
+            should_stop (`Callable`): Asked before each step but the first; must answer alike in all processes.
+
+        Returns:
+            `dict`: `step`, `epoch`, `learning_rate` of the last step, the means of `loss` and of the losses by name
+            over the steps and processes, `images_per_second`, and `memory_gib`.
+
+        Raises:
+            FloatingPointError: if a loss was not finite, with step, losses and images, or a weight is not.
+        """
+        first_step, start = self.step, time.perf_counter()
+        learning_rate = math.nan
+        names: list[str] = []
+        losses: list[Tensor] = []
+        self._set_training_mode()
+        while self.step < until and not (losses and should_stop()):
+            for _ in range(self.num_passes):
+                loss_dict = self._run_pass()
+                names = list(loss_dict)
+                losses.append(torch.stack([loss.detach().float() for loss in loss_dict.values()]))
+            learning_rate = float(self.schedule.get_last_lr()[0])
+            self.schedule.step()
+            self.step += 1
+            if self._ema:
+                self._ema.update(self.model, self.step)
+            on_step()
+        # The one place that waits for the device, and where the processes meet.
+        every_loss = self.accelerator.gather(torch.stack(losses)[None]).cpu()  # (processes, passes, losses)
+        seconds = time.perf_counter() - start
+        self._check_finite(every_loss, names, first_step)
+        self._check_weights()
+        num_images = (self.step - first_step) * self.args.total_batch_size
+        return {
+            "step": self.step,
+            "epoch": self.step * self.args.total_batch_size / len(self.stream.dataset),
+            "learning_rate": learning_rate,
+            **dict(zip(names, every_loss.mean(dim=(0, 1)).tolist(), strict=True)),
+            "images_per_second": num_images / seconds,
+            "memory_gib": _memory_in_use(),
+        }
+
+    def read_ahead(self, num_batches: int) -> Iterator[dict[str, Tensor]]:
+        """Yield this process's passes of the first batches to come, which are not used up by it, in training mode."""
+        self._set_training_mode()
+        for _ in range(num_batches * self.num_passes):
+            yield self._next_batch()
+        self._batches = None
+
+    def close(self) -> None:
+        """End the workers that read; the loop may go on, with others."""
+        self._batches = None
+
+    def release_model(self) -> None:
+        """Take off the model the autocast that accelerate put around it; the loop ends here.
+
+        `unwrap_model(keep_fp32_wrapper=False)` would take off transformers' own decorators, too.
+        """
+        forward = vars(self.model).pop("_original_forward", None)
+        if forward is not None:
+            del self.model.forward
+            if self.model.forward != forward:  # it is no method of its class
+                self.model.forward = forward
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device)).any())
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that the next step depends on; every process must call this."""
+        self.accelerator.save_state(str(folder))
+        if self._ema and self.accelerator.is_main_process:
+            state = {name: tensor.contiguous() for name, tensor in self._ema.module.state_dict().items()}
+            save_file(state, folder / _EMA_FILE)
+
+    def schedule_state(self) -> dict[str, Any]:
+        """Return the state of the schedule, as JSON holds it."""
+        return {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
+
+    def load_state(self, folder: Path, step: int, schedule_state: dict[str, Any]) -> None:
+        """Go back to where `save_state` was called.
+
+        Args:
+            folder (`Path`): What it wrote.
+            step (`int`): Step at which it did.
+            schedule_state (`dict`): What `schedule_state` returned then.
+        """
+        self.accelerator.load_state(str(folder))
+        self.accelerator.step = 0  # it counts passes, and another number of processes makes another number of them
+        self.schedule.load_state_dict(schedule_state | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
+        if self._ema:
+            self._ema.module.load_state_dict(load_file(folder / _EMA_FILE))
+        self.step = step
+        self._batches = None
+
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first, whose batch norms have seen other images."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.scored_model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _prepare_model(self, model: nn.Module) -> nn.Module:
+        """Put a model on its device, and decide what in it learns."""
+        is_cuda = self.accelerator.device.type == "cuda"
+        is_synchronised = self.accelerator.num_processes > 1 and is_cuda  # which no other device can
+        pools = getattr(getattr(model, "config", None), "context_module", None) in ("ppm", "aspp", "upernet")
+        if self.images_per_pass == 1 and pools and not is_synchronised and self.args.freeze_batch_norm != "all":
+            raise ValueError(
+                "a pass of one image leaves the batch norms behind global pooling a single value per channel; raise "
+                "per_device_batch_size or total_batch_size, or start fewer processes"
+            )
+        model = model.to(self.accelerator.device).to(memory_format=self._memory_format)
+        model, self._frozen_norms = prepare_batch_norms(model, self.args.freeze_batch_norm, is_synchronised)
+        return model
+
+    def _freeze_unreached(self) -> None:
+        """Freeze parameters that no loss depends on, for which the other processes would wait in vain.
+
+        A pass in eval mode tells which: it changes no statistics and no memory bank, and draws nothing.
+        """
+        model, sample = self.model, self.stream[0]
+        model.eval()
+        inputs = {name: value[None].to(self.accelerator.device) for name, value in sample.items()}
+        model(**inputs).loss.backward()
+        unreached = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+            parameter.grad = None
+        if unreached:
+            logger.info(
+                f"{len(unreached)} parameters that no loss depends on stay as they are, such as {unreached[0]}"
+            )
+
+    def _set_training_mode(self) -> None:
+        self._wrapped_model.train()
+        for norm in self._frozen_norms:
+            norm.eval()
+
+    def _run_pass(self) -> dict[str, Tensor]:
+        """Forward and backward of one pass; the last pass of a step also moves the weights."""
+        batch = self._next_batch()
+        with self.accelerator.accumulate(self._wrapped_model):
+            output = self._wrapped_model(**batch)
+            self.accelerator.backward(output.loss)
+            if self.accelerator.sync_gradients and self.args.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self._wrapped_model.parameters(), self.args.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return {"loss": output.loss} | output.loss_dict
+
+    def _next_batch(self) -> dict[str, Tensor]:
+        if self._batches is None:
+            self._batches = iter(self._make_loader())
+        device = self.accelerator.device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(self._batches).items()}
+        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format)
+        return batch
+
+    def _make_loader(self) -> DataLoader:
+        sampler = StreamSampler(
+            self.step,
+            self.images_per_pass,
+            self.num_passes,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        return DataLoader(
+            self.stream,
+            batch_sampler=sampler,
+            num_workers=self.args.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # or the loader would draw from the one that dropout draws from
+            worker_init_fn=worker_init(),
+        )
+
+    def _check_weights(self) -> None:
+        """Stop before weights are scored and saved that the last step has spoilt, and no loss shows yet."""
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
+        is_finite = torch.stack(torch._foreach_norm(list(state.values()), math.inf)).isfinite().tolist()
+        if bad := [name for name, finite in zip(state, is_finite, strict=True) if not finite]:
+            raise FloatingPointError(
+                f"step {self.step}: {len(bad)} tensors of the model are not finite, such as {bad[0]}, though the "
+                "losses were; lower the learning rate, or set max_grad_norm. Checkpoints hold the steps before"
+            )
+
+    def _check_finite(self, losses: Tensor, names: list[str], first_step: int) -> None:
+        """Stop at the first loss (processes, passes, losses) that is not finite."""
+        is_bad = ~losses.isfinite()
+        if not is_bad.any():
+            return
+        pass_index = int(is_bad.any(dim=2).any(dim=0).nonzero()[0])
+        stride = self.images_per_pass * self.accelerator.num_processes
+        places = [
+            first_step * self.args.total_batch_size + pass_index * stride + process * self.images_per_pass + offset
+            for process in is_bad[:, pass_index].any(dim=1).nonzero().flatten().tolist()
+            for offset in range(self.images_per_pass)
+        ]
+        bad_names = [name for name, bad in zip(names, is_bad[:, pass_index].any(dim=0).tolist(), strict=True) if bad]
+        raise FloatingPointError(
+            f"step {first_step + pass_index // self.num_passes + 1}: {', '.join(bad_names)} not finite; images "
+            f"{', '.join(map(self.stream.sample_id, places))}. Look at these images with cmdl check-data, lower the "
+            "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
+        )
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that accelerate would leave out without a word."""
+    known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; known are {', '.join(known)}")
+    available = [tracker.value for tracker in get_available_trackers()]
+    if missing := [name for name in names if name not in available]:
+        raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def _memory_in_use() -> float:
+    """Memory in GiB: the most of the accelerator's that was in use, or without one what the process uses."""
+    if torch.accelerator.is_available() and PartialState().device.type != "cpu":
+        return torch.accelerator.max_memory_allocated() / 2**30
+    return psutil.Process().memory_info().rss / 2**30

@@ -1,0 +1,295 @@
+"""From a recipe to its data set and its network."""
+
+import dataclasses
+import difflib
+import inspect
+import json
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import set_seed
+
+from ..data import (
+    HasClasses,
+    SegmentationDataset,
+    class_pixel_counts,
+    class_weights,
+)
+from ..models import CMDLConfig, CMDLForSemanticSegmentation
+from .arguments import CONTEXT_MODULES, CMDLTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_NUM_STAGES = 4
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # numbers that YAML 1.1 takes for text
+
+
+def check_weights(weights: str | Path | None) -> None:
+    """Refuse, before anything is loaded, weights of a backbone that cannot be read.
+
+    Args:
+        weights (`str` or `Path`, *optional*): See `make_model`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is a folder.
+    """
+    if weights is None or str(weights) == "timm":
+        return
+    if Path(weights).is_dir():
+        raise ValueError(
+            f"weights must be a safetensors file or the word timm, found the folder {weights}: name the file in it"
+        )
+    if not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"weights must be a safetensors file or the word timm, and there is no file {weights}: correct the path, "
+            "or give --weights timm to download the weights that timm has of the backbone"
+        )
+
+
+def make_model(
+    args: CMDLTrainingArguments, dataset: SegmentationDataset, weights: str | Path | None = None
+) -> CMDLForSemanticSegmentation:
+    """Build the network that a recipe states, for the classes of a data set.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe; its seed decides the weights.
+        dataset (`SegmentationDataset`): Names and colours the classes; its training split weighs them if the recipe
+            asks for it.
+        weights (`str` or `Path`, *optional*): safetensors file with timm's weights of the backbone, or `"timm"` to
+            download those that timm has; omitted, the backbone starts from scratch.
+
+    Raises:
+        FileNotFoundError: if there is no such file of weights, or of class weights.
+        ValueError: if the recipe states no network that can be built, or the weights do not fit it.
+    """
+    check_weights(weights)
+    config = make_config(args, dataset)
+    set_seed(args.seed)
+    model = CMDLForSemanticSegmentation(config)
+    if weights is None:
+        logger.info(f"the backbone {args.backbone} starts from scratch; --weights timm starts it from ImageNet")
+    else:
+        model.load_backbone_weights(None if str(weights) == "timm" else weights)
+    return model
+
+
+def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
+    """Derive the configuration of the network that a recipe states.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        dataset (`SegmentationDataset` or `Benchmark`): Names and colours the classes.
+
+    Raises:
+        FileNotFoundError: if there is no such file of class weights.
+        ValueError: if timm cannot build the backbone as the recipe states it, the class weights do not fit, or
+            `model_options` are none of `CMDLConfig`, or are stated elsewhere.
+
+    Note:
+        `output_stride` is for backbones that can be dilated, as ResNets, MobileNets, EfficientNets and ConvNeXts can.
+        Others, such as Swin, HRNet and ViT, keep their own stride, and the log says so.
+    """
+    fields: dict[str, Any] = {
+        **_derive_backbone(args),
+        "id2label": dataset.id2label,
+        "palette": dataset.palette,
+        "context_module": CONTEXT_MODULES[args.framework],
+        "use_distributions": args.use_distributions,
+        "hidden_size": args.hidden_size,
+        "attention_size": args.attention_size,
+        "class_weights": _find_class_weights(args.class_weights, dataset),
+        "ohem_threshold": args.ohem_threshold,
+        "ohem_min_kept": args.ohem_min_kept,
+    }
+    options = _parse_options(args.model_options)
+    known = {field.name for field in dataclasses.fields(CMDLConfig)}
+    for name in options:
+        if name in fields or name == "num_labels":
+            raise ValueError(f"model_options: {name} is what the rest of the recipe, or the data set, states")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known - fields.keys(), n=1)
+            cure = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(f"model_options: CMDLConfig has no field {name}{cure}")
+    return CMDLConfig(**fields, **options)
+
+
+def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
+    """Weigh the classes by their pixels in the training split (`"auto"`), or as a JSON file says."""
+    if source is None:
+        return None
+    if source == "auto":
+        if not isinstance(dataset, SegmentationDataset) or "train" not in dataset:
+            raise ValueError("class_weights=auto counts pixels of a train split, and there is none: name a JSON file")
+        with PartialState().local_main_process_first():  # the others find the counts in the cache
+            return class_weights(class_pixel_counts(dataset["train"], dataset.num_labels))
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"class_weights must be auto or a JSON file with {dataset.num_labels} numbers, and there is no file "
+            f"{source}: correct the path"
+        )
+    try:
+        weights = json.loads(Path(source).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"class_weights: {source} is no JSON file ({error}); write [1.0, 2.5, ...] into it"
+        ) from error
+    if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights) or not any(weights):
+        raise ValueError(
+            f"class_weights: {source} must hold a list of numbers that are at least 0, and not all 0, in the order of "
+            f"the classes, found {str(weights)[:80]}"
+        )
+    if len(weights) != dataset.num_labels:
+        raise ValueError(f"class_weights: {source} holds {len(weights)} numbers for {dataset.num_labels} classes")
+    return [float(weight) for weight in weights]
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
+    """Find out what timm can do for a recipe: the fields of the configuration that describe the backbone."""
+    options = _size_options(args.backbone) | _parse_options(args.backbone_kwargs)
+    output_stride, backbone = _find_output_stride(args, options)
+    info = backbone.feature_info.info
+    if len(info) < _NUM_STAGES:
+        raise ValueError(f"backbone={args.backbone!r} has {len(info)} stages, but four are needed; choose another")
+    if len({stage["reduction"] for stage in info}) == 1 < len(info):  # a plain transformer, with one grid throughout
+        out_indices = [len(info) * quarter // _NUM_STAGES - 1 for quarter in range(1, _NUM_STAGES + 1)]
+    else:
+        out_indices = list(range(len(info)))[-_NUM_STAGES:]
+    return {
+        "backbone_config": {"backbone": args.backbone, "out_indices": out_indices, "output_stride": output_stride},
+        "backbone_kwargs": options or None,
+        "size_divisor": _find_size_divisor(args, backbone),
+    }
+
+
+def _parse_options(options: dict[str, Any] | None) -> dict[str, Any]:
+    """Read a free-form dictionary, whose values the command line and its YAML reader pass on as text."""
+    return {name.replace("-", "_"): _parse_value(name, value) for name, value in (options or {}).items()}
+
+
+def _parse_value(name: str, value: Any) -> Any:
+    """Read the text in a value as YAML, to which 1e-05 is a number, too.
+
+    Raises:
+        ValueError: if it is none, naming the option.
+    """
+    if isinstance(value, dict):
+        return {key: _parse_value(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_parse_value(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if _EXPONENT.fullmatch(value) else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {value!r} cannot be read as YAML; put text with such signs in quotes") from error
+
+
+def _size_options(name: str) -> dict[str, Any]:
+    """Collect the options by which a backbone takes images of other sizes than ImageNet's, and gives (B, C, h, w)."""
+    with torch.device("meta"):
+        try:
+            classifier = timm.create_model(name)
+        except Exception as error:  # timm says no with errors of many types
+            base = name.split(".")[0]
+            nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
+            cure = f"did you mean {', '.join(nearest)}?" if nearest and base not in nearest else ""
+            raise ValueError(f"timm cannot build backbone={name!r}: {_text(error)}. {cure}".rstrip()) from error
+    parameters = inspect.signature(type(classifier).__init__).parameters
+    options: dict[str, Any] = {}
+    if "strict_img_size" in parameters:
+        options["strict_img_size"] = False
+    elif "dynamic_img_size" in parameters:
+        options["dynamic_img_size"] = True
+    if "dynamic_img_pad" in parameters:
+        options["dynamic_img_pad"] = True
+    if getattr(classifier, "output_fmt", "NCHW") == "NHWC":
+        options["feature_cls"] = "getter"
+    return options
+
+
+def _find_output_stride(args: CMDLTrainingArguments, options: dict[str, Any]) -> tuple[int | None, Any]:
+    """Find the `output_stride` to ask timm for, and the backbone on the meta device that it gives."""
+    try:
+        backbone = _build(args.backbone, options)
+    except Exception as error:
+        raise ValueError(
+            f"timm cannot build backbone={args.backbone!r} with backbone_kwargs={options}: {_text(error)}"
+        ) from error
+    own_stride = backbone.feature_info.reduction()[-1]
+    if args.output_stride in (None, own_stride):
+        return None, backbone
+    if dilated := _dilate(args.backbone, options, args.output_stride):
+        return args.output_stride, dilated
+    if strides := [stride for stride in (8, 16) if stride < own_stride and _dilate(args.backbone, options, stride)]:
+        raise ValueError(
+            f"backbone={args.backbone!r} cannot have output_stride={args.output_stride}, but "
+            f"{', '.join(map(str, strides))} or none, which leaves it at its own {own_stride}"
+        )
+    logger.warning(
+        "%s cannot be dilated: output_stride=%d does not apply to it, the last feature map has stride %d",
+        args.backbone,
+        args.output_stride,
+        own_stride,
+    )
+    return None, backbone
+
+
+def _build(name: str, options: dict[str, Any], output_stride: int | None = None) -> Any:
+    """Build timm's feature extractor on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        return timm.create_model(name, features_only=True, output_stride=output_stride, **options)
+
+
+def _dilate(name: str, options: dict[str, Any], output_stride: int) -> Any:
+    """Build a backbone with an output stride, which some refuse and some do not know, for which the result is None."""
+    try:
+        backbone = _build(name, options, output_stride)
+    except Exception:
+        return None
+    return backbone if backbone.feature_info.reduction()[-1] == output_stride else None
+
+
+def _find_size_divisor(args: CMDLTrainingArguments, backbone: Any) -> int:
+    """Find the number that height and width of images must be multiples of, by trying on the meta device."""
+    error: Exception = ValueError()
+    for divisor in (1, 2, 4, 8, 16, 32, 64):
+        odd_multiples = [(length // (2 * divisor) * 2 + 1) * divisor for length in args.crop_size]
+        try:
+            with torch.no_grad():
+                feature_maps = backbone.eval()(torch.empty(1, 3, *odd_multiples, device="meta"))
+        except NotImplementedError:  # it looks at values, of which the meta device has none
+            return 1
+        except Exception as found:
+            error = found
+        else:
+            _refuse_other_layouts(args.backbone, backbone, feature_maps[-1])
+            return divisor
+    raise ValueError(
+        f"backbone={args.backbone!r} takes images of certain sizes only, and crop_size={tuple(args.crop_size)} is "
+        f"none: {_text(error)}. Choose another backbone"
+    )
+
+
+def _refuse_other_layouts(name: str, backbone: Any, feature_map: torch.Tensor) -> None:
+    channels = backbone.feature_info.channels()[-1]
+    if feature_map.shape[1] != channels:
+        raise ValueError(
+            f"backbone={name!r} gives feature maps of shape {tuple(feature_map.shape)} where (B, {channels}, h, w) is "
+            "needed: set feature_cls: getter in backbone_kwargs, or choose another backbone"
+        )
+
+
+def _text(error: Exception) -> str:
+    return (str(error) or type(error).__name__).rstrip(".")

@@ -1,0 +1,67 @@
+"""Optimiser, schedule and the parts of a model that do not learn, as a recipe states them."""
+
+from timm.layers import convert_sync_batchnorm
+from torch import nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import get_polynomial_decay_schedule_with_warmup
+
+from .arguments import CMDLTrainingArguments
+
+
+def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optimizer:
+    """SGD or AdamW in which the heads learn faster than the backbone, and norms and biases do not decay.
+
+    Args:
+        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
+        args (`CMDLTrainingArguments`): The recipe.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith(("backbone.", "segmenter.")), parameter.dim() > 1), []).append(
+                parameter
+            )
+    settings = [
+        {
+            "params": parameters,
+            "lr": args.learning_rate * (1 if is_backbone else args.head_learning_rate_factor),
+            "weight_decay": args.weight_decay * decays,
+        }
+        for (is_backbone, decays), parameters in groups.items()
+    ]
+    if args.optimizer == "adamw":
+        return optim.AdamW(settings, lr=args.learning_rate)
+    return optim.SGD(settings, lr=args.learning_rate, momentum=args.momentum)
+
+
+def make_schedule(optimizer: optim.Optimizer, args: CMDLTrainingArguments) -> optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then a polynomial fall to the end of the run, both counted in optimiser steps."""
+    return get_polynomial_decay_schedule_with_warmup(
+        optimizer, args.warmup_steps, args.max_steps, lr_end=args.min_learning_rate, power=args.power
+    )
+
+
+def prepare_batch_norms(
+    model: nn.Module, frozen: str, is_synchronised: bool = False
+) -> tuple[nn.Module, list[nn.Module]]:
+    """Let batch norms see the batches of all processes, and stop the scales and shifts of some from learning.
+
+    Args:
+        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
+        frozen (`str`): `"none"`, `"backbone"` or `"all"`.
+        is_synchronised (`bool`): Whether to replace batch norms by synchronised ones, which only CUDA has.
+
+    Returns:
+        The model, and the frozen norms, which the caller keeps in eval mode, so that their statistics stay too.
+    """
+    if is_synchronised:
+        # timm's, as torch's drops the activation that timm fuses into some of its norms
+        model = convert_sync_batchnorm(model)
+    backbone = getattr(model, "backbone", None) or getattr(model, "segmenter", None)
+    part = {"none": nn.Module(), "backbone": backbone, "all": model}[frozen]
+    if part is None:
+        raise ValueError("freeze_batch_norm=backbone needs a model with a `backbone`; choose none or all")
+    norms: list[nn.Module] = [module for module in part.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.requires_grad_(False)
+    return model, norms

@@ -1,0 +1,398 @@
+"""A training run and its folder: resumed, evaluated, its best model kept, its files written."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import filelock
+import torch
+import yaml
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..data import EvalTransform, SegmentationDataset, TrainTransform, ids_digest
+from ..evaluation import evaluate
+from ..files import without_nan, write_files, write_text
+from ..hub import HubPusher, write_card
+from ..inference import whole_image_logits
+from ..models import CMDLForSemanticSegmentation, make_image_processor
+from ..visualization import draw_prediction
+from .arguments import CMDLTrainingArguments
+from .checkpoints import Checkpoints
+from .log import TrainingLog
+from .loop import TrainingLoop
+from .memory_start import start_memory_from_data
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
+SCORES_FILE = "scores.json"
+PICTURE_FILE = "predictions.png"
+LAST_MODEL = "last"
+
+# What a run may go on with another value of: the steps it takes stay the same.
+_FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
+
+
+def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
+    """Save a model with the image processor that fits its recipe; each file is replaced in one step."""
+    size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        make_image_processor(size).save_pretrained(folder)
+
+    write_files(Path(output_dir), write)
+
+
+class TrainingRun:
+    """One run by a recipe, in a folder that it can go on from after an interruption.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        folder (`Path`): New, empty, or of an interrupted run of this recipe.
+        weights (`str`, *optional*): Name of the weights that the backbone starts from.
+        push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub that each evaluated model is pushed to.
+        private (`bool`, *optional*): Whether only its owners see it there.
+
+    Raises:
+        FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
+        NotADirectoryError: if it is a file.
+        PermissionError: if it cannot be written to, or the Hub does not let the user push.
+    """
+
+    model: CMDLForSemanticSegmentation
+    loop: TrainingLoop
+    log: TrainingLog
+    dataset: SegmentationDataset
+
+    def __init__(
+        self,
+        args: CMDLTrainingArguments,
+        folder: Path,
+        weights: str | None = None,
+        push_to_hub: str | None = None,
+        private: bool | None = None,
+    ) -> None:
+        self.args = args
+        self.folder = folder
+        self.weights = weights
+        self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
+        self._facts: dict[str, Any] = {}  # of the run that is to go on
+        self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
+        self.save_steps = args.save_steps or self.eval_steps
+        self.best: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self._check_folder()
+        self.repo_id = push_to_hub
+        self._lock = filelock.FileLock(folder / ".lock")
+        self.pusher: HubPusher | None = None
+        if push_to_hub is not None and PartialState().is_main_process:
+            self.pusher = HubPusher(folder, push_to_hub, private)
+
+    def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
+        """Make the folder, prepare the loop, and go back to the newest whole checkpoint, if there is one.
+
+        Args:
+            dataset (`SegmentationDataset`): With a train split.
+            model (`CMDLForSemanticSegmentation`): At its start.
+
+        Raises:
+            FileExistsError: if the run in the folder had other data, or another process is training there.
+            OSError: if the folder cannot be written to.
+        """
+        self.dataset = dataset
+        self.model = model
+        self._data = self._describe_data()
+        if self._facts.get("data", self._data) != self._data:
+            raise FileExistsError(
+                f"{self.folder} holds a run on other data, classes or class weights; give it what it had to continue "
+                "it, or name a new folder with --output-dir"
+            )
+        transform = TrainTransform(self.args.crop_size, self.args.scale_range, self.args.resize)
+        self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
+        # The main process reads and chooses, and tells the others.
+        is_main = self.loop.accelerator.is_main_process
+        (newest,) = broadcast_object_list([self.checkpoints.newest() if is_main else None])
+        if newest is not None:
+            self._resume(newest)
+        if self.loop.accelerator.is_main_process:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(blocking=False)
+                self._write_facts()
+                write_text(self.folder / RECIPE_FILE, yaml.safe_dump(self.args.to_recipe(), sort_keys=False))
+            except filelock.Timeout as error:
+                raise FileExistsError(
+                    f"another process is training in {self.folder}; wait for it, or stop it"
+                ) from error
+            except OSError as error:
+                raise OSError(
+                    f"{self.folder} cannot be written to: {error}; name another with --output-dir"
+                ) from error
+        self.loop.accelerator.wait_for_everyone()
+        if newest is not None:
+            logger.info(f"continuing from {newest}")
+        elif self.args.memory_start == "data" and self.args.use_distributions:
+            start_memory_from_data(model, self.loop)
+        self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, self.args.to_recipe())
+        if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
+            self._evaluate()  # which an interruption prevented
+
+    def release(self) -> None:
+        """End the workers, and let other processes into the folder."""
+        if hasattr(self, "loop"):
+            self.loop.close()
+        self._lock.release()
+
+    def _resume(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint."""
+        state = self.checkpoints.read(checkpoint)
+        self.loop.load_state(checkpoint, state["step"], state["schedule"])
+        self.seconds = state["seconds"]
+        num_processes = self.loop.accelerator.num_processes
+        if state["num_processes"] != num_processes:
+            logger.warning(
+                f"{checkpoint} is of {state['num_processes']} processes, now there are {num_processes}: dropout, "
+                "draws and batch norms will differ from what they would have been"
+            )
+
+    def train(
+        self,
+        on_step: Callable[[], Any],
+        on_row: Callable[[dict[str, float]], Any],
+        is_stopping: Callable[[], bool],
+    ) -> bool:
+        """Train to the end of the recipe, with evaluations and checkpoints on the way.
+
+        Args:
+            on_step (`Callable`): Called after every step.
+            on_row (`Callable`): Called with every row of metrics.
+            is_stopping (`Callable`): Whether to save a checkpoint and end early. One process is heard at once,
+                several at the next row.
+
+        Returns:
+            Whether the end was reached.
+        """
+        args, loop = self.args, self.loop
+        is_alone = loop.accelerator.num_processes == 1
+        while loop.step < args.max_steps:
+            start = time.perf_counter()
+            goal = min(next_multiple(loop.step, n) for n in (args.logging_steps, self.eval_steps, self.save_steps))
+            row = loop.advance(
+                min(goal, args.max_steps), on_step, should_stop=is_stopping if is_alone else lambda: False
+            )
+            self.log.write(row)
+            on_row(row)
+            self.seconds += time.perf_counter() - start
+            must_stop = loop.agree(is_stopping())
+            if must_stop or self._is_due(self.save_steps):
+                state = {"schedule": loop.schedule_state(), "seconds": self.seconds}
+                self.checkpoints.save(loop.step, loop.save_state, state)
+            if self._is_due(self.eval_steps):  # after the checkpoint, as scoring may fail
+                self._evaluate()
+            if must_stop and loop.step < args.max_steps:
+                self.log.close()
+                return False
+        self.log.close()
+        return True
+
+    def finish(self) -> dict[str, Any]:
+        """Score the best model on the test split, once, and write down what the run found.
+
+        Returns:
+            Scores of the best model by split, as `evaluate` returns them.
+
+        Raises:
+            ConnectionError, PermissionError: if it cannot be pushed to the Hub; everything is in the folder.
+        """
+        model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
+        scores = {"validation": self.best["scores"]} if self.best else {}
+        if self.args.use_test_split and self._has_labels("test"):
+            scores["test"] = self._score(model, "test")
+        if self.loop.accelerator.is_main_process:
+            self._write_scores(scores)
+            self._draw(model)
+            write_card(self.folder, self.repo_id, run=self._describe_run(is_finished=True))
+            self._write_facts(is_finished=True)  # last: until then the same command comes back here
+        if self.pusher:
+            self.pusher.push("End of training")
+            logger.info(f"pushed to {self.pusher.finish()}")
+        return scores
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that is not for this run, before anything is read or written."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file; name a new folder with --output-dir")
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        self._facts = facts = _read_json(folder / RUN_FILE)
+        if "recipe" not in facts:
+            raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
+        if facts["is_finished"]:
+            raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
+        there = facts["recipe"] | {"weights": facts["weights"]}
+        here = self.args.to_recipe() | {"weights": self.weights}
+        # A field that a later version has added is as good as the same.
+        differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
+        if differing:
+            changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
+            raise FileExistsError(
+                f"{folder} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
+                "folder with --output-dir"
+            )
+        if scores := _read_json(folder / SCORES_FILE).get("validation"):
+            self.best = {"step": facts["best_step"], "scores": scores}
+
+    def _is_due(self, steps: int) -> bool:
+        step = self.loop.step
+        return step > 0 and (step % steps == 0 or step == self.args.max_steps)
+
+    def _has_labels(self, split: str) -> bool:
+        return split in self.dataset and self.dataset[split][0]["label"] is not None
+
+    def _score(self, model: nn.Module, split: str) -> dict[str, Any]:
+        with self.loop.accelerator.autocast():
+            return evaluate(
+                model,
+                self.dataset[split],
+                EvalTransform(self.args.resize),
+                self.dataset.num_labels,
+                num_workers=self.args.num_workers,
+                description=f"Scoring {split}",
+            )
+
+    def _evaluate(self) -> None:
+        """Save the model, score it on the validation split, and keep it if it is the best so far."""
+        loop, metric = self.loop, self.args.best_metric
+        model = cast(PreTrainedModel, loop.scored_model)
+        loop.share_buffers()
+        if loop.accelerator.is_main_process:
+            save(model, self.folder / LAST_MODEL, self.args)
+        row: dict[str, float] = {"step": loop.step}
+        is_best = True
+        if self._has_labels("validation"):
+            scores = self._score(model, "validation")
+            if math.isnan(scores[metric]):
+                logger.warning("the validation split has no labelled pixel: the last model counts as the best")
+            else:
+                is_best = self.best is None or scores[metric] >= self.best["scores"][metric]
+                self.best = {"step": loop.step, "scores": scores} if is_best else self.best
+            row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
+        if self.args.use_distributions:
+            bank = self.model.memory_bank
+            row["dead_distributions"] = int(bank.find_dead().sum())
+            row["duplicate_distributions"] = int(bank.find_duplicates().sum())
+        if loop.accelerator.is_main_process:
+            if is_best:
+                save(model, self.folder, self.args)
+            if self.best:
+                self._write_scores({"validation": self.best["scores"]})
+            self._write_facts()
+        self.log.write(row)  # last: it tells that this evaluation is done
+        self.log.draw()
+        if self.pusher:
+            self.pusher.push(f"Step {loop.step}")
+        loop.accelerator.wait_for_everyone()
+        logger.info(self._describe(row))
+
+    def _describe(self, row: dict[str, float]) -> str:
+        parts = [f"step {row['step']}"]
+        if self.best:
+            metric = self.args.best_metric
+            now, best = row[f"validation_{metric}"], self.best["scores"][metric]
+            name = metric.replace("_", " ").replace("iou", "IoU")
+            parts.append(f"validation {name} {100 * now:.2f} %, best {100 * best:.2f} % at step {self.best['step']}")
+        if "dead_distributions" in row:
+            total = self.model.memory_bank.num_updates.numel()
+            parts.append(
+                f"of {total} distributions {row['dead_distributions']} dead, "
+                f"{row['duplicate_distributions']} duplicate"
+            )
+        return "; ".join(parts)
+
+    def _write_scores(self, scores: dict[str, Any]) -> None:
+        write_text(self.folder / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
+
+    def _write_facts(self, is_finished: bool = False) -> None:
+        write_text(self.folder / RUN_FILE, json.dumps(self._describe_run(is_finished), indent=2))
+
+    def _describe_data(self) -> dict[str, Any]:
+        """Tell data from other data: ids of the images, names and weights of the classes."""
+        return {
+            "splits": {split: ids_digest(rows) for split, rows in self.dataset.items()},
+            "classes": list(self.dataset.id2label.values()),
+            "class_weights": self.model.config.class_weights,
+        }
+
+    def _describe_run(self, is_finished: bool) -> dict[str, Any]:
+        """Put down what the folder's other files do not tell by themselves."""
+        accelerator = self.loop.accelerator
+        return {
+            "recipe": self.args.to_recipe(),
+            "is_finished": is_finished,
+            "steps": self.loop.step,
+            "max_steps": self.args.max_steps,
+            "best_step": self.best["step"] if self.best else self.loop.step,
+            "best_metric": self.args.best_metric if self.best else None,
+            "seconds": round(self.seconds, 1),
+            "num_processes": accelerator.num_processes,
+            "device": _device_name(accelerator.device),
+            "mixed_precision": accelerator.mixed_precision,
+            "num_images": {split: len(rows) for split, rows in self.dataset.items()},
+            "data": self._data,
+            "weights": self.weights,
+            "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
+        }
+
+    @torch.no_grad()
+    def _draw(self, model: CMDLForSemanticSegmentation) -> None:
+        """Draw what the model makes of the first image it was not trained on."""
+        split = next((name for name in ("validation", "test") if self._has_labels(name)), "train")
+        sample = self.dataset[split][0]
+        image = sample["image"].convert("RGB")
+        columns = {name: [value] for name, value in sample.items()}
+        pixel_values = EvalTransform(self.args.resize)(columns)["pixel_values"][0][None].to(model.device)
+        logits = whole_image_logits(model, pixel_values, (image.height, image.width))
+        distribution_ids = None
+        if self.args.use_distributions:
+            distribution_ids = model(pixel_values, output_distributions=True).distribution_ids[0]
+        draw_prediction(
+            image,
+            sample["label"],
+            logits.argmax(dim=1)[0],
+            distribution_ids,
+            self.dataset.id2label,
+            self.dataset.palette,
+            self.folder / PICTURE_FILE,
+            num_distributions=model.config.num_distributions,
+        )
+
+
+def next_multiple(step: int, interval: int) -> int:
+    """First multiple of an interval above a step."""
+    return (step // interval + 1) * interval
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}); put it back as it was, or name a new folder") from error
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

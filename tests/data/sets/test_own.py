@@ -1,0 +1,304 @@
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from cmdl_hf.data import BadDataError, Label, LabelTable, load_folder, load_pairs
+
+NAMES = ["background", "leaf", "root"]
+
+
+@pytest.fixture
+def make_folder(tmp_path, write_image, write_mask):
+    def make(folders=("train", "val"), stems=("a", "b")):
+        root = tmp_path / "plants"
+        for folder in folders:
+            for stem in stems:
+                write_image(root / "images" / folder / f"{stem}.jpg")
+                write_mask(root / "masks" / folder / f"{stem}.png", [0, 1, 2, 255])
+        return root
+
+    return make
+
+
+@pytest.mark.parametrize("folders", [("train", "val"), ("train", "validation", "test")])
+def test_folders_of_splits(make_folder, cache_dir, label_array, folders):
+    dataset = load_folder(make_folder(folders), NAMES, cache_dir=cache_dir)
+    assert list(dataset) == ["train", "validation", "test"][: len(folders)]
+    assert dataset.id2label == dict(enumerate(NAMES))
+    assert np.unique(label_array(dataset["validation"][1])).tolist() == [0, 1, 2, 255]
+
+
+def test_without_folders_of_splits_everything_is_the_train_split(make_folder, cache_dir):
+    dataset = load_folder(make_folder([""]), NAMES, cache_dir=cache_dir)
+    assert {split: dataset[split]["id"][:] for split in dataset} == {"train": ["a", "b"]}
+
+
+@pytest.mark.parametrize("form", [lambda path: path, str])
+def test_a_file_names_the_classes_every_time(make_folder, cache_dir, tmp_path, form):
+    path = tmp_path / "classes.txt"
+    path.write_text("\n".join(NAMES))
+    for _ in range(2):  # `datasets` replaces Path in a builder's module when the first builder is made
+        assert load_folder(make_folder(), form(path), cache_dir=cache_dir).id2label == dict(enumerate(NAMES))
+
+
+def test_a_table_maps_other_ids(make_folder, cache_dir, label_array):
+    table = LabelTable(
+        (
+            Label(0, 255, "background", (0, 0, 0)),
+            Label(1, 0, "leaf", (0, 255, 0)),
+            Label(2, 0, "stem", (0, 128, 0)),
+            Label(255, 1, "edge", (255, 255, 255)),
+        )
+    )
+    dataset = load_folder(make_folder(), table, cache_dir=cache_dir)
+    assert label_array(dataset["train"][0]).ravel()[:4].tolist() == [255, 0, 0, 1]
+
+
+def test_other_classes_are_not_served_from_the_cache(make_folder, cache_dir):
+    root = make_folder()
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    with pytest.raises(BadDataError, match=r"ids must lie in 0..1, 255, found 2 \(12 px\)"):
+        load_folder(root, NAMES[:2], cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("masks", "has images but not masks: is that folder"), ("images", "has masks but not images: is that folder")],
+)
+def test_a_missing_folder_is_named(make_folder, cache_dir, missing, message):
+    root = make_folder()
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=message):
+        load_folder(root, NAMES, cache_dir=cache_dir)
+
+
+def test_a_split_without_masks_is_named(make_folder, cache_dir):
+    root = make_folder()
+    (root / "masks" / "val").rename(root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"validation: beside 0 pairs there are 2 image\(s\) without mask"):
+        load_folder(root, NAMES, cache_dir=cache_dir)
+
+
+def test_empty_folders_are_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(FileNotFoundError, match="has neither images nor masks of train; add them"):
+        load_folder(tmp_path, NAMES)
+
+
+def test_empty_folders_of_a_split_are_named(make_folder):
+    root = make_folder(["train"])
+    for kind in ("images", "masks"):
+        (root / kind / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="of validation; add them, or remove the empty folders"):
+        load_folder(root, NAMES)
+
+
+def test_an_empty_list_is_named(tmp_path):
+    (tmp_path / "pairs.csv").write_text("image,mask\n")
+    with pytest.raises(FileNotFoundError, match=r"pairs.csv has neither images nor masks of any split"):
+        load_pairs(tmp_path / "pairs.csv", NAMES)
+
+
+def test_two_folders_of_one_split_are_refused(make_folder):
+    with pytest.raises(ValueError, match="both val and validation"):
+        load_folder(make_folder(["val", "validation"]), NAMES)
+
+
+@pytest.mark.parametrize("splits", [["train"], [""]])
+def test_a_folder_that_is_no_split_is_not_passed_over(make_folder, splits):
+    folder = make_folder(splits)
+    (folder / "masks" / ".cache").mkdir()
+    load_folder(folder, NAMES)
+    (folder / "masks" / "valid").mkdir()
+    with pytest.raises(ValueError, match=r"masks/valid is no split; known are train, val, .*: rename it"):
+        load_folder(folder, NAMES)
+
+
+def _write_pairs(root, suffix, rows):
+    path = root / f"pairs{suffix}"
+    if suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_pairs_with_splits(make_folder, cache_dir, label_array, suffix):
+    root = make_folder([""])
+    rows = [
+        {"image": f"images/{stem}.jpg", "mask": f"masks/{stem}.png", "split": split}
+        for stem, split in (("b", "train"), ("a", "val"))
+    ]
+    dataset = load_pairs(_write_pairs(root, suffix, rows), NAMES, cache_dir=cache_dir)
+    assert {split: dataset[split]["id"][:] for split in dataset} == {"train": ["images/b"], "validation": ["images/a"]}
+    assert set(label_array(dataset["train"][0]).ravel().tolist()) == {0, 1, 2, 255}
+
+
+def test_pairs_without_splits_and_with_absolute_paths(make_folder, cache_dir):
+    root = make_folder([""])
+    rows = [{"image": str(root / "images/a.jpg"), "mask": str(root / "masks/a.png")}]
+    dataset = load_pairs(_write_pairs(root, ".csv", rows), NAMES, cache_dir=cache_dir)
+    assert list(dataset) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([{"picture": "a", "mask": "b"}], ValueError, "entry 1 must have an image and a mask"),
+        ([{"image": "a.jpg", "mask": "a.png", "split": "dev"}], ValueError, "'dev' is no split"),
+        ([{"image": "no.jpg", "mask": "masks/a.png"}], FileNotFoundError, r"1 mask\(s\) without image"),
+        (
+            [{"image": "images/a.jpg", "mask": "masks/a.png"}, {"image": "images/b.jpg", "mask": "no.png"}],
+            FileNotFoundError,
+            r"beside 1 pairs there are 1 image\(s\) without mask \(first: .*b\.jpg",
+        ),
+        (
+            [{"image": "images/a.jpg", "mask": "masks/a.png"}] * 2,
+            BadDataError,
+            "images/a: the split's list names it 2",
+        ),
+        (
+            [{"image": f"images/{name}", "mask": "masks/a.png"} for name in ("a.jpg", "a.png")],
+            BadDataError,
+            r"a\.png: it and images/a\.jpg have one id, 'images/a'",
+        ),
+    ],
+)
+def test_a_bad_list_is_refused(make_folder, write_image, cache_dir, rows, error, message):
+    root = make_folder([""])
+    write_image(root / "images" / "a.png")
+    with pytest.raises(error, match=message):
+        load_pairs(_write_pairs(root, ".csv", rows), NAMES, cache_dir=cache_dir)
+
+
+@pytest.fixture
+def by_split(make_folder):
+    """The folder of splits that hold images and masks: the wrong way round."""
+    root = make_folder(["train", "val", "test"])
+    for split in ("train", "val", "test"):
+        for kind in ("images", "masks"):
+            (root / split).mkdir(exist_ok=True)
+            (root / kind / split).rename(root / split / kind)
+    for kind in ("images", "masks"):
+        (root / kind).rmdir()
+    return root
+
+
+@pytest.mark.parametrize("given", [".", "..", "train/images", "test/masks"])
+@pytest.mark.parametrize("is_one_split", [False, True])
+def test_no_folder_of_one_split_is_proposed(by_split, given, is_one_split):
+    if is_one_split:
+        for split in {"train", "val", "test"} - {"test" if "test" in given else "train"}:
+            shutil.rmtree(by_split / split)
+    with pytest.raises(FileNotFoundError, match="but the splits must lie below images and masks: move") as caught:
+        load_folder((by_split / given).resolve(), NAMES)
+    message = str(caught.value)
+    assert f"{by_split} has images and masks below each of " in message
+    assert "wrong level" not in message
+    if not is_one_split:
+        assert "each of train, val, test, but" in message
+        assert "move train/images to images/train" in message
+
+
+def test_own_data_one_level_up_are_found(make_folder):
+    root = make_folder()
+    with pytest.raises(FileNotFoundError, match="the data set lies below it; name ") as caught:
+        load_folder(root.parent, NAMES)
+    assert f"name {str(root)!r} instead" in str(caught.value)
+
+
+def test_a_missing_list_names_the_option(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no \S+nowhere: .*correct the path \(--data-dir\)"):
+        load_pairs(tmp_path / "nowhere", NAMES)
+
+
+def test_a_missing_file_of_classes_names_the_option(make_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file of classes \S+\.txt; correct id2label \(--id2label\)"):
+        load_folder(make_folder(), tmp_path / "nowhere.txt")
+
+
+def test_the_cures_are_those_of_own_data(make_folder, write_mask, cache_dir):
+    root = make_folder()
+    (root / "masks/train/a.png").rename(root / "mask")
+    with pytest.raises(FileNotFoundError, match="Add what is missing, or correct the names") as caught:
+        load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "download" not in str(caught.value)
+    write_mask(root / "masks/train/a.png", [7])
+    with pytest.raises(
+        BadDataError, match=r"found 7 .*of own data, that the file of classes names every id"
+    ) as caught:
+        load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "benchmark" not in str(caught.value)
+
+
+def _load_both(root, classes, cache_dir):
+    load_folder(root, classes, cache_dir=cache_dir)
+    folder = "train" if (root / "images/train").is_dir() else "val"
+    rows = [
+        {"image": f"images/{folder}/{stem}.jpg", "mask": f"masks/{folder}/{stem}.png", "split": folder}
+        for stem in ("a", "b")
+    ]
+    load_pairs(_write_pairs(root, ".csv", rows), classes, cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize("folder", ["train", "val"])
+def test_a_class_written_as_255_is_warned_of(make_folder, write_mask, cache_dir, caplog, folder):
+    root = make_folder([folder])
+    write_mask(root / f"masks/{folder}/a.png", [0])
+    write_mask(root / f"masks/{folder}/b.png", [0, 255])
+    _load_both(root, NAMES[:2], cache_dir)
+    split = {"train": "train", "val": "validation"}[folder]
+    assert [record.levelname for record in caplog.records if record.name == "cmdl_hf.data.sets.own"] == ["WARNING"] * 2
+    found = f"{split} split: of 2 classes the masks hold 0 (background) alone, and 255, which means ignored. If 255"
+    assert caplog.text.count(found) == 2
+    assert "write the class ids 0..1 into the masks" in caplog.text
+
+
+_EDGE = LabelTable((Label(0, 0, "leaf", (0, 0, 0)), Label(255, 1, "edge", (1, 1, 1))))
+_VOID = LabelTable((Label(0, 0, "leaf", (0, 0, 0)), Label(1, 1, "root", (1, 1, 1)), Label(9, 255, "void", (0, 0, 0))))
+
+
+@pytest.mark.parametrize(
+    ("ids", "classes"),
+    [
+        ([0, 255], NAMES[:1]),  # one class is one class
+        ([0, 1, 255], NAMES),
+        ([0, 1], NAMES),
+        ([0], NAMES),
+        ([255], NAMES),
+        ([0, 255], _EDGE),
+        ([0, 9], _VOID),
+    ],
+)
+def test_what_255_may_be_is_no_warning(make_folder, write_mask, cache_dir, caplog, ids, classes):
+    root = make_folder(["train"])
+    for stem in ("a", "b"):
+        write_mask(root / f"masks/train/{stem}.png", ids)
+    with caplog.at_level(logging.WARNING, logger="cmdl_hf"):
+        _load_both(root, classes, cache_dir)
+    assert caplog.text == ""
+
+
+def test_a_hundred_masks_of_the_split_are_looked_at(make_folder, write_mask, cache_dir, caplog, monkeypatch):
+    root = make_folder(["train"], [f"{index:03d}" for index in range(150)])
+    for index in range(150):
+        write_mask(root / f"masks/train/{index:03d}.png", [0, 255])
+    looked_at = []
+
+    def count(label):
+        looked_at.append(label)
+        return np.array(label.histogram())
+
+    monkeypatch.setattr("cmdl_hf.data.sets.own.label_histogram", count)
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert len(looked_at) == 100
+    caplog.clear()
+    write_mask(root / "masks/train/149.png", [1])  # the last is among them
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert caplog.text == ""
