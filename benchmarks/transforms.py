@@ -24,9 +24,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_hsv
 
-from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
+from cmdl_hf.data import IMAGENET_STD, TrainTransform
 from cmdl_hf.data.photometric import PhotometricDistortion
-from cmdl_hf.data.transforms import PadTo, RandomScaleCrop
+from cmdl_hf.data.scale_crop import RandomScaleCrop
 
 SETTINGS = {"2048×1024, crop 512×1024": (1024, 2048, (512, 1024)), "480×360, crop 360×360": (360, 480, (360, 360))}
 
@@ -79,15 +79,7 @@ class DistortionThroughHSV(PhotometricDistortion):
 def straightforward(crop_size: tuple[int, int]) -> TrainTransform:
     """Make the same transform in the straightforward order."""
     transform = TrainTransform(crop_size)
-    transform.transform = v2.Compose(
-        [
-            ResizeThenCrop(crop_size),
-            v2.RandomHorizontalFlip(),
-            DistortionThroughHSV(),
-            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            PadTo(crop_size),
-        ]
-    )
+    transform.vary = v2.Compose([ResizeThenCrop(crop_size), v2.RandomHorizontalFlip(), DistortionThroughHSV()])
     return transform
 
 

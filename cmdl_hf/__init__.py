@@ -25,6 +25,9 @@ _MODULE_OF = {
     "CMDLSemanticAggregation": "models",
     "CMDLSemanticSegmenterOutput": "models",
     "make_image_processor": "models",
+    "register_benchmark": "data",
+    "register_context_module": "models",
+    "register_transform": "data",
     "sinkhorn": "models",
 }
 

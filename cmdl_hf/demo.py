@@ -11,9 +11,9 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 from transformers.utils import logging
 
-from .data import EvalTransform, TrainTransform, load_data
+from .data import EvalTransform, load_data
 from .evaluation import evaluate
-from .training import CMDLTrainingArguments, make_model, save, train
+from .training import CMDLTrainingArguments, make_model, make_transform, save, train
 from .visualization import draw_prediction
 
 SYNTHETIC = CMDLTrainingArguments(
@@ -69,7 +69,7 @@ def run_demo(
         # Both start from the same seed and see the same images in the same order.
         model = make_model(replace(args, use_distributions=use_distributions), dataset, weights)
         start = time.perf_counter()
-        transform = TrainTransform(args.crop_size, args.scale_range, args.resize)
+        transform = make_transform(args, dataset)
         train(model, dataset["train"], transform, args, description=f"{name}: training")
         seconds = time.perf_counter() - start
         metrics = evaluate(

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+
+from .plugins import import_plugins, imported_plugins
 
 
 def start_processes() -> PartialState:
@@ -28,12 +30,13 @@ def worker_init() -> Callable[[int], None]:
     """Make the `worker_init_fn` of a `DataLoader`.
 
     Launchers send signals to whole groups of processes. A worker that obeyed at once would take from its process the
-    step it is in, and the checkpoint it is about to write.
+    step it is in, and the checkpoint it is about to write. It imports the plug-ins that its process has imported.
     """
-    return partial(_start, stop_flag())
+    return partial(_start, stop_flag(), imported_plugins())
 
 
-def _start(flag: Any, _: int) -> None:
+def _start(flag: Any, plugins: Sequence[str], _: int) -> None:
+    import_plugins(plugins)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, partial(_on_termination, flag))
 

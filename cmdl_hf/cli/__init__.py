@@ -1,4 +1,4 @@
-"""The `cmdl` command line."""
+"""The `cmdl` command line: thin commands that import what they need when they run."""
 
 from .app import app, main
 

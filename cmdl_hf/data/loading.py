@@ -8,23 +8,12 @@ from typing import Any
 
 import datasets
 
-from .sets.ade20k import Ade20k
 from .sets.base import SegmentationDataset
-from .sets.benchmark import Benchmark, BenchmarkBuilder
-from .sets.camvid import CamVid
-from .sets.cityscapes import Cityscapes
-from .sets.coco_stuff import CocoStuff
+from .sets.benchmark import BENCHMARKS, BenchmarkBuilder, check_benchmark, find_builder
 from .sets.own import load_folder, load_pairs
 from .sets.synthetic import load_synthetic
 
 logger = logging.getLogger(__name__)
-
-_BUILDERS: dict[str, type[BenchmarkBuilder]] = {
-    builder.benchmark.name: builder for builder in (Cityscapes, Ade20k, CocoStuff, CamVid)
-}
-
-BENCHMARKS: dict[str, Benchmark] = {name: builder.benchmark for name, builder in _BUILDERS.items()}
-"""The public data sets `load_benchmark` knows: classes, colours, layouts, sources."""
 
 
 def make_builder(
@@ -38,9 +27,7 @@ def make_builder(
 
     Args are those of [`load_benchmark`].
     """
-    if name not in _BUILDERS:
-        raise ValueError(f"there is no benchmark {name!r}; known are {', '.join(_BUILDERS)}")
-    return _BUILDERS[name](data_dir, splits=splits, cache_dir=cache_dir, **config_kwargs)
+    return find_builder(name)(data_dir, splits=splits, cache_dir=cache_dir, **config_kwargs)
 
 
 def load_benchmark(
@@ -101,8 +88,9 @@ def load_data(
         id2label (`str` or `Path`, *optional*): File with the classes of own data.
 
     Raises:
-        ValueError: if what the data set needs was not given, or what it does not read was.
+        ValueError: if there is no such data set, or what it needs was not given, or what it does not read was.
     """
+    check_benchmark(benchmark)
     if id2label is not None and benchmark != "own":
         raise ValueError(
             f"id2label is for own data; benchmark {benchmark} has classes of its own, so {id2label} would not be "
@@ -136,20 +124,18 @@ def load_split(
     Args:
         benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`.
         split (`str`): `"train"`, `"validation"` or `"test"`; of a benchmark only this one is loaded.
-        num_labels (`int`): Classes of the model, by which COCO-Stuff has 171 or 182.
+        num_labels (`int`): Classes of the model, which tell how many COCO-Stuff has, 171 or 182.
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
 
     Raises:
         ValueError: if there is no such data set or split, or as `load_data` raises it.
     """
-    known = (*BENCHMARKS, "own", "synthetic")
-    if benchmark not in known:
-        raise ValueError(f"there is no benchmark {benchmark!r}; known are {', '.join(known)}")
+    check_benchmark(benchmark)
     if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
         dataset = load_data(benchmark, data_dir, id2label)
     else:
-        options: dict[str, Any] = {"num_classes": 182} if benchmark == "coco_stuff" and num_labels == 182 else {}
+        options = find_builder(benchmark).options_for(num_labels)
         dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
     if split not in dataset:
         raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from ..data import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, check_resize
+from ..data import BENCHMARKS, IMAGENET_MEAN, IMAGENET_STD, EvalTransform, check_resize
 from ..inference import (
     SCALES,
     ScoreImages,
@@ -30,16 +30,7 @@ logger = logging.getLogger(__name__)
 ProtocolName: TypeAlias = Literal["whole", "slide", "ms-flip"]
 
 _NO_LIMIT = 1_000_000  # of the longer edge, in pixels
-_RESIZE = {"ade20k": (512, 2048), "coco_stuff": (512, 2048)}
-"""Edges that papers bring images to; those of the other data sets keep their size."""
-_CROP_SIZES = {
-    "cityscapes": (512, 1024),
-    "ade20k": (512, 512),
-    "coco_stuff": (512, 512),
-    "camvid": (360, 360),
-    "synthetic": (96, 128),
-}
-"""Windows that papers slide: the crops of the training."""
+_SYNTHETIC_CROP = (96, 128)  # of generated scenes, as in their recipe
 
 
 @dataclass(frozen=True)
@@ -150,7 +141,7 @@ def processor_resize(processor: Any, benchmark: str) -> tuple[int, int] | None:
     size = processor.size
     if size.get("shortest_edge"):
         return size["shortest_edge"], size.get("longest_edge") or _NO_LIMIT
-    resize = _RESIZE.get(benchmark)
+    resize = BENCHMARKS[benchmark].resize if benchmark in BENCHMARKS else None
     logger.info(
         "the image processor brings all images to %s, which distorts them; as papers do, they keep their aspect ratio "
         "and %s",
@@ -188,7 +179,7 @@ def make_protocol(
         raise ValueError("whole images have no windows; leave out --crop-size and --stride, or give --protocol slide")
     if name == "slide" and crop_size is None:
         found = _read_recipe(Path(model) / "recipe.yaml").get("crop_size")
-        crop_size = tuple(found) if found else _CROP_SIZES.get(benchmark)
+        crop_size = tuple(found) if found else _usual_crop(benchmark)
         if crop_size is None:
             raise ValueError(f"{benchmark} has no usual size of windows; give --crop-size HEIGHT WIDTH")
     if crop_size is None and stride is not None:
@@ -196,6 +187,13 @@ def make_protocol(
     if crop_size is not None and stride is None:
         stride = default_stride(crop_size)
     return Protocol(name, resize, crop_size, stride, scales if name == "ms-flip" else (1.0,))
+
+
+def _usual_crop(benchmark: str) -> tuple[int, int] | None:
+    """The windows that papers slide over images of a data set."""
+    if benchmark in BENCHMARKS:
+        return BENCHMARKS[benchmark].crop_size
+    return _SYNTHETIC_CROP if benchmark == "synthetic" else None
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:

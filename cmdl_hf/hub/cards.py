@@ -60,8 +60,8 @@ class _Folder:
     @property
     def data_title(self) -> str:
         """What sentences call the data set."""
-        if self.benchmark in BENCHMARKS:
-            return BENCHMARKS[self.benchmark].title
+        if benchmark := BENCHMARKS.get(self.benchmark or ""):
+            return benchmark.title
         return {"synthetic": "generated street scenes", "own": "own data"}.get(self.benchmark or "", "unknown data")
 
     @property

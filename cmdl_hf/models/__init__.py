@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
 from .configuration_cmdl import CMDLConfig
+from .context_registry_cmdl import find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import (
     CMDLAttention,
     CMDLDistributionLearning,
@@ -34,9 +35,12 @@ __all__ = [
     "CMDLProjectionHead",
     "CMDLSemanticAggregation",
     "CMDLSemanticSegmenterOutput",
+    "find_context_module",
     "find_logits",
     "labels_on_grid",
+    "list_frameworks",
     "make_image_processor",
+    "register_context_module",
     "scale_channels",
     "sinkhorn",
 ]

@@ -5,11 +5,14 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 
 import difflib
 import math
+import os
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .context_registry_cmdl import ContextModule, carry_context_module, find_context_module
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -59,8 +62,10 @@ class CMDLConfig(PreTrainedConfig):
         palette (`list[list[int]]`, *optional*):
             K rows of red, green, blue in 0..255: the colours in which predictions are drawn.
         context_module (`str`, defaults to `"none"`):
-            Single-image context: `none` (FCN), `ppm` (PSPNet), `aspp` (DeepLabV3), `criss_cross` (CCNet) or
-            `upernet` (UPerNet).
+            Single-image context: `none` (FCN), `ppm` (PSPNet), `aspp` (DeepLabV3), `criss_cross` (CCNet),
+            `upernet` (UPerNet), or what `register_context_module` has registered.
+        context_module_plugin (`str`, *optional*):
+            File that registered the context module, where it is none of ours. It is filled in by itself.
         pool_scales (`list[int]`, defaults to `(1, 2, 3, 6)`):
             Output sizes of the average pools of `ppm` and `upernet`.
         aspp_dilations (`list[int]`, defaults to `(1, 12, 24, 36)`):
@@ -183,7 +188,8 @@ class CMDLConfig(PreTrainedConfig):
     backbone_kwargs: dict | None = None
     size_divisor: int = 1
     palette: list[list[int]] | None = None
-    context_module: Literal["none", "ppm", "aspp", "criss_cross", "upernet"] = "none"
+    context_module: str = "none"
+    context_module_plugin: str | None = None
     pool_scales: list[int] | tuple[int, ...] = (1, 2, 3, 6)
     aspp_dilations: list[int] | tuple[int, ...] = (1, 12, 24, 36)
     criss_cross_recurrence: int = 2
@@ -225,6 +231,7 @@ class CMDLConfig(PreTrainedConfig):
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(f"backbone_config: model_type {model_type!r} is not known to transformers")
             self.backbone_config = CONFIG_MAPPING[model_type].from_dict(self.backbone_config)
+        self.context_module_plugin = self._context_module.plugin or self.context_module_plugin
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -258,6 +265,15 @@ class CMDLConfig(PreTrainedConfig):
         config.validate_cmdl()
         return result
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the configuration, with its sources and that of a plug-in's context module; see transformers."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        carry_context_module(self.context_module, save_directory)
+
+    @property
+    def _context_module(self) -> ContextModule:
+        return find_context_module(self.context_module, self.context_module_plugin)
+
     def validate_cmdl(self) -> None:
         """Refuse impossible values and combinations; runs at construction and when saving."""
         self._validate_ranges()
@@ -275,7 +291,7 @@ class CMDLConfig(PreTrainedConfig):
 
     def _validate_ranges(self) -> None:
         lowest = {
-            "hidden_size": 8 if self.context_module == "criss_cross" else 1,  # its queries have C/8 channels
+            "hidden_size": self._context_module.min_hidden_size,
             "attention_size": 1,
             "size_divisor": 1,
             "num_distributions": 1,
@@ -340,8 +356,8 @@ class CMDLConfig(PreTrainedConfig):
         needed, reason = 1, ""
         if self.use_auxiliary_head:
             needed, reason = 2, "use_auxiliary_head=True (the second-last map feeds it)"
-        if self.context_module == "upernet":
-            needed, reason = 4, "context_module='upernet'"
+        if self._context_module.num_feature_maps > needed:
+            needed, reason = self._context_module.num_feature_maps, f"context_module={self.context_module!r}"
         found = len(self.backbone_config.out_indices)
         if found < needed:
             raise ValueError(

@@ -1,10 +1,13 @@
-"""Single-image context modules: the part of PSPNet, DeepLabV3, CCNet and UPerNet that CMDL plugs into.
+"""Single-image context modules: the part of FCN, PSPNet, DeepLabV3, CCNet and UPerNet that CMDL plugs into.
+
+Each takes the feature maps of the backbone, finest first, and gives one map (B, C, h, w).
 
 References: PSPNet (arXiv 1612.01105), DeepLabV3 (arXiv 1706.05587), CCNet (arXiv 1811.11721), UPerNet
 (arXiv 1807.10221).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +51,22 @@ class ConvNormReLU(nn.Sequential):
         return super().forward(hidden_state)
 
 
+class TwoConvolutions(nn.Sequential):
+    """The two convolutions of a plain FCN's head.
+
+    Args:
+        in_channels (`int`): Channels of the last feature map.
+        hidden_size (`int`): Channels C of both convolutions.
+    """
+
+    def __init__(self, in_channels: int, hidden_size: int) -> None:
+        super().__init__(ConvNormReLU(in_channels, hidden_size, 3), ConvNormReLU(hidden_size, hidden_size, 3))
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Convolve the last map (B, in_channels, h, w); returns (B, C, h, w)."""
+        return super().forward(feature_maps[-1])
+
+
 class PyramidPooling(nn.Module):
     """Pyramid pooling module (PPM) of PSPNet.
 
@@ -57,14 +76,17 @@ class PyramidPooling(nn.Module):
         pool_scales (`Sequence[int]`): Output sizes of the average pools.
     """
 
+    pools_globally = True
+
     def __init__(self, in_channels: int, hidden_size: int, pool_scales: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
         self.pool_scales = tuple(pool_scales)
         self.branches = nn.ModuleList(ConvNormReLU(in_channels, hidden_size) for _ in self.pool_scales)
         self.bottleneck = ConvNormReLU(in_channels + len(self.pool_scales) * hidden_size, hidden_size, 3)
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """Pool a map (B, in_channels, h, w) at every scale; returns (B, C, h, w)."""
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Pool the last map (B, in_channels, h, w) at every scale; returns (B, C, h, w)."""
+        feature_map = feature_maps[-1]
         pooled = [
             resize(branch(average_pool(feature_map, scale)), feature_map.shape[-2:])
             for scale, branch in zip(self.pool_scales, self.branches, strict=True)
@@ -81,6 +103,8 @@ class AtrousPyramidPooling(nn.Module):
         dilations (`Sequence[int]`): One branch each: a 1×1 convolution for 1, a dilated 3×3 one otherwise.
     """
 
+    pools_globally = True
+
     def __init__(self, in_channels: int, hidden_size: int, dilations: Sequence[int] = (1, 12, 24, 36)) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
@@ -89,8 +113,9 @@ class AtrousPyramidPooling(nn.Module):
         self.global_branch = ConvNormReLU(in_channels, hidden_size)
         self.bottleneck = ConvNormReLU((len(dilations) + 1) * hidden_size, hidden_size, 3)
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """Look at a map (B, in_channels, h, w) at every dilation; returns (B, C, h, w)."""
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Look at the last map (B, in_channels, h, w) at every dilation; returns (B, C, h, w)."""
+        feature_map = feature_maps[-1]
         pooled = resize(self.global_branch(feature_map.mean(dim=(2, 3), keepdim=True)), feature_map.shape[-2:])
         return self.bottleneck(torch.cat([*(branch(feature_map) for branch in self.branches), pooled], dim=1))
 
@@ -143,9 +168,9 @@ class CrissCrossContext(nn.Module):
         self.attention = CrissCrossAttention(hidden_size)
         self.bottleneck = ConvNormReLU(hidden_size, hidden_size, 3)
 
-    def forward(self, feature_map: Tensor) -> Tensor:
-        """Spread a map (B, in_channels, h, w) over rows and columns; returns (B, C, h, w)."""
-        hidden_state = self.reduction(feature_map)
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Spread the last map (B, in_channels, h, w) over rows and columns; returns (B, C, h, w)."""
+        hidden_state = self.reduction(feature_maps[-1])
         for _ in range(self.recurrence):
             hidden_state = self.attention(hidden_state)
         return self.bottleneck(hidden_state)
@@ -170,14 +195,40 @@ class FeaturePyramid(nn.Module):
         self.fusion = ConvNormReLU(len(in_channels) * hidden_size, hidden_size, 3)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Fuse stages (B, in_channels[i], h_i, w_i), finest first; returns (B, C, h_0, w_0)."""
+        """Fuse the last stages (B, in_channels[i], h_i, w_i), finest first; returns (B, C, h_0, w_0)."""
+        feature_maps = feature_maps[-len(self.laterals) - 1 :]
         levels = [lateral(feature_map) for lateral, feature_map in zip(self.laterals, feature_maps, strict=False)]
-        levels.append(self.pyramid_pooling(feature_maps[-1]))
+        levels.append(self.pyramid_pooling(feature_maps))
         for i in reversed(range(len(levels) - 1)):
             levels[i] = levels[i] + resize(levels[i + 1], levels[i].shape[-2:])
         smoothed = [smoothing(level) for smoothing, level in zip(self.smoothings, levels, strict=False)]
         size = levels[0].shape[-2:]
         return self.fusion(torch.cat([resize(level, size) for level in (*smoothed, levels[-1])], dim=1))
+
+
+def make_two_convolutions(config: Any, channels: Sequence[int]) -> TwoConvolutions | None:
+    """Make a plain FCN's head; CMDL-FCN has no context module."""
+    return None if config.use_distributions else TwoConvolutions(channels[-1], config.hidden_size)
+
+
+def make_pyramid_pooling(config: Any, channels: Sequence[int]) -> PyramidPooling:
+    """Make PSPNet's context module."""
+    return PyramidPooling(channels[-1], config.hidden_size, config.pool_scales)
+
+
+def make_atrous_pyramid(config: Any, channels: Sequence[int]) -> AtrousPyramidPooling:
+    """Make DeepLabV3's context module."""
+    return AtrousPyramidPooling(channels[-1], config.hidden_size, config.aspp_dilations)
+
+
+def make_criss_cross(config: Any, channels: Sequence[int]) -> CrissCrossContext:
+    """Make CCNet's context module."""
+    return CrissCrossContext(channels[-1], config.hidden_size, config.criss_cross_recurrence)
+
+
+def make_feature_pyramid(config: Any, channels: Sequence[int]) -> FeaturePyramid:
+    """Make UPerNet's context module."""
+    return FeaturePyramid(channels[-4:], config.hidden_size, config.pool_scales)
 
 
 def resize(hidden_state: Tensor, size: Sequence[int]) -> Tensor:

@@ -17,15 +17,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .backbone_cmdl import load_timm_weights, load_transformers_weights
 from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
-from .context_cmdl import (
-    AtrousPyramidPooling,
-    ConvNormReLU,
-    CrissCrossAttention,
-    CrissCrossContext,
-    FeaturePyramid,
-    PyramidPooling,
-    resize,
-)
+from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
+from .context_registry_cmdl import find_context_module
 from .distributions_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
@@ -130,7 +123,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         class_weights = None if config.class_weights is None else torch.tensor(config.class_weights).float()
         self.register_buffer("class_weights", class_weights, persistent=False)  # not saved: the config holds them
         channels, hidden_size = self.backbone.channels, config.hidden_size
-        self.context_module = _make_context_module(config, channels)
+        self.context_module = find_context_module(config.context_module).make(config, channels)
         self.context_layer_scale = None
         if config.use_distributions:
             self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
@@ -191,7 +184,8 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             coarse_logits = self.coarse_head(pixel_features).float()
             hidden_state = self._sharpen(pixel_features, coarse_logits, feature_maps)
         else:
-            hidden_state = self._single_image_context(feature_maps)
+            assert self.context_module is not None
+            hidden_state = self.context_module(feature_maps)
         logits = self.decode_head(hidden_state).float()
         auxiliary_logits = None
         if self.auxiliary_head is not None and (self.training or labels is not None):
@@ -228,19 +222,13 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         if self.context_module is None:
             return hidden_state
         # UPerNet's context lies on the finest grid, where the keys would be many times the queries.
-        context = resize(self._single_image_context(feature_maps), pixel_features.shape[-2:])
+        context = resize(self.context_module(feature_maps), pixel_features.shape[-2:])
         context_features = self.context_attention(pixel_features, context)
         fused = self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
         if self.context_layer_scale is None:
             return fused
         # Both also go past attention and fusion, which are noise at first and one more convolution in a row.
         return context + hidden_state + scale_channels(fused, self.context_layer_scale)
-
-    def _single_image_context(self, feature_maps: tuple[Tensor, ...]) -> Tensor:
-        """Run the context module on the stages it takes; returns (B, C, h, w) on the grid it works on."""
-        assert self.context_module is not None
-        is_pyramid = isinstance(self.context_module, FeaturePyramid)
-        return self.context_module(feature_maps[-4:] if is_pyramid else feature_maps[-1])
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.
@@ -269,20 +257,3 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
 def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:
     """Which distribution of its class a pixel is nearest to: (N, K, M) and (B, h, w) to (B, h, w)."""
     return similarity.argmax(dim=2).gather(1, classes.view(-1, 1)).view_as(classes)
-
-
-def _make_context_module(config: CMDLConfig, channels: list[int]) -> nn.Module | None:
-    """Single-image context; a plain FCN has its two convolutions there, CMDL-FCN nothing."""
-    hidden_size = config.hidden_size
-    match config.context_module:
-        case "ppm":
-            return PyramidPooling(channels[-1], hidden_size, config.pool_scales)
-        case "aspp":
-            return AtrousPyramidPooling(channels[-1], hidden_size, config.aspp_dilations)
-        case "criss_cross":
-            return CrissCrossContext(channels[-1], hidden_size, config.criss_cross_recurrence)
-        case "upernet":
-            return FeaturePyramid(channels[-4:], hidden_size, config.pool_scales)
-    if config.use_distributions:
-        return None
-    return nn.Sequential(ConvNormReLU(channels[-1], hidden_size, 3), ConvNormReLU(hidden_size, hidden_size, 3))

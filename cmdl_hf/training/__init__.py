@@ -14,15 +14,21 @@ if TYPE_CHECKING:
     from .loop import TrainingLoop as TrainingLoop
     from .network import make_config as make_config
     from .network import make_model as make_model
+    from .recipes import find_recipe as find_recipe
+    from .recipes import list_recipes as list_recipes
     from .running import run as run
     from .running import train as train
     from .training_run import save as save
+    from .transform import make_transform as make_transform
 
 _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "TrainingLoop": "loop",
+    "find_recipe": "recipes",
+    "list_recipes": "recipes",
     "make_config": "network",
     "make_model": "network",
+    "make_transform": "transform",
     "run": "running",
     "save": "training_run",
     "train": "running",

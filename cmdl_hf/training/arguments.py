@@ -7,27 +7,30 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-CONTEXT_MODULES = {
-    "fcn": "none",
-    "pspnet": "ppm",
-    "deeplabv3": "aspp",
-    "ccnet": "criss_cross",
-    "upernet": "upernet",
-}
-"""The context module that makes each framework."""
-
 
 @dataclass(kw_only=True)
 class CMDLTrainingArguments:
     """Recipe of a training run.
 
     Args:
-        benchmark (`str`): Data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, or own (with id2label).
+        plugin (`tuple[str, ...]`): Python files or modules that register benchmarks, context modules or transforms of
+            your own, which are imported first.
+        benchmark (`str`): Data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (with id2label), or what a
+            plug-in registers.
         crop_size (`tuple[int, int]`): Height and width of the training crops, in pixels.
         scale_range (`tuple[float, float]`): Range of the random scale.
+        transform (`str`): How training images are varied: papers, by the options above and below, or what a plug-in
+            registers.
+        use_flip (`bool`): Whether images are mirrored left to right, with probability 1/2.
+        use_vertical_flip (`bool`): Whether images are mirrored top to bottom, with probability 1/2.
+        swapped_classes (`tuple[tuple[str, str], ...]`): Pairs of classes, by name or id, that a mirror image swaps,
+            such as left and right arm.
+        rotation (`float`): Largest angle in degrees, in [0, 180], by which crops are turned to either side.
+        color_strength (`float`): How far colours are changed, in [0, 5/3]; 1 is as papers do, 0 leaves them.
         resize (`tuple[int, int]`, *optional*): Shorter edge, and limit of the longer, that images are brought to
             before anything else; their own size by default.
-        framework (`str`): Framework that CMDL is plugged into.
+        framework (`str`): Framework that CMDL is plugged into: fcn, pspnet, deeplabv3, ccnet, upernet, or what a
+            plug-in registers.
         use_distributions (`bool`): Whether there is CMDL in it, or the framework alone.
         backbone (`str`): timm's name of the backbone.
         output_stride (`int`, *optional*): Stride of its last feature map, for those that can be dilated.
@@ -78,11 +81,18 @@ class CMDLTrainingArguments:
         ValueError: naming the field that is out of range.
     """
 
-    benchmark: Literal["cityscapes", "ade20k", "coco_stuff", "camvid", "synthetic", "own"] = "synthetic"
+    plugin: Annotated[tuple[str, ...], Parameter(negative_iterable=(), show_default=False)] = ()
+    benchmark: str = "synthetic"
     crop_size: tuple[int, int] = (512, 512)
     scale_range: tuple[float, float] = (0.5, 2.0)
+    transform: str = "papers"
+    use_flip: Annotated[bool, Parameter(name="flip")] = True
+    use_vertical_flip: Annotated[bool, Parameter(name="vertical-flip")] = False
+    swapped_classes: tuple[tuple[str, str], ...] = ()
+    rotation: float = 0.0
+    color_strength: float = 1.0
     resize: tuple[int, int] | None = None
-    framework: Literal["fcn", "pspnet", "deeplabv3", "ccnet", "upernet"] = "fcn"
+    framework: str = "fcn"
     use_distributions: Annotated[bool, Parameter(name="distributions")] = True
     backbone: str = "resnet50"
     output_stride: int | None = 8
@@ -155,6 +165,7 @@ class CMDLTrainingArguments:
     def to_recipe(self) -> dict[str, Any]:
         """Lay the fields out as a YAML file has them; of a file only the name is kept, as recipes are passed on."""
         fields = dataclasses.asdict(self)
+        fields["plugin"] = [Path(plugin).name for plugin in self.plugin]
         if self.class_weights is not None:
             fields["class_weights"] = Path(self.class_weights).name
         return {name.removeprefix("use_"): _without_tuples(value) for name, value in fields.items()}

@@ -236,7 +236,7 @@ class TrainingLoop:
         """Put a model on its device, and decide what in it learns."""
         is_cuda = self.accelerator.device.type == "cuda"
         is_synchronised = self.accelerator.num_processes > 1 and is_cuda  # which no other device can
-        pools = getattr(getattr(model, "config", None), "context_module", None) in ("ppm", "aspp", "upernet")
+        pools = any(getattr(module, "pools_globally", False) for module in model.modules())
         if self.images_per_pass == 1 and pools and not is_synchronised and self.args.freeze_batch_norm != "all":
             raise ValueError(
                 "a pass of one image leaves the batch norms behind global pooling a single value per channel; raise "

@@ -1,5 +1,6 @@
-"""From a recipe to its data set and its network."""
+"""From a recipe to its network."""
 
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -7,6 +8,7 @@ import json
 import logging
 import math
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 import yaml
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 
 from ..data import (
     HasClasses,
@@ -22,8 +25,8 @@ from ..data import (
     class_pixel_counts,
     class_weights,
 )
-from ..models import CMDLConfig, CMDLForSemanticSegmentation
-from .arguments import CONTEXT_MODULES, CMDLTrainingArguments
+from ..models import CMDLConfig, CMDLForSemanticSegmentation, find_context_module
+from .arguments import CMDLTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,37 @@ def make_model(
         logger.info(f"the backbone {args.backbone} starts from scratch; --weights timm starts it from ImageNet")
     else:
         model.load_backbone_weights(None if str(weights) == "timm" else weights)
+    if config.context_module_plugin is not None:
+        check_remote_code(model)
     return model
+
+
+def check_remote_code(model: CMDLForSemanticSegmentation) -> None:
+    """Find out before training whether a saved folder would load where neither cmdl_hf nor the plug-in is.
+
+    The sources that a folder has are loaded from one, and build the network there, on the meta device.
+
+    Args:
+        model (`CMDLForSemanticSegmentation`): With a plug-in's context module.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    config = copy.deepcopy(model.config)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            custom_object_save(model, folder, config=config)
+            config.save_pretrained(folder)
+            network = get_class_from_dynamic_module("modeling_cmdl.CMDLForSemanticSegmentation", folder)
+            with torch.device("meta"):
+                found = network(network.config_class.from_pretrained(folder)).state_dict()
+    except Exception as error:  # whatever the plug-in's own code raises
+        raise ValueError(
+            f"context module {config.context_module!r} of {config.context_module_plugin}: a saved model would not "
+            f"load without the plug-in ({type(error).__name__}: {error}); its file must work by itself"
+        ) from error
+    assert {name: tensor.shape for name, tensor in found.items()} == expected
 
 
 def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
@@ -101,7 +134,7 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
         **_derive_backbone(args),
         "id2label": dataset.id2label,
         "palette": dataset.palette,
-        "context_module": CONTEXT_MODULES[args.framework],
+        "context_module": find_context_module(args.framework).name,
         "use_distributions": args.use_distributions,
         "hidden_size": args.hidden_size,
         "attention_size": args.attention_size,

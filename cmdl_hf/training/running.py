@@ -11,8 +11,9 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ..data import TrainTransform, load_data
-from ..models import CMDLForSemanticSegmentation
+from ..data import TrainTransform, check_benchmark, check_transform, load_data
+from ..models import CMDLForSemanticSegmentation, find_context_module
+from ..plugins import import_plugins
 from ..processes import start_processes, stop_flag
 from ..progress import progress_bar
 from .arguments import CMDLTrainingArguments
@@ -106,9 +107,8 @@ def run(
         PermissionError: before anything is trained, if the Hub does not let the user push.
         ConnectionError: after everything is saved, if the Hub stays out of reach.
     """
-    start_processes()
+    _check(args, weights)
     weights_name = None if weights is None else Path(weights).name
-    check_weights(weights)
     training_run = TrainingRun(args, Path(output_dir), weights_name, push_to_hub, private)
     dataset = load_data(args.benchmark, data_dir, id2label)
     if "train" not in dataset:
@@ -121,6 +121,16 @@ def run(
         return _go_through(training_run)
     finally:
         training_run.release()
+
+
+def _check(args: CMDLTrainingArguments, weights: str | Path | None) -> None:
+    """Join the processes, import the plug-ins, and refuse what the recipe names and nobody knows."""
+    start_processes()
+    import_plugins(args.plugin)
+    check_benchmark(args.benchmark)
+    check_transform(args.transform)
+    find_context_module(args.framework)
+    check_weights(weights)
 
 
 def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:

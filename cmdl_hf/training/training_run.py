@@ -1,46 +1,35 @@
 """A training run and its folder: resumed, evaluated, its best model kept, its files written."""
 
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import filelock
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data import EvalTransform, SegmentationDataset, TrainTransform, ids_digest
+from ..data import EvalTransform, SegmentationDataset, ids_digest
 from ..evaluation import evaluate
-from ..files import without_nan, write_files, write_text
+from ..files import write_files
 from ..hub import HubPusher, write_card
 from ..inference import whole_image_logits
 from ..models import CMDLForSemanticSegmentation, make_image_processor
 from ..visualization import draw_prediction
 from .arguments import CMDLTrainingArguments
 from .checkpoints import Checkpoints
+from .folder import LAST_MODEL, PICTURE_FILE, RunFolder
 from .log import TrainingLog
 from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
+from .transform import make_transform
 
 logger = logging.getLogger(__name__)
-
-RECIPE_FILE = "recipe.yaml"
-RUN_FILE = "run.json"
-SCORES_FILE = "scores.json"
-PICTURE_FILE = "predictions.png"
-LAST_MODEL = "last"
-
-# What a run may go on with another value of: the steps it takes stay the same.
-_FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
 
 def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
@@ -87,14 +76,12 @@ class TrainingRun:
         self.folder = folder
         self.weights = weights
         self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
-        self._facts: dict[str, Any] = {}  # of the run that is to go on
+        self._place = RunFolder(folder, args.to_recipe(), weights)
         self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
         self.save_steps = args.save_steps or self.eval_steps
-        self.best: dict[str, Any] | None = None
+        self.best = self._place.best
         self.seconds = 0.0
-        self._check_folder()
         self.repo_id = push_to_hub
-        self._lock = filelock.FileLock(folder / ".lock")
         self.pusher: HubPusher | None = None
         if push_to_hub is not None and PartialState().is_main_process:
             self.pusher = HubPusher(folder, push_to_hub, private)
@@ -113,12 +100,8 @@ class TrainingRun:
         self.dataset = dataset
         self.model = model
         self._data = self._describe_data()
-        if self._facts.get("data", self._data) != self._data:
-            raise FileExistsError(
-                f"{self.folder} holds a run on other data, classes or class weights; give it what it had to continue "
-                "it, or name a new folder with --output-dir"
-            )
-        transform = TrainTransform(self.args.crop_size, self.args.scale_range, self.args.resize)
+        self._place.check_data(self._data)
+        transform = make_transform(self.args, dataset)
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
         # The main process reads and chooses, and tells the others.
         is_main = self.loop.accelerator.is_main_process
@@ -126,19 +109,7 @@ class TrainingRun:
         if newest is not None:
             self._resume(newest)
         if self.loop.accelerator.is_main_process:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(blocking=False)
-                self._write_facts()
-                write_text(self.folder / RECIPE_FILE, yaml.safe_dump(self.args.to_recipe(), sort_keys=False))
-            except filelock.Timeout as error:
-                raise FileExistsError(
-                    f"another process is training in {self.folder}; wait for it, or stop it"
-                ) from error
-            except OSError as error:
-                raise OSError(
-                    f"{self.folder} cannot be written to: {error}; name another with --output-dir"
-                ) from error
+            self._place.claim(self._describe_run(is_finished=False))
         self.loop.accelerator.wait_for_everyone()
         if newest is not None:
             logger.info(f"continuing from {newest}")
@@ -152,7 +123,7 @@ class TrainingRun:
         """End the workers, and let other processes into the folder."""
         if hasattr(self, "loop"):
             self.loop.close()
-        self._lock.release()
+        self._place.release()
 
     def _resume(self, checkpoint: Path) -> None:
         """Go back to a checkpoint."""
@@ -220,7 +191,7 @@ class TrainingRun:
         if self.args.use_test_split and self._has_labels("test"):
             scores["test"] = self._score(model, "test")
         if self.loop.accelerator.is_main_process:
-            self._write_scores(scores)
+            self._place.write_scores(scores)
             self._draw(model)
             write_card(self.folder, self.repo_id, run=self._describe_run(is_finished=True))
             self._write_facts(is_finished=True)  # last: until then the same command comes back here
@@ -228,34 +199,6 @@ class TrainingRun:
             self.pusher.push("End of training")
             logger.info(f"pushed to {self.pusher.finish()}")
         return scores
-
-    def _check_folder(self) -> None:
-        """Refuse a folder that is not for this run, before anything is read or written."""
-        folder = self.folder
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(f"{folder} is a file; name a new folder with --output-dir")
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if not os.access(existing, os.W_OK):
-            raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
-        if not folder.is_dir() or not any(folder.iterdir()):
-            return
-        self._facts = facts = _read_json(folder / RUN_FILE)
-        if "recipe" not in facts:
-            raise FileExistsError(f"{folder} is not empty and holds no run; name a new folder with --output-dir")
-        if facts["is_finished"]:
-            raise FileExistsError(f"{folder} holds a finished run; name a new folder with --output-dir")
-        there = facts["recipe"] | {"weights": facts["weights"]}
-        here = self.args.to_recipe() | {"weights": self.weights}
-        # A field that a later version has added is as good as the same.
-        differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
-        if differing:
-            changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
-            raise FileExistsError(
-                f"{folder} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
-                "folder with --output-dir"
-            )
-        if scores := _read_json(folder / SCORES_FILE).get("validation"):
-            self.best = {"step": facts["best_step"], "scores": scores}
 
     def _is_due(self, steps: int) -> bool:
         step = self.loop.step
@@ -300,7 +243,7 @@ class TrainingRun:
             if is_best:
                 save(model, self.folder, self.args)
             if self.best:
-                self._write_scores({"validation": self.best["scores"]})
+                self._place.write_scores({"validation": self.best["scores"]})
             self._write_facts()
         self.log.write(row)  # last: it tells that this evaluation is done
         self.log.draw()
@@ -324,11 +267,8 @@ class TrainingRun:
             )
         return "; ".join(parts)
 
-    def _write_scores(self, scores: dict[str, Any]) -> None:
-        write_text(self.folder / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
-
     def _write_facts(self, is_finished: bool = False) -> None:
-        write_text(self.folder / RUN_FILE, json.dumps(self._describe_run(is_finished), indent=2))
+        self._place.write_facts(self._describe_run(is_finished))
 
     def _describe_data(self) -> dict[str, Any]:
         """Tell data from other data: ids of the images, names and weights of the classes."""
@@ -385,13 +325,6 @@ class TrainingRun:
 def next_multiple(step: int, interval: int) -> int:
     """First multiple of an interval above a step."""
     return (step // interval + 1) * interval
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}); put it back as it was, or name a new folder") from error
 
 
 def _device_name(device: torch.device) -> str:

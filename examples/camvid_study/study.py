@@ -295,7 +295,7 @@ def sharpen(
     probabilities = coarse_logits.softmax(dim=1).to(pixel_features.dtype)
     aggregated_features = model.semantic_aggregation(pixel_features, probabilities, model.memory_bank.read())
     hidden_state = model.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
-    context = model.context_module(feature_maps[-1])
+    context = model.context_module(feature_maps)
     context_features = model.context_attention(pixel_features, context)
     scale = model.context_layer_scale[:, None, None].to(context.dtype)
     if path == "direct":

@@ -181,5 +181,5 @@ def test_a_folder_without_a_model_is_an_error(tmp_path):
 def test_the_template_is_shown_among_the_cards():
     root = Path(__file__).parents[2]
     shown = root / "model_cards" / "template.md"
-    assert shown.samefile(root / "cmdl_hf" / "model_card_template.md")
+    assert shown.samefile(root / "cmdl_hf" / "hub" / "model_card_template.md")
     assert os.readlink(shown) == "../cmdl_hf/hub/model_card_template.md"

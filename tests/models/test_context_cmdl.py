@@ -40,14 +40,14 @@ def test_two_rounds_of_criss_cross_reach_every_pixel():
         torch.nn.init.constant_(context.attention.gamma, 1.0)
         context.reduction = context.bottleneck = torch.nn.Identity()
         x = torch.randn(1, 8, 5, 6, requires_grad=True)
-        context(x)[0, :, 0, 0].sum().backward()
+        context([x])[0, :, 0, 0].sum().backward()
         assert (x.grad[0, :, 3, 4].abs().max() > 0) == is_reached
 
 
 @pytest.mark.parametrize("module", [PyramidPooling, AtrousPyramidPooling, CrissCrossContext])
 @pytest.mark.parametrize("grid", [(1, 1), (5, 6), (17, 3)])
 def test_context_keeps_the_grid(module, grid):
-    assert module(8, 16).eval()(torch.randn(2, 8, *grid)).shape == (2, 16, *grid)
+    assert module(8, 16).eval()([torch.randn(2, 8, *grid)]).shape == (2, 16, *grid)
 
 
 def test_pyramid_lies_on_the_finest_grid():
@@ -65,6 +65,6 @@ def test_every_stage_reaches_the_pyramid():
 def test_one_value_per_channel_in_training_is_refused_with_the_cure(module):
     context = module(8, 16)
     with pytest.raises(ValueError, match=r"more than one value per channel.*at least 2 images"):
-        context(torch.randn(1, 8, 6, 6))
-    assert context(torch.randn(2, 8, 6, 6)).shape == (2, 16, 6, 6)
-    assert context.eval()(torch.randn(1, 8, 6, 6)).shape == (1, 16, 6, 6)
+        context([torch.randn(1, 8, 6, 6)])
+    assert context([torch.randn(2, 8, 6, 6)]).shape == (2, 16, 6, 6)
+    assert context.eval()([torch.randn(1, 8, 6, 6)]).shape == (1, 16, 6, 6)

@@ -59,6 +59,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "checks",
             "configuration",
             "context",
+            "context_registry",
             "cross_entropy",
             "distributions",
             "layers",

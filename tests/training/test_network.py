@@ -13,12 +13,13 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
+from tiny_models import CONTEXT_MODULES
 
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import app
 from cmdl_hf.data import BENCHMARKS, class_pixel_counts, class_weights, load_data, load_synthetic
+from cmdl_hf.models import find_context_module, list_frameworks
 from cmdl_hf.training import CMDLTrainingArguments, make_config, make_model
-from cmdl_hf.training.arguments import CONTEXT_MODULES
 from cmdl_hf.training.network import check_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "examples" / "configs"
@@ -56,7 +57,7 @@ def scenes():
 @pytest.fixture(scope="module")
 def classes(scenes):
     """What names and colours the classes of a benchmark, without its files."""
-    return BENCHMARKS | {"synthetic": scenes, "own": scenes}
+    return {**BENCHMARKS, "synthetic": scenes, "own": scenes}
 
 
 def build_on_meta(config, context_module, use_distributions):
@@ -69,7 +70,7 @@ def build_on_meta(config, context_module, use_distributions):
 
 def build_every_framework(config, stride=8):
     """Build all frameworks, with CMDL and without, on the meta device."""
-    for context_module, use_distributions in itertools.product(CONTEXT_MODULES.values(), (True, False)):
+    for context_module, use_distributions in itertools.product(CONTEXT_MODULES, (True, False)):
         model = build_on_meta(config, context_module, use_distributions)
         assert hasattr(model, "memory_bank") == use_distributions
         assert model.backbone._backbone.feature_info.reduction()[-1] == stride
@@ -91,10 +92,10 @@ class TestEveryRecipe:
 
     def test_opens_with_the_command_that_runs_it(self, recipe):
         commands = self.commands(recipe)
-        assert commands[0][:3] == ["cmdl", "train", f"examples/configs/{recipe.name}"]
+        assert commands[0][:3] == ["cmdl", "train", recipe.stem]
         for program, *rest in commands:
             tokens = rest[1:] if program == "cmdl" else rest[rest.index("cmdl_hf.training") + 1 :]
-            parsed = parse([str(CONFIGS.parents[2] / tokens[0]), *tokens[1:]])
+            parsed = parse(tokens)
             assert parsed["args"].benchmark == read(recipe).benchmark
             if recipe.stem in PUBLISHED:
                 assert str(parsed["weights"]) == "timm"
@@ -114,7 +115,7 @@ class TestEveryRecipe:
             assert images == inspect.signature(load_synthetic).parameters["num_train"].default
 
     def test_flags_win_over_it(self, recipe):
-        for framework in CONTEXT_MODULES:
+        for framework in list_frameworks():
             args = read(recipe, "--framework", framework, "--no-distributions", "--backbone", "resnet18")
             assert (args.framework, args.use_distributions, args.backbone) == (framework, False, "resnet18")
 
@@ -216,14 +217,14 @@ class TestBackbones:
         with pytest.raises(ValueError, match=message):
             make_config(CMDLTrainingArguments(**overrides), BENCHMARKS["camvid"])
 
-    @pytest.mark.parametrize("framework", CONTEXT_MODULES)
+    @pytest.mark.parametrize("framework", list_frameworks())
     def test_frameworks_and_the_plain_network_are_what_the_recipe_says(self, framework, scenes):
         for use_distributions in (True, False):
             args = CMDLTrainingArguments(
                 backbone="resnet18", framework=framework, use_distributions=use_distributions, hidden_size=24
             )
             config = make_config(args, scenes)
-            assert config.context_module == CONTEXT_MODULES[framework]
+            assert config.context_module == find_context_module(framework).name
             assert config.use_distributions == use_distributions
             assert (config.num_labels, config.palette, config.hidden_size) == (5, scenes.palette, 24)
 

@@ -7,7 +7,7 @@ github.com/CSAILVision/sceneparsing.
 from ..label_table import LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, unlabelled
 from ..reading import IMAGE_SUFFIXES
-from .benchmark import Benchmark, BenchmarkBuilder
+from .benchmark import Benchmark, BenchmarkBuilder, register_benchmark
 
 ADE20K = Benchmark(
     name="ade20k",
@@ -35,11 +35,14 @@ release_test/testing/X.jpg                  beside it, if wanted: the test image
   year={2017}
 }""",
     unlabelled_splits=("test",),
+    resize=(512, 2048),
+    crop_size=(512, 512),
 )
 
 _FOLDERS = {"train": "training", "validation": "validation"}
 
 
+@register_benchmark
 class Ade20k(BenchmarkBuilder):
     """Builder of ADE20K with 150 classes; 0 in the masks, "other", is ignored.
 

@@ -1,14 +1,15 @@
-"""Public data sets: how one is described, and how its files are found in the folder its owner's archives make."""
+"""Public data sets: how one is described and registered, and how its files are found in its owner's folders."""
 
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import datasets
 
+from ...registry import Registry
 from ..label_table import HasClasses, LabelTable
 from ..listing import Layout, SplitFiles, absolute, locate
 from .base import SegmentationBuilder
@@ -30,6 +31,10 @@ class Benchmark(HasClasses):
         citation (`str`): BibTeX.
         unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
             are there, their labels are `None`.
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge, in pixels, that papers bring
+            its images to; by default they keep their size.
+        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows that papers slide over its images,
+            which are the crops of their training.
 
     Attributes:
         id2label, palette, num_labels, ignore_index: What `label_table` has.
@@ -43,6 +48,8 @@ class Benchmark(HasClasses):
     license: str
     citation: str
     unlabelled_splits: tuple[str, ...] = ()
+    resize: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
 
     @property
     def origin(self) -> str:
@@ -83,6 +90,11 @@ class BenchmarkBuilder(SegmentationBuilder):
             data_dir=str(self.data_dir),
         )
 
+    @classmethod
+    def options_for(cls, num_labels: int) -> dict[str, Any]:
+        """The options by which the data set has as many classes as a model, where it has several numbers of them."""
+        return {}
+
     @abstractmethod
     def find_files(self) -> dict[str, SplitFiles]:
         """Find the files of every split under `data_dir`, which has the layout `self.layout`."""
@@ -113,3 +125,59 @@ class BenchmarkBuilder(SegmentationBuilder):
         info.license = self.benchmark.license
         info.citation = self.benchmark.citation
         return info
+
+
+_BUILDERS: Registry[type[BenchmarkBuilder]] = Registry("benchmark", reserved=("own", "synthetic"))
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark")
+"""The public data sets that `load_benchmark` knows: classes, colours, layouts, sources."""
+
+_Builder = TypeVar("_Builder", bound=type[BenchmarkBuilder])
+
+
+def register_benchmark(builder: _Builder) -> _Builder:
+    """Let `load_benchmark` and `--benchmark` know a data set.
+
+    Args:
+        builder (`type[BenchmarkBuilder]`): Its builder, the only one of its file, as `datasets` names caches after
+            files; `builder.benchmark` has the name.
+
+    Returns:
+        The builder, so that this can be written above its class: `@register_benchmark`.
+
+    Raises:
+        ValueError: if there is a data set of that name.
+
+    Example:
+        ```python
+        @register_benchmark
+        class Ponds(BenchmarkBuilder):
+            benchmark = Benchmark(name="ponds", ...)
+
+            def find_files(self): ...
+        ```
+
+        `examples/plugins/ponds.py` is a whole one.
+    """
+    _BUILDERS.register(builder.benchmark.name, builder)
+    BENCHMARKS.register(builder.benchmark.name, builder.benchmark)
+    return builder
+
+
+def find_builder(name: str) -> type[BenchmarkBuilder]:
+    """Look up the builder of a benchmark.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    return _BUILDERS.find(name)
+
+
+def check_benchmark(name: str) -> None:
+    """Refuse what is neither a benchmark nor own or generated data.
+
+    Raises:
+        ValueError: naming what is known.
+    """
+    if name not in _BUILDERS.reserved:
+        _BUILDERS.find(name)

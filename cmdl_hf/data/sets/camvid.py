@@ -15,7 +15,7 @@ from PIL import Image
 from ..label_table import IGNORE_INDEX, LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from ..reading import IMAGE_SUFFIXES, BadFileError, decode, describe_counts, ids_to_image
-from .benchmark import Benchmark, BenchmarkBuilder
+from .benchmark import Benchmark, BenchmarkBuilder, register_benchmark
 
 _NUM_IMAGES = {"train": 367, "validation": 101, "test": 233}
 
@@ -56,6 +56,7 @@ CAMVID = Benchmark(
   pages={88--97},
   year={2009}
 }""",
+    crop_size=(360, 360),
 )
 
 ORIGINAL_LABELS = LabelTable.of("camvid_original")
@@ -64,6 +65,7 @@ ORIGINAL_LABELS = LabelTable.of("camvid_original")
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
 
+@register_benchmark
 class CamVid(BenchmarkBuilder):
     """Builder of CamVid with 11 classes; void is ignored.
 

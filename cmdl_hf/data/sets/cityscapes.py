@@ -8,7 +8,7 @@ from pathlib import Path
 from ..label_table import LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, unlabelled
 from ..reading import IMAGE_SUFFIXES
-from .benchmark import Benchmark, BenchmarkBuilder
+from .benchmark import Benchmark, BenchmarkBuilder, register_benchmark
 
 CITYSCAPES = Benchmark(
     name="cityscapes",
@@ -36,6 +36,7 @@ DIR/
   year={2016}
 }""",
     unlabelled_splits=("test",),
+    crop_size=(512, 1024),
 )
 
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
@@ -44,6 +45,7 @@ _RAW_ENDING = "_gtFine_labelIds"
 _READY_ENDING = "_gtFine_labelTrainIds"
 
 
+@register_benchmark
 class Cityscapes(BenchmarkBuilder):
     """Builder of Cityscapes with 19 classes.
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from ..label_table import IGNORE_INDEX, LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from ..reading import IMAGE_SUFFIXES, BadFileError, ids_to_image
-from .benchmark import Benchmark, BenchmarkBuilder
+from .benchmark import Benchmark, BenchmarkBuilder, register_benchmark
 
 _10K = Layout(
     "10k",
@@ -53,6 +54,8 @@ COCO_STUFF = Benchmark(
   booktitle={Proc. of the IEEE Conference on Computer Vision and Pattern Recognition (CVPR)},
   year={2018}
 }""",
+    resize=(512, 2048),
+    crop_size=(512, 512),
 )
 
 ALL_LABELS = LabelTable(
@@ -63,6 +66,7 @@ ALL_LABELS = LabelTable(
 _FOLDERS_164K = {"train": "train2017", "validation": "val2017"}
 
 
+@register_benchmark
 class CocoStuff(BenchmarkBuilder):
     """Builder of COCO-Stuff, whose layout tells the release.
 
@@ -89,6 +93,11 @@ class CocoStuff(BenchmarkBuilder):
         if num_classes not in tables:
             raise ValueError(f"COCO-Stuff has num_classes 171 or 182, got {num_classes}")
         super().__init__(data_dir, splits, tables[num_classes], cache_dir)
+
+    @classmethod
+    def options_for(cls, num_labels: int) -> dict[str, Any]:
+        """182 classes for a model of 182."""
+        return {"num_classes": 182} if num_labels == 182 else {}
 
     def find_files(self) -> dict[str, SplitFiles]:
         """Find the files of every split of the release that `data_dir` holds."""

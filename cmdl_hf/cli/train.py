@@ -1,0 +1,118 @@
+"""`cmdl train` and `cmdl demo`."""
+
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Yaml
+
+from .. import training
+from ..training import CMDLTrainingArguments, find_recipe
+from .options import INTERRUPTED, logging_to_terminal
+
+_DEFAULTS = CMDLTrainingArguments()
+
+
+def train(
+    recipe: str | None = None,
+    /,
+    *,
+    output_dir: Path | None = None,
+    data_dir: Path | None = None,
+    id2label: Path | None = None,
+    weights: Path | None = None,
+    push_to_hub: str | None = None,
+    private: bool | None = None,
+    list_recipes: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS,
+) -> None:
+    """Train a model from a recipe, and keep the best as a folder that from_pretrained loads.
+
+    The same command continues a run that was interrupted, which ends with status 130. In several processes:
+    accelerate launch -m cmdl_hf.training, in place of cmdl train.
+
+    Args:
+        recipe: Name of a recipe that comes with cmdl_hf, such as camvid, or a YAML file with any of the options below
+            (crop_size: [512, 512] and so on). A flag wins over it.
+        output_dir: Folder for models, metrics, curves, scores and checkpoints; new, empty, or of this very run when
+            it was interrupted. By default outputs/ and the name of what is trained.
+        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
+        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+        weights: safetensors file with timm's weights of the backbone, or "timm" to download them; omitted, it starts
+            from scratch.
+        push_to_hub: ORG/NAME on the Hub; the best and the last model are pushed there, with their card, after each
+            evaluation and at the end.
+        private: Whether only its owners see what --push-to-hub makes; by default what ORG has set.
+        list_recipes: List the recipes that come with cmdl_hf, and train nothing.
+    """
+    if list_recipes:
+        print(_format_recipes())
+        return
+    from accelerate import PartialState
+
+    from ..training import run
+
+    if recipe is not None:
+        args = replace(args, plugin=tuple(_find_plugin(plugin, find_recipe(recipe).parent) for plugin in args.plugin))
+    output_dir = output_dir or Path("outputs") / args.name
+    with logging_to_terminal():
+        scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
+    processes = PartialState()
+    if scores is not None and processes.is_main_process:
+        for split, score in scores.items():
+            mean_iou, accuracy = 100 * score["mean_iou"], 100 * score["overall_accuracy"]
+            print(f"{split}: mean IoU {mean_iou:.2f} %, accuracy {accuracy:.2f} %")
+        print(f"run: {output_dir}")
+    processes.destroy_process_group()
+    if scores is None:
+        sys.exit(INTERRUPTED)
+
+
+def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Let the recipe that `cmdl train` was given stand in for the flags that were not."""
+    given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
+    if commands == ("train",) and given:
+        recipe = find_recipe(given[0].tokens[0].value)
+        Yaml(recipe, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _find_plugin(plugin: str, folder: Path) -> str:
+    """Find the plug-in that a recipe names: a file where the command runs, or else one beside the recipe."""
+    beside = folder / plugin
+    return str(beside) if not Path(plugin).exists() and beside.is_file() else plugin
+
+
+def _format_recipes() -> str:
+    """Lay out names of recipes beside what they are for."""
+    recipes = training.list_recipes()
+    width = max(map(len, recipes)) + 2
+    return "\n".join(
+        textwrap.fill(
+            text, 110, initial_indent=name.ljust(width), subsequent_indent=" " * width, break_on_hyphens=False
+        )
+        for name, text in recipes.items()
+    )
+
+
+def demo(
+    *,
+    data_dir: Path | None = None,
+    weights: Path | None = None,
+    output_dir: Path = Path("outputs/demo"),
+    max_steps: int | None = None,
+) -> None:
+    """Train a small CMDL segmenter and the same network without CMDL, compare and draw them: minutes on a CPU.
+
+    Args:
+        data_dir: Folder of the CamVid data set; omitted, street scenes are generated.
+        weights: safetensors file with timm's ImageNet weights of mobilenetv2_100 (resnet18 for generated scenes);
+            omitted, the backbone starts from scratch.
+        output_dir: Folder for the model, the scores and the picture.
+        max_steps: Optimiser steps of each training.
+    """
+    from ..demo import run_demo
+
+    run_demo(output_dir, data_dir, weights, max_steps)

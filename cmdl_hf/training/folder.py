@@ -1,0 +1,135 @@
+"""The folder of a training run: whose it is, what stands in it, and who may write to it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import yaml
+
+from ..files import without_nan, write_text
+
+RECIPE_FILE = "recipe.yaml"
+RUN_FILE = "run.json"
+SCORES_FILE = "scores.json"
+PICTURE_FILE = "predictions.png"
+LAST_MODEL = "last"
+
+# What a run may go on with another value of: the steps it takes stay the same.
+_FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
+
+
+class RunFolder:
+    """A folder that holds one run of one recipe, and is written to by one run at a time.
+
+    Args:
+        path (`Path`): The folder.
+        recipe (`Mapping`): Of the run that is to begin or to go on, as `to_recipe` lays it out.
+        weights (`str`, *optional*): Name of the weights that its backbone starts from.
+
+    Attributes:
+        facts (`dict`): What `run.json` said of a run that is to go on, else empty.
+        best (`dict`, *optional*): Step and validation scores of its best model so far.
+
+    Raises:
+        FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
+        NotADirectoryError: if it is a file.
+        PermissionError: if it cannot be written to.
+    """
+
+    def __init__(self, path: Path, recipe: Mapping[str, Any], weights: str | None) -> None:
+        self.path = path
+        self.recipe = dict(recipe)
+        self.weights = weights
+        self.facts: dict[str, Any] = {}
+        self.best: dict[str, Any] | None = None
+        self._lock = filelock.FileLock(path / ".lock")
+        self._check_place()
+        if path.is_dir() and any(path.iterdir()):
+            self._read()
+
+    def check_data(self, data: Mapping[str, Any]) -> None:
+        """Refuse to go on with other data.
+
+        Args:
+            data (`Mapping`): What tells data from other data.
+
+        Raises:
+            FileExistsError: if the run had others.
+        """
+        if self.facts.get("data", data) != data:
+            raise FileExistsError(
+                f"{self.path} holds a run on other data, classes or class weights; give it what it had to continue "
+                "it, or name a new folder with --output-dir"
+            )
+
+    def claim(self, facts: Mapping[str, Any]) -> None:
+        """Make the folder, keep others out of it, and write facts and recipe.
+
+        Args:
+            facts (`Mapping`): See `write_facts`.
+
+        Raises:
+            FileExistsError: if another process is training there.
+            OSError: if it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+            self.write_facts(facts)
+            write_text(self.path / RECIPE_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
+        except filelock.Timeout as error:
+            raise FileExistsError(f"another process is training in {self.path}; wait for it, or stop it") from error
+        except OSError as error:
+            raise OSError(f"{self.path} cannot be written to: {error}; name another with --output-dir") from error
+
+    def release(self) -> None:
+        """Let other processes in."""
+        self._lock.release()
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write what the folder's other files do not tell by themselves."""
+        write_text(self.path / RUN_FILE, json.dumps(facts, indent=2))
+
+    def write_scores(self, scores: Mapping[str, Any]) -> None:
+        """Write the scores of the best model by split."""
+        write_text(self.path / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
+
+    def _check_place(self) -> None:
+        """Refuse, before anything is read or written, what can be no folder of a run."""
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"{path} is a file; name a new folder with --output-dir")
+        existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        if not os.access(existing, os.W_OK):
+            raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
+
+    def _read(self) -> None:
+        """Read what the run in the folder left, and refuse one that this recipe cannot go on with."""
+        path = self.path
+        self.facts = facts = _read_json(path / RUN_FILE)
+        if "recipe" not in facts:
+            raise FileExistsError(f"{path} is not empty and holds no run; name a new folder with --output-dir")
+        if facts["is_finished"]:
+            raise FileExistsError(f"{path} holds a finished run; name a new folder with --output-dir")
+        there = facts["recipe"] | {"weights": facts["weights"]}
+        here = self.recipe | {"weights": self.weights}
+        # A field that a later version has added is as good as the same.
+        differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
+        if differing:
+            changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
+            raise FileExistsError(
+                f"{path} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
+                "folder with --output-dir"
+            )
+        if scores := _read_json(path / SCORES_FILE).get("validation"):
+            self.best = {"step": facts["best_step"], "scores": scores}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}); put it back as it was, or name a new folder") from error
