@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data import BENCHMARKS
 from ..files import write_text
+from ..models import CONTEXT_MODULES
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ CARD_FILE = "README.md"
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _MARK = "<!-- Written by cmdl_hf {digest}: any change keeps this file from being written anew. -->\n"
-_FRAMEWORKS = {"none": "FCN", "ppm": "PSPNet", "aspp": "DeepLabV3", "criss_cross": "CCNet", "upernet": "UPerNet"}
 _METRICS = {
     "mean_iou": "mean IoU",
     "mean_accuracy": "mean accuracy",
@@ -66,7 +66,8 @@ class _Folder:
 
     @property
     def network(self) -> str:
-        framework = _FRAMEWORKS.get(self.config.get("context_module", "none"), "")
+        name = self.config.get("context_module", "none")
+        framework = CONTEXT_MODULES[name].title if name in CONTEXT_MODULES else name
         return f"CMDL-{framework}" if self.config.get("use_distributions", True) else framework
 
     @property
@@ -210,6 +211,14 @@ def _recipe_rows(folder: _Folder) -> Iterable[tuple[str, str]]:
         "images resized to": _edges(recipe.get("resize")),
         "crop": _size(recipe.get("crop_size")),
         "random scale": "–".join(map(str, recipe.get("scale_range") or ())),
+        "transform": recipe.get("transform") if recipe.get("transform") != "papers" else None,
+        "mirrored": _flips(recipe),
+        "classes swapped in a mirror": "; ".join(
+            " and ".join(map(str, p)) for p in recipe.get("swapped_classes") or ()
+        ),
+        "rotation": f"up to {recipe['rotation']:g}°" if recipe.get("rotation") else None,
+        "change of colours": f"{strength:g} times" if (strength := recipe.get("color_strength", 1)) != 1 else None,
+        "plug-ins": ", ".join(map(str, recipe.get("plugin") or ())),
         "optimiser steps": recipe.get("max_steps") if folder.is_finished else f"{run['steps']} of {run['max_steps']}",
         "batch": recipe.get("total_batch_size"),
         "optimiser": _optimizer(recipe),
@@ -228,6 +237,13 @@ def _recipe_rows(folder: _Folder) -> Iterable[tuple[str, str]]:
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
     return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
+
+
+def _flips(recipe: Mapping[str, Any]) -> str | None:
+    """How training images were mirrored, where it was not as usual, from left to right."""
+    flips = {"left to right": recipe.get("flip", True), "top to bottom": recipe.get("vertical_flip", False)}
+    names = [name for name, is_used in flips.items() if is_used]
+    return None if names == ["left to right"] else ", ".join(names) or "no"
 
 
 def _optimizer(recipe: Mapping[str, Any]) -> str | None:

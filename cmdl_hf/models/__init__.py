@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
 from .configuration_cmdl import CMDLConfig
-from .context_registry_cmdl import find_context_module, list_frameworks, register_context_module
+from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import (
     CMDLAttention,
     CMDLDistributionLearning,
@@ -25,6 +25,7 @@ CMDLConfig.register_for_auto_class()
 CMDLForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 
 __all__ = [
+    "CONTEXT_MODULES",
     "CMDLAdapter",
     "CMDLAttention",
     "CMDLConfig",

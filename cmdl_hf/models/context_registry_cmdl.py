@@ -51,7 +51,8 @@ class ContextModule:
         return self.title.lower().replace(" ", "-")
 
 
-_CONTEXT_MODULES: dict[str, ContextModule] = {}
+CONTEXT_MODULES: dict[str, ContextModule] = {}
+"""What is registered, by name."""
 
 
 def register_context_module(
@@ -90,10 +91,10 @@ def register_context_module(
         _find_source(name, make)
         plugin = Path(caller.get("__file__") or caller["__name__"]).name
     added = ContextModule(name, make, title, num_feature_maps, min_hidden_size, plugin)
-    for known in _CONTEXT_MODULES.values():
+    for known in CONTEXT_MODULES.values():
         if taken := {added.name, added.framework} & {known.name, known.framework}:
             raise ValueError(f"there is a context module {taken.pop()!r} already ({known.title}); choose another name")
-    _CONTEXT_MODULES[name] = added
+    CONTEXT_MODULES[name] = added
 
 
 def find_context_module(name: str, plugin: str | None = None) -> ContextModule:
@@ -106,10 +107,10 @@ def find_context_module(name: str, plugin: str | None = None) -> ContextModule:
     Raises:
         ValueError: if there is none of that name.
     """
-    for known in _CONTEXT_MODULES.values():
+    for known in CONTEXT_MODULES.values():
         if name in (known.name, known.framework):
             return known
-    names = ", ".join(f"{known.name} ({known.framework})" for known in _CONTEXT_MODULES.values())
+    names = ", ".join(f"{known.name} ({known.framework})" for known in CONTEXT_MODULES.values())
     cure = "Your own are known once their plug-in is imported: --plugin FILE"
     if plugin is not None:
         cure = f"It came with the plug-in {plugin}, which has to be imported first: --plugin {plugin}"
@@ -120,7 +121,7 @@ def find_context_module(name: str, plugin: str | None = None) -> ContextModule:
 
 def list_frameworks() -> list[str]:
     """The frameworks there are, one for each context module."""
-    return [known.framework for known in _CONTEXT_MODULES.values()]
+    return [known.framework for known in CONTEXT_MODULES.values()]
 
 
 def carry_context_module(name: str, folder: str | PathLike) -> None:

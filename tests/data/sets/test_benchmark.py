@@ -92,7 +92,10 @@ def test_fewer_images_than_the_owner_gives_are_told(make_camvid, cache_dir, capl
 
 
 def test_unknown_names_are_refused(make_camvid):
-    with pytest.raises(ValueError, match="no benchmark 'kitti'; known are ade20k, camvid, cityscapes, coco_stuff, own, synth.*--plugin"):
+    with pytest.raises(
+        ValueError,
+        match=r"'kitti'; known are ade20k, camvid, cityscapes, coco_stuff, own, synth.*--plugin",
+    ):
         load_benchmark("kitti", ".")
     with pytest.raises(ValueError, match="has the splits train, validation, test, not val"):
         load_benchmark("camvid", make_camvid(), splits=["val"])

@@ -1,0 +1,12 @@
+"""Registers the context module of `strip_pooling.py`: a plug-in that makes the framework `stripnet`.
+
+cmdl train camvid --framework stripnet --plugin examples/plugins/strip_net.py --data-dir path/to/CamVid
+cmdl predict outputs/camvid-cmdl-stripnet-resnet50c.gluon_in1k photos/ --out outputs/segmented \
+        --plugin examples/plugins/strip_net.py
+"""
+
+from strip_pooling import StripPooling
+
+from cmdl_hf import register_context_module
+
+register_context_module("strip", StripPooling, title="StripNet")
