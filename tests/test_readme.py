@@ -1,4 +1,4 @@
-"""Every command of the README is one that the command line takes, and the Python of adapter and parts runs."""
+"""The commands of README and CONTRIBUTING are such as the command line takes, and the Python of the parts runs."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def commands():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

@@ -185,7 +185,7 @@ def make_papers_transform(augmentation: Augmentation) -> v2.Transform:
         steps.append(v2.RandomRotation(augmentation.rotation, interpolation=bilinear, fill=fill))
     if strength := augmentation.color_strength:
         factors = 1 - 0.5 * strength, 1 + 0.5 * strength
-        steps.append(PhotometricDistortion(32 / 255 * strength, factors, factors, 18 / 180 * strength))
+        steps.append(PhotometricDistortion(32 / 255 * strength, factors, factors, min(0.1 * strength, 1 / 6)))
     return v2.Compose(steps)
 
 

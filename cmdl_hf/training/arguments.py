@@ -1,4 +1,4 @@
-"""The recipe of a training run: data, network and optimisation, as a file of `examples/configs` or flags state it."""
+"""The recipe of a training run: data, network and optimisation, as a YAML file or flags state it."""
 
 import dataclasses
 from dataclasses import dataclass
