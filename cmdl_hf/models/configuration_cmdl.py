@@ -3,8 +3,6 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-import difflib
-import math
 import os
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
@@ -12,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from .context_registry_cmdl import ContextModule, carry_context_module, find_context_module
+from .configuration_checks_cmdl import check_classes, check_feature_maps, check_names, check_ranges
+from .context_registry_cmdl import carry_context_module, find_context_module
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -29,15 +28,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named sets of field values. `reference` computes what the public reference implementation computes."""
 
 _DEFAULT_BACKBONE = {"backbone": "resnet50", "out_indices": [1, 2, 3, 4], "output_stride": 8}
-
-_NOT_FIELDS = {
-    "backbone": "pass backbone_config=TimmBackboneConfig(backbone=NAME, out_indices=[1, 2, 3, 4], output_stride=8)",
-    "use_pretrained_backbone": "call model.load_backbone_weights() after constructing the model",
-    "num_classes": "pass num_labels",
-    "ignore_index": "pass semantic_loss_ignore_index",
-    "output_stride": "set it in backbone_config",
-    "preset": "call CMDLConfig.from_preset(NAME, **overrides)",
-}
 
 
 @strict
@@ -223,7 +213,7 @@ class CMDLConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = 255
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._refuse_mistaken_names(kwargs)
+        check_names(kwargs, [field.name for field in fields(self)])
         if self.backbone_config is None:
             self.backbone_config = CONFIG_MAPPING["timm_backbone"](**_DEFAULT_BACKBONE)
         elif isinstance(self.backbone_config, dict):
@@ -231,7 +221,8 @@ class CMDLConfig(PreTrainedConfig):
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(f"backbone_config: model_type {model_type!r} is not known to transformers")
             self.backbone_config = CONFIG_MAPPING[model_type].from_dict(self.backbone_config)
-        self.context_module_plugin = self._context_module.plugin or self.context_module_plugin
+        context_module = find_context_module(self.context_module, self.context_module_plugin)
+        self.context_module_plugin = context_module.plugin or self.context_module_plugin
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -270,102 +261,9 @@ class CMDLConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, *args, **kwargs)
         carry_context_module(self.context_module, save_directory)
 
-    @property
-    def _context_module(self) -> ContextModule:
-        return find_context_module(self.context_module, self.context_module_plugin)
-
     def validate_cmdl(self) -> None:
         """Refuse impossible values and combinations; runs at construction and when saving."""
-        self._validate_ranges()
-        self._validate_labels()
-        self._validate_backbone()
-
-    def _refuse_mistaken_names(self, kwargs: dict[str, Any]) -> None:
-        """transformers keeps unknown keywords silently; a misspelt field must not pass as one of those."""
-        names = [field.name for field in fields(self)]
-        for name in kwargs:
-            if name in _NOT_FIELDS:
-                raise ValueError(f"{name} is not a field of CMDLConfig: {_NOT_FIELDS[name]}")
-            if nearest := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
-                raise ValueError(f"{name} is not a field of CMDLConfig; did you mean {nearest[0]}?")
-
-    def _validate_ranges(self) -> None:
-        lowest = {
-            "hidden_size": self._context_module.min_hidden_size,
-            "attention_size": 1,
-            "size_divisor": 1,
-            "num_distributions": 1,
-            "criss_cross_recurrence": 1,
-            "sinkhorn_iterations": 1,
-            "memory_momentum_warmup": 0,
-            "ohem_min_kept": 1,
-            "sinkhorn_epsilon": 0.025,  # exp(1 / 0.025) and its square are float32 numbers
-            "contrastive_temperature": 0.025,
-        }
-        lowest |= {field.name: 0 for field in fields(self) if field.name.endswith("_loss_weight")}
-        for name, minimum in lowest.items():
-            if not getattr(self, name) >= minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
-        if not any(getattr(self, f"{name}_loss_weight") for name in self._trained_heads()):
-            raise ValueError("segmentation_loss_weight: at least one loss must have a weight above 0")
-        for name in ("dropout", "memory_momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
-            raise ValueError(f"ohem_threshold must lie in (0, 1], or be None, got {self.ohem_threshold}")
-        if self.layer_scale_init_value is not None and not math.isfinite(self.layer_scale_init_value):
-            raise ValueError(f"layer_scale_init_value must be finite, or None, got {self.layer_scale_init_value}")
-        for name in ("pool_scales", "aspp_dilations"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ValueError(f"{name} must be positive integers, got {values}")
-
-    def _trained_heads(self) -> list[str]:
-        """Name the losses that this architecture has, without `_loss_weight`."""
-        names = ["segmentation"] + ["auxiliary"] * self.use_auxiliary_head
-        if self.use_distributions:
-            names += ["coarse", "prototype", "contrastive"] + ["class_margin"] * (not self.use_class_margin_reference)
-        return names
-
-    def _validate_labels(self) -> None:
-        if self.num_labels < 2:
-            raise ValueError(f"num_labels must be at least 2, got {self.num_labels}")
-        if sorted(self.id2label) != list(range(self.num_labels)):
-            raise ValueError(f"id2label must name the classes 0..{self.num_labels - 1}, got {sorted(self.id2label)}")
-        if 0 <= self.semantic_loss_ignore_index < self.num_labels:
-            raise ValueError(
-                f"semantic_loss_ignore_index {self.semantic_loss_ignore_index} is one of the {self.num_labels} "
-                f"classes; choose a value outside 0..{self.num_labels - 1}, such as 255 or -100"
-            )
-        for name in ("palette", "class_weights"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.num_labels:
-                raise ValueError(
-                    f"{name} has {len(values)} entries for num_labels={self.num_labels}; give one per class"
-                )
-        if self.class_weights is not None and not (
-            all(0 <= weight < math.inf for weight in self.class_weights) and any(self.class_weights)
-        ):
-            raise ValueError(f"class_weights must be finite, 0 or more and not all 0, got {self.class_weights}")
-        if self.palette is not None and any(
-            len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in self.palette
-        ):
-            raise ValueError("palette must hold [red, green, blue] rows with values in 0..255")
-
-    def _validate_backbone(self) -> None:
-        needed, reason = 1, ""
-        if self.use_auxiliary_head:
-            needed, reason = 2, "use_auxiliary_head=True (the second-last map feeds it)"
-        if self._context_module.num_feature_maps > needed:
-            needed, reason = self._context_module.num_feature_maps, f"context_module={self.context_module!r}"
-        found = len(self.backbone_config.out_indices)
-        if found < needed:
-            raise ValueError(
-                f"backbone_config.out_indices gives {found} feature map(s), but {reason} takes {needed}: "
-                f"list {needed} or more stages, such as out_indices=[1, 2, 3, 4]"
-            )
-        if self.backbone_kwargs and self.backbone_config.model_type != "timm_backbone":
-            raise ValueError(
-                "backbone_kwargs are options of timm; set those of a "
-                f"{self.backbone_config.model_type} backbone in backbone_config"
-            )
+        context_module = find_context_module(self.context_module, self.context_module_plugin)
+        check_ranges(self, context_module.min_hidden_size)
+        check_classes(self)
+        check_feature_maps(self, context_module.num_feature_maps)

@@ -19,7 +19,13 @@ from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
-from .distributions_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
+from .distributions_cmdl import (
+    CMDLAttention,
+    CMDLSemanticAggregation,
+    DistributionLearningOutput,
+    make_layer_scale,
+    scale_channels,
+)
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
 
@@ -173,11 +179,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
             labels = labels.long()
 
-        if (divisor := self.config.size_divisor) > 1:
-            # Of positive numbers: ONNX divides integers towards zero.
-            size = [(length + divisor - 1) // divisor * divisor for length in pixel_values.shape[-2:]]
-            pixel_values = resize(pixel_values, size)
-        feature_maps = self.backbone(pixel_values).feature_maps
+        feature_maps = self.backbone(self._to_multiple_of_divisor(pixel_values)).feature_maps
         pixel_features, coarse_logits = None, None
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
@@ -191,29 +193,44 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
 
-        losses: dict[str, Tensor] | None = None
-        pixel_embeddings = similarity = distribution_ids = None
+        losses, learned = None, None
         if labels is not None:
             losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
             if pixel_features is not None:
                 learned = self.distribution_learning(pixel_features, labels, self.memory_bank)
                 losses |= learned.losses
-                pixel_embeddings, similarity = learned.pixel_embeddings, learned.similarity
-        if output_distributions:
-            if similarity is None:
-                pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
-                similarity = self.memory_bank.similarity(pixel_embeddings)
-            distribution_ids = _nearest_distribution(similarity, logits.argmax(dim=1))
         return CMDLSemanticSegmenterOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             logits=logits,
             coarse_logits=coarse_logits,
             auxiliary_logits=auxiliary_logits,
             loss_dict=losses,
-            pixel_embeddings=pixel_embeddings if output_distributions else None,
-            similarity=similarity if output_distributions else None,
-            distribution_ids=distribution_ids,
+            **(self._find_distributions(pixel_features, logits, learned) if output_distributions else {}),
         )
+
+    def _to_multiple_of_divisor(self, pixel_values: Tensor) -> Tensor:
+        """Resize images to the next multiple of `config.size_divisor`, in height and width."""
+        divisor = self.config.size_divisor
+        if divisor == 1:
+            return pixel_values
+        # Of positive numbers: ONNX divides integers towards zero.
+        size = [(length + divisor - 1) // divisor * divisor for length in pixel_values.shape[-2:]]
+        return resize(pixel_values, size)
+
+    def _find_distributions(
+        self, pixel_features: Tensor | None, logits: Tensor, learned: DistributionLearningOutput | None
+    ) -> dict[str, Tensor]:
+        """Find the distribution that each pixel is nearest to; what the losses have computed is not computed again."""
+        if learned is None:
+            pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
+            similarity = self.memory_bank.similarity(pixel_embeddings)
+        else:
+            pixel_embeddings, similarity = learned.pixel_embeddings, learned.similarity
+        return {
+            "pixel_embeddings": pixel_embeddings,
+            "similarity": similarity,
+            "distribution_ids": _nearest_distribution(similarity, logits.argmax(dim=1)),
+        }
 
     def _sharpen(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
         """Sharpen the pixel features with the class distributions and the image's own context (B, C, h, w)."""

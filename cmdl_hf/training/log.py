@@ -1,11 +1,13 @@
 """What a run tells while it goes: rows of metrics, curves, trackers, and one line for people."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
 from ..files import without_nan, write_text
 from .curves import draw_curves
@@ -52,6 +54,16 @@ class TrainingLog:
         """Let the trackers finish."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that accelerate would leave out without a word."""
+    known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; known are {', '.join(known)}")
+    available = [tracker.value for tracker in get_available_trackers()]
+    if missing := [name for name in names if name not in available]:
+        raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
 
 
 def read_rows(folder: Path) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, set_seed
+from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader
 from ..data import StreamSampler, TrainingStream, TrainTransform
 from ..processes import start_processes, worker_init
 from .arguments import CMDLTrainingArguments
+from .log import check_trackers
 from .optimization import make_optimizer, make_schedule, prepare_batch_norms
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TrainingLoop:
         args: CMDLTrainingArguments,
         log_dir: Path | None = None,
     ) -> None:
-        _check_trackers(args.report_to)
+        check_trackers(args.report_to)
         start_processes()
         AcceleratorState._reset_state()  # or the precision of an earlier loop would stay
         self.accelerator = Accelerator(
@@ -334,16 +334,6 @@ class TrainingLoop:
             f"{', '.join(map(self.stream.sample_id, places))}. Look at these images with cmdl check-data, lower the "
             "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
         )
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that accelerate would leave out without a word."""
-    known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; known are {', '.join(known)}")
-    available = [tracker.value for tracker in get_available_trackers()]
-    if missing := [name for name in names if name not in available]:
-        raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
 
 
 def _count(number: int, noun: str) -> str:

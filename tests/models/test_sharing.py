@@ -58,6 +58,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "backbone",
             "checks",
             "configuration",
+            "configuration_checks",
             "context",
             "context_registry",
             "cross_entropy",

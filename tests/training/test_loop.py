@@ -135,7 +135,7 @@ def test_weights_that_the_last_step_spoilt_stop_the_run_before_they_are_saved(ma
     [("wandb", ImportError, "pip install wandb"), ("foo", ValueError, "no tracker 'foo'; known are .*tensorboard")],
 )
 def test_trackers_that_would_track_nothing_are_refused(make_model, scenes, monkeypatch, name, error, message):
-    monkeypatch.setattr("cmdl_hf.training.loop.get_available_trackers", list)
+    monkeypatch.setattr("cmdl_hf.training.log.get_available_trackers", list)
     with pytest.raises(error, match=message):
         TrainingLoop(make_model(), scenes, TRANSFORM, make_args(report_to=(name,)))
 

@@ -1,0 +1,128 @@
+"""What a configuration of CMDL models must keep to; each check raises a ValueError that names the field."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+_NOT_FIELDS = {
+    "backbone": "pass backbone_config=TimmBackboneConfig(backbone=NAME, out_indices=[1, 2, 3, 4], output_stride=8)",
+    "use_pretrained_backbone": "call model.load_backbone_weights() after constructing the model",
+    "num_classes": "pass num_labels",
+    "ignore_index": "pass semantic_loss_ignore_index",
+    "output_stride": "set it in backbone_config",
+    "preset": "call CMDLConfig.from_preset(NAME, **overrides)",
+}
+
+
+def check_names(given: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse misspelt fields, which transformers would keep as further attributes without a word.
+
+    Args:
+        given (`Iterable[str]`): Names that are none of the fields'.
+        names (`Sequence[str]`): The fields.
+    """
+    for name in given:
+        if name in _NOT_FIELDS:
+            raise ValueError(f"{name} is not a field of CMDLConfig: {_NOT_FIELDS[name]}")
+        if nearest := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
+            raise ValueError(f"{name} is not a field of CMDLConfig; did you mean {nearest[0]}?")
+
+
+def check_ranges(config: Any, min_hidden_size: int) -> None:
+    """Refuse numbers that are out of range.
+
+    Args:
+        config (`CMDLConfig`): The configuration.
+        min_hidden_size (`int`): Least `hidden_size` of its context module.
+    """
+    lowest = {
+        "hidden_size": min_hidden_size,
+        "attention_size": 1,
+        "size_divisor": 1,
+        "num_distributions": 1,
+        "criss_cross_recurrence": 1,
+        "sinkhorn_iterations": 1,
+        "memory_momentum_warmup": 0,
+        "ohem_min_kept": 1,
+        "sinkhorn_epsilon": 0.025,  # exp(1 / 0.025) and its square are float32 numbers
+        "contrastive_temperature": 0.025,
+    }
+    lowest |= {field.name: 0 for field in fields(config) if field.name.endswith("_loss_weight")}
+    for name, minimum in lowest.items():
+        if not getattr(config, name) >= minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {getattr(config, name)}")
+    if not any(getattr(config, f"{name}_loss_weight") for name in _trained_losses(config)):
+        raise ValueError("segmentation_loss_weight: at least one loss must have a weight above 0")
+    for name in ("dropout", "memory_momentum"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.ohem_threshold is not None and not 0 < config.ohem_threshold <= 1:
+        raise ValueError(f"ohem_threshold must lie in (0, 1], or be None, got {config.ohem_threshold}")
+    if config.layer_scale_init_value is not None and not math.isfinite(config.layer_scale_init_value):
+        raise ValueError(f"layer_scale_init_value must be finite, or None, got {config.layer_scale_init_value}")
+    for name in ("pool_scales", "aspp_dilations"):
+        values = getattr(config, name)
+        if not values or min(values) < 1:
+            raise ValueError(f"{name} must be positive integers, got {values}")
+
+
+def _trained_losses(config: Any) -> list[str]:
+    """Name the losses that this architecture has, without `_loss_weight`."""
+    names = ["segmentation"] + ["auxiliary"] * config.use_auxiliary_head
+    if config.use_distributions:
+        names += ["coarse", "prototype", "contrastive"] + ["class_margin"] * (not config.use_class_margin_reference)
+    return names
+
+
+def check_classes(config: Any) -> None:
+    """Refuse a number of classes, names, colours and weights that do not go together."""
+    if config.num_labels < 2:
+        raise ValueError(f"num_labels must be at least 2, got {config.num_labels}")
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise ValueError(f"id2label must name the classes 0..{config.num_labels - 1}, got {sorted(config.id2label)}")
+    if 0 <= config.semantic_loss_ignore_index < config.num_labels:
+        raise ValueError(
+            f"semantic_loss_ignore_index {config.semantic_loss_ignore_index} is one of the {config.num_labels} "
+            f"classes; choose a value outside 0..{config.num_labels - 1}, such as 255 or -100"
+        )
+    for name in ("palette", "class_weights"):
+        values = getattr(config, name)
+        if values is not None and len(values) != config.num_labels:
+            raise ValueError(
+                f"{name} has {len(values)} entries for num_labels={config.num_labels}; give one per class"
+            )
+    if config.class_weights is not None and not (
+        all(0 <= weight < math.inf for weight in config.class_weights) and any(config.class_weights)
+    ):
+        raise ValueError(f"class_weights must be finite, 0 or more and not all 0, got {config.class_weights}")
+    if config.palette is not None and any(
+        len(colour) != 3 or min(colour) < 0 or max(colour) > 255 for colour in config.palette
+    ):
+        raise ValueError("palette must hold [red, green, blue] rows with values in 0..255")
+
+
+def check_feature_maps(config: Any, num_feature_maps: int) -> None:
+    """Refuse a backbone that gives fewer feature maps than its heads take.
+
+    Args:
+        config (`CMDLConfig`): The configuration.
+        num_feature_maps (`int`): Feature maps that its context module takes.
+    """
+    needed, reason = 1, ""
+    if config.use_auxiliary_head:
+        needed, reason = 2, "use_auxiliary_head=True (the second-last map feeds it)"
+    if num_feature_maps > needed:
+        needed, reason = num_feature_maps, f"context_module={config.context_module!r}"
+    found = len(config.backbone_config.out_indices)
+    if found < needed:
+        raise ValueError(
+            f"backbone_config.out_indices gives {found} feature map(s), but {reason} takes {needed}: "
+            f"list {needed} or more stages, such as out_indices=[1, 2, 3, 4]"
+        )
+    if config.backbone_kwargs and config.backbone_config.model_type != "timm_backbone":
+        raise ValueError(
+            "backbone_kwargs are options of timm; set those of a "
+            f"{config.backbone_config.model_type} backbone in backbone_config"
+        )
