@@ -1,4 +1,4 @@
-"""The commands of README and CONTRIBUTING are such as the command line takes, and the Python of the parts runs."""
+"""The command line accepts the commands of README and CONTRIBUTING, and README's Python blocks run."""
 
 import re
 import shlex

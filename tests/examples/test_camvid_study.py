@@ -226,7 +226,7 @@ def test_the_readme_claims_what_the_study_found(study):
     claims = (
         f"CMDL gains {fcn[0]:.1f} points with FCN (95 % interval {fcn[1]:+.1f} to {fcn[2]:+.1f})",
         f"and {pspnet[0]:.1f} with PSPNet ({pspnet[1]:+.1f} to {pspnet[2]:+.1f})",
-        f"over the control {fcn_control[0]:.1f} and {pspnet_control[0]:.1f}.",
+        f"The gains over the control are {fcn_control[0]:.1f} and {pspnet_control[0]:.1f}.",
     )
     for claim in claims:
         assert claim in " ".join(text.split())
