@@ -1,4 +1,4 @@
-"""The demonstration: train a network with and without CMDL, score both, and look at what was learned."""
+"""The demonstration: train a network with and without CMDL, score both, and draw the learned distributions."""
 
 import json
 import time
@@ -50,23 +50,24 @@ def run_demo(
     weights: str | Path | None = None,
     max_steps: int | None = None,
 ) -> dict[str, Any]:
-    """Train the plain FCN and CMDL-FCN, score both on the test split, save, re-load and draw.
+    """Train a plain FCN and CMDL-FCN, score both on the test split, save and re-load CMDL-FCN, and draw a prediction.
 
     Args:
-        output_dir: Folder that gets `model/`, `prediction.png` and `scores.json`; what it holds of those is replaced.
-        data_dir: CamVid's folder; omitted, street scenes are generated.
-        weights: safetensors file with timm's ImageNet weights of the backbone; omitted, it starts from scratch.
-        max_steps: Optimiser steps of each training, other than the demonstration's own.
+        output_dir: Folder for `model/`, `prediction.png` and `scores.json`. Existing ones are replaced.
+        data_dir: Folder of CamVid. Without it, street scenes are generated.
+        weights: safetensors file with timm's ImageNet weights of the backbone. Without it, the backbone starts from
+            scratch.
+        max_steps: Optimiser steps of each training. Default: the demonstration's own number.
 
     Returns:
-        Scores of both networks by name, as `evaluate` returns them, with `seconds` of training.
+        Scores of both networks by name, as `evaluate` returns them, and the `seconds` of training.
     """
     args = SYNTHETIC if data_dir is None else CAMVID
     args = replace(args, max_steps=args.max_steps if max_steps is None else max_steps)
     dataset = load_data(args.benchmark, data_dir)
     scores: dict[str, Any] = {}
     for name, use_distributions in (("plain FCN", False), ("CMDL-FCN", True)):
-        # Both start from the same seed and see the same images in the same order.
+        # Both networks start from the same seed and see the same images in the same order.
         model = make_model(replace(args, use_distributions=use_distributions), dataset, weights)
         start = time.perf_counter()
         transform = make_transform(args, dataset)
@@ -86,12 +87,12 @@ def run_demo(
 
 
 def _use_saved_model(output_dir: Path, sample: Mapping[str, Any]) -> None:
-    """Do what a user does with the folder: load it by name, segment an image, look at the distributions."""
+    """Use the folder as a user does: load the model by name, segment an image, draw the distributions."""
     folder, image = output_dir / "model", sample["image"]
     model = AutoModelForSemanticSegmentation.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # the pipeline calls every class from outside transformers unsupported
+    logging.set_verbosity(logging.CRITICAL)  # the pipeline calls every class outside transformers unsupported
     segments = pipeline("image-segmentation", model=model, image_processor=processor, trust_remote_code=False)(image)
     logging.set_verbosity(verbosity)
     print(f"re-loaded: in {sample['id']} the pipeline finds {', '.join(segment['label'] for segment in segments)}")
@@ -113,7 +114,7 @@ def _use_saved_model(output_dir: Path, sample: Mapping[str, Any]) -> None:
 
 
 def _format_scores(scores: Mapping[str, Mapping[str, Any]], id2label: Mapping[int, str]) -> str:
-    """Lay the scores of the networks out side by side."""
+    """Format the scores of the networks as a table with one column per network."""
     rows = {label: [100 * score[key] for score in scores.values()] for label, key in _SCORES.items()}
     rows |= {
         f"  {name}": [100 * score["per_class_iou"][i] for score in scores.values()] for i, name in id2label.items()

@@ -1,4 +1,4 @@
-"""The `cmdl` command line: thin commands that import what they need when they run."""
+"""The `cmdl` command line. Each command imports its dependencies only when it runs."""
 
 from .app import app, main
 

@@ -1,4 +1,4 @@
-"""What launchers start: `torchrun -m cmdl_hf.cli evaluate ...` is `cmdl evaluate ...` in several processes."""
+"""Entry point for launchers: `torchrun -m cmdl_hf.cli evaluate ...` runs `cmdl evaluate ...` in several processes."""
 
 from . import main
 

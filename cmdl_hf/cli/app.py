@@ -1,4 +1,4 @@
-"""The application: its commands, and what a mistake of the user's looks like."""
+"""The application: it collects the commands and prints user errors in one line."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ for command in (demo, check_data, prepare, train, evaluate, predict, explore, pu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user's prints one line and exits with status 1."""
+    """Run the command line. A user error prints one line and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
     except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError) as error:

@@ -1,4 +1,4 @@
-"""`cmdl prepare` and `cmdl check-data`: data sets as files."""
+"""The commands `cmdl prepare` and `cmdl check-data` for data sets."""
 
 import sys
 from pathlib import Path
@@ -22,16 +22,16 @@ def prepare(
     splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     skip_bad_files: bool = False,
 ) -> None:
-    """Write a public data set as Parquet with a card: datasets.load_dataset reads and streams it.
+    """Write a public data set as Parquet with a data set card. datasets.load_dataset can read and stream it.
 
     Args:
-        name: ade20k, camvid, cityscapes, coco_stuff, or what a plug-in registers.
-        data_dir: Folder of the data set as its owner distributes it.
-        out: Folder to write; must be new or empty.
-        push: Also upload it to the Hub as ORG/NAME.
-        private: Whether only its owners see the data set that --push makes; few owners allow to pass files on.
-        splits: Splits to write, of train, validation and test; omitted, all.
-        skip_bad_files: Leave out files that break a rule; they are listed here and in the card.
+        name: ade20k, camvid, cityscapes, coco_stuff, or the name of a benchmark that a plug-in registers.
+        data_dir: Folder with the files of the data set as its owner distributes them.
+        out: Folder to write to. It must be new or empty.
+        push: Also upload the data set to the Hub, as ORG/NAME.
+        private: Whether the data set that --push creates is private. Few licences allow you to share the files.
+        splits: Splits to write: train, validation, test. Default: all.
+        skip_bad_files: Skip files that break a rule. The output and the data set card list them.
     """
     import_plugins(plugin)
     from ..data import prepare
@@ -59,16 +59,17 @@ def check_data(
     splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     contact_sheet: Path = Path("outputs/contact_sheet.png"),
 ) -> None:
-    """Look through all files of a data set, print what is in them and what is wrong, and draw some.
+    """Check all files of a data set, print statistics and errors, and draw some images with their labels.
 
-    The exit status is 1 if anything is wrong.
+    The exit status is 1 if there are errors.
 
     Args:
-        name: ade20k, camvid, cityscapes, coco_stuff, what a plug-in registers, or a folder of own images/ and masks/.
-        data_dir: Folder of the public data set.
-        id2label: File with the names of the classes of own data: .txt, .json or .csv.
-        splits: Splits of the public data set to check; omitted, all.
-        contact_sheet: PNG file for images beside their overlays.
+        name: ade20k, camvid, cityscapes, coco_stuff, the name of a benchmark that a plug-in registers, or a folder
+            with your own images/ and masks/.
+        data_dir: Folder of a public data set.
+        id2label: File with the class names of your own data: .txt, .json or .csv.
+        splits: Splits of a public data set to check. Default: all.
+        contact_sheet: PNG file that shows images beside their overlays.
     """
     import_plugins(plugin)
     from ..data import check_data, format_report

@@ -1,4 +1,4 @@
-"""`cmdl evaluate`."""
+"""The command `cmdl evaluate`."""
 
 from pathlib import Path
 from typing import Literal
@@ -24,27 +24,28 @@ def evaluate(
     plugin: Plugins = (),
     trust_remote_code: bool = False,
 ) -> None:
-    """Score a model the way papers do, against labels at their original size.
+    """Score a model as papers do, against labels at their original size.
 
-    Any semantic segmenter of transformers can be scored. In several processes: torchrun -m cmdl_hf.cli evaluate,
-    in place of cmdl evaluate.
+    The model can be any semantic segmenter of transformers. To use several processes, replace cmdl evaluate with
+    torchrun -m cmdl_hf.cli evaluate.
 
     Args:
         model: Folder or Hub name of the model.
-        protocol: whole: one pass over each whole image. slide: overlapping windows, their logits averaged. ms-flip:
-            six scales from 0.5 to 1.75, each also mirrored, their probabilities averaged.
-        resize: Shorter edge and limit of the longer edge, in pixels, that images are brought to. By default what the
-            model's image processor says; where that would distort them, what papers use.
-        crop_size: Height and width of windows. By default those of the model's recipe, or else the papers'. With
-            ms-flip every scale is scored in windows if this is given.
-        stride: Steps down and to the right from window to window; two thirds of the crop by default.
-        num_workers: Processes that read images.
+        protocol: How an image passes through the model. whole: in one pass. slide: in overlapping windows, whose
+            logits are averaged. ms-flip: at six scales from 0.5 to 1.75, each also mirrored; the probabilities are
+            averaged.
+        resize: Size to which images are resized first: the shorter edge and the limit of the longer edge, in pixels.
+            Default: the size in the model's image processor, or the papers' size if that would distort the images.
+        crop_size: Height and width of the windows. Default: those of the model's recipe, or else those of the papers.
+            If you set it with ms-flip, every scale is scored in windows.
+        stride: Vertical and horizontal step between windows, in pixels. Default: two thirds of the crop size.
+        num_workers: Number of processes that read images.
         mixed_precision: Precision of the model's operations.
-        out: JSON file for the scores; by default one in outputs/scores/.
-        save_predictions: Folder for PNG files with the ids that the data set's owner uses, as test servers take them;
-            for splits without labels, too.
-        update_card: Add the scores to the model's folder, and write its card anew.
-        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
+        out: JSON file for the scores. Default: a file in outputs/scores/.
+        save_predictions: Folder for PNG files with the class ids of the data set's owner, for upload to a test server.
+            This also works for splits without labels.
+        update_card: Add the scores to the model's folder and rewrite its model card.
+        trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
     from accelerate import PartialState
@@ -73,6 +74,6 @@ def evaluate(
         )
     processes = PartialState()
     if processes.is_main_process:
-        print(evaluation.format_table() if evaluation.scores else "no scores: the labels are withheld")
+        print(evaluation.format_table() if evaluation.scores else "no scores: the labels of this split are not public")
         print(f"scores: {out}" + (f"\npredictions: {save_predictions}" if save_predictions else ""))
     processes.destroy_process_group()

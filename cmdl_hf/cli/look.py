@@ -1,4 +1,4 @@
-"""`cmdl predict` and `cmdl explore`: what a model sees, and what is in it."""
+"""The commands `cmdl predict` and `cmdl explore`."""
 
 import sys
 from pathlib import Path
@@ -18,19 +18,20 @@ def predict(
     plugin: Plugins = (),
     trust_remote_code: bool = False,
 ) -> None:
-    """Segment images: a palette PNG of class ids and an overlay for each, and summary.json with the classes in them.
+    """Segment images: write a palette PNG of class ids and an overlay for each, and summary.json with their classes.
 
-    Runs on a GPU where there is one. Files that cannot be segmented are listed, and the exit status is 1.
+    A GPU is used if there is one. Files that cannot be segmented are listed; then the exit status is 1.
 
     Args:
         model: Folder or Hub name of the model.
-        inputs: Image files, folders or quoted patterns.
+        inputs: Image files, folders, or patterns in quotes.
         out: Folder to write to.
-        outlier_map: Also write, for models with class distributions, how little each pixel resembles any of them: one
-            minus the best cosine, from black to white. No probability; unusual lighting raises it as well.
-        batch_size: Images of one size that are segmented at once; halved where they do not fit memory.
-        max_pixels: Larger images are not read, as a small file can hold billions of pixels.
-        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
+        outlier_map: Also write an outlier map, for models with class distributions. The value of a pixel is one minus
+            its best cosine to any distribution, from black to white. It is not a probability. Unusual lighting also
+            raises it.
+        batch_size: Images of one size that are segmented at once. It is halved if they do not fit into memory.
+        max_pixels: Images with more pixels are not read. A small file can contain billions of pixels.
+        trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
     from ..inference import predict_files
@@ -59,15 +60,16 @@ def explore(
     max_images: int | None = None,
     plugin: Plugins = (),
 ) -> None:
-    """Look inside a model: what each of its class distributions has learned, as one page, report.html.
+    """Show what each class distribution of a model has learned, on one page, report.html.
 
-    For every class its distributions with share of pixels, purity and the patches nearest to them; embeddings, class
-    similarity, dead and duplicate distributions, and maps of images. All figures are also in distributions.json.
+    The page shows the pixel share, the purity and the nearest patches of every distribution, a t-SNE of embeddings,
+    the similarity of classes, dead distributions (no pixel has ever moved them), duplicates, and maps of some images.
+    distributions.json contains all numbers.
 
     Args:
         model: Folder or Hub name of a CMDL model with distributions.
         out: Folder to write to.
-        max_images: Look at no more than these, spread evenly over the split.
+        max_images: Largest number of images to read. They are spread evenly over the split.
     """
     import_plugins(plugin)
     from ..explore import explore

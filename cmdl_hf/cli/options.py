@@ -1,4 +1,4 @@
-"""What several commands have in common: options, and how they talk."""
+"""Options and logging that several commands share."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-INTERRUPTED = 130  # the exit status that shells know of Ctrl-C
+INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
 Plugins: TypeAlias = Annotated[
     tuple[str, ...],
@@ -18,22 +18,23 @@ Plugins: TypeAlias = Annotated[
         name="--plugin",
         negative_iterable=(),
         show_default=False,
-        help="Python file or module of your own, imported first, that registers benchmarks, context modules or "
-        "transforms; may be repeated.",
+        help="Your own Python file or module that registers benchmarks, context modules or transforms. It is imported "
+        "first. Repeat the option for several.",
     ),
 ]
 
 
 @dataclass(kw_only=True)
 class DataOptions:
-    """The data set that a command looks at.
+    """The data set that a command reads.
 
     Args:
         benchmark: The data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (your own images and masks), or
-            what a plug-in registers.
-        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
-        split: The images to look at; by default validation, for explore train.
-        id2label: File with the names of the classes of own data: .txt, .json or .csv.
+            the name of a benchmark that a plug-in registers.
+        data_dir: Folder of the data set. For own data, a folder with images/ and masks/, or a file that lists image
+            and mask pairs.
+        split: The split to read. Default: validation; for explore, train.
+        id2label: File with the class names of your own data: .txt, .json or .csv.
     """
 
     benchmark: str
@@ -47,7 +48,7 @@ Data: TypeAlias = Annotated[DataOptions, Parameter(name="*")]
 
 @contextmanager
 def logging_to_terminal() -> Iterator[None]:
-    """Show what cmdl_hf has to say while it works, once where there are several processes."""
+    """Print the log messages of cmdl_hf; of several processes, only the first prints them."""
     from tqdm.contrib.logging import logging_redirect_tqdm
     from transformers.utils import logging as transformers_logging
 
@@ -59,5 +60,5 @@ def logging_to_terminal() -> Iterator[None]:
 
 
 def name_of_model(model: str) -> str:
-    """Name a model after its folder, or its repository on the Hub, for files about it."""
+    """Name a model after its folder or its repository on the Hub, for use in file names."""
     return Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "-")

@@ -1,4 +1,4 @@
-"""`cmdl push`, `cmdl export` and `cmdl convert`: models that go elsewhere, or come from there."""
+"""The commands `cmdl push`, `cmdl export` and `cmdl convert`."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,15 +8,15 @@ from .options import Plugins, logging_to_terminal, name_of_model
 
 
 def push(folder: Path, repo_id: str, /, *, private: bool | None = None, plugin: Plugins = ()) -> None:
-    """Push a model to the Hub, with a card that tells how it was trained and how good it is.
+    """Push a model to the Hub, with a model card that describes its training and its scores.
 
-    What goes there are the files of the folder and of its last/; checkpoints, hidden files and other folders stay. A
-    card (README.md) changed by hand is kept. Log in first: hf auth login.
+    The command uploads the files of the folder and of its subfolder last/, but no checkpoints, hidden files or other
+    folders. It keeps a model card (README.md) that you have edited. Log in first: hf auth login.
 
     Args:
         folder: Output folder of cmdl train, or any folder that from_pretrained loads.
-        repo_id: ORG/NAME on the Hub; it is made where it does not exist.
-        private: Whether only its owners see the model, should it have to be made; omitted, as ORG has set it.
+        repo_id: ORG/NAME on the Hub. The repository is created if it does not exist.
+        private: Whether a new repository is private. Default: the setting of ORG.
     """
     import_plugins(plugin)
     from ..hub import push
@@ -36,16 +36,16 @@ def export(
     plugin: Plugins = (),
     trust_remote_code: bool = False,
 ) -> None:
-    """Write a model to one file that runs without this package, and compare its logits with the model's.
+    """Export a model to one file that runs without this package, and compare its logits with the model's.
 
     Args:
-        model: Folder or Hub name of the model; any semantic segmenter of transformers, CMDL or not.
+        model: Folder or Hub name of the model. It can be any semantic segmenter of transformers.
         format: onnx, or torch-export for torch.export.load.
-        out: File to write, .onnx or .pt2; by default one in outputs/ with the name of the model.
-        image_size: Height and width, to export for images of this size only; by default for every size that the
-            model takes.
-        opset: ONNX operator set; by default the one that torch recommends.
-        trust_remote_code: Run Python files that come with a model that is not CMDL; read them first.
+        out: File to write, .onnx or .pt2. Default: a file in outputs/ with the name of the model.
+        image_size: Height and width of the only image size that the file will accept. Default: every size that the
+            model accepts.
+        opset: Version of the ONNX operator set. Default: the version that torch recommends.
+        trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
     from ..export import SUFFIXES, export_model
@@ -73,12 +73,12 @@ def convert(
     num_labels: int,
     context_module: str = "none",
 ) -> None:
-    """Turn a checkpoint of the public reference implementation into a folder that from_pretrained loads.
+    """Convert a checkpoint of the public reference implementation into a folder that from_pretrained loads.
 
     Args:
-        reference: The reference's PyTorch file; read without running code in it.
-        output_dir: Folder to write; must be new or empty.
-        backbone: timm's name of the ResNet, such as resnet50c (deep stem) or resnet101.
+        reference: The reference's PyTorch file. Code in it is not run.
+        output_dir: Folder to write to. It must be new or empty.
+        backbone: timm's name of the ResNet, such as resnet50c (with a deep stem) or resnet101.
         num_labels: Number of classes of the checkpoint.
         context_module: Context module of the checkpoint: none (FCN), ppm (PSPNet) or aspp (DeepLabV3).
     """

@@ -1,4 +1,4 @@
-"""`cmdl train` and `cmdl demo`."""
+"""The commands `cmdl train` and `cmdl demo`."""
 
 import sys
 import textwrap
@@ -29,24 +29,26 @@ def train(
     list_recipes: Annotated[bool, Parameter(name="--list", negative=())] = False,
     args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS,
 ) -> None:
-    """Train a model from a recipe, and keep the best as a folder that from_pretrained loads.
+    """Train a model from a recipe, and save the best model as a folder that from_pretrained loads.
 
-    The same command continues a run that was interrupted, which ends with status 130. In several processes:
-    accelerate launch -m cmdl_hf.training, in place of cmdl train.
+    An interrupted run exits with status 130. Repeat the same command to continue it. To use several processes, replace
+    cmdl train with accelerate launch -m cmdl_hf.training.
 
     Args:
-        recipe: Name of a recipe that comes with cmdl_hf, such as camvid, or a YAML file with any of the options below
-            (crop_size: [512, 512] and so on). A flag wins over it.
-        output_dir: Folder for models, metrics, curves, scores and checkpoints; new, empty, or of this very run when
-            it was interrupted. By default outputs/ and the name of what is trained.
-        data_dir: Folder of the data set; for own data a folder of images/ and masks/, or a list of pairs.
-        id2label: File with the names of the classes of own data: .txt, .json or .csv.
-        weights: safetensors file with timm's weights of the backbone, or "timm" to download them; omitted, it starts
-            from scratch.
-        push_to_hub: ORG/NAME on the Hub; the best and the last model are pushed there, with their card, after each
+        recipe: Name of a recipe of this package, such as camvid, or a YAML file. A YAML file can set any of the
+            options below, for example crop_size: [512, 512]. Flags override the recipe.
+        output_dir: Folder for models, metrics, curves, scores and checkpoints. It must be new, empty, or the folder
+            of the same run after an interruption. Default: a folder in outputs/, named after the data set, the
+            framework and the backbone.
+        data_dir: Folder of the data set. For own data, a folder with images/ and masks/, or a file that lists image
+            and mask pairs.
+        id2label: File with the class names of your own data: .txt, .json or .csv.
+        weights: safetensors file with timm's weights of the backbone, or "timm" to download them. Without it, the
+            backbone starts from scratch.
+        push_to_hub: ORG/NAME on the Hub. The best and the last model are pushed there with a model card, after each
             evaluation and at the end.
-        private: Whether only its owners see what --push-to-hub makes; by default what ORG has set.
-        list_recipes: List the recipes that come with cmdl_hf, and train nothing.
+        private: Whether the repository that --push-to-hub creates is private. Default: the setting of ORG.
+        list_recipes: List the recipes of this package and exit.
     """
     if list_recipes:
         print(_format_recipes())
@@ -72,7 +74,7 @@ def train(
 
 
 def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Let the recipe that `cmdl train` was given stand in for the flags that were not."""
+    """Read the recipe of `cmdl train` and use its values for all flags that are not given."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
     if commands == ("train",) and given:
         recipe = find_recipe(given[0].tokens[0].value)
@@ -80,13 +82,13 @@ def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
 
 
 def _find_plugin(plugin: str, folder: Path) -> str:
-    """Find the plug-in that a recipe names: a file where the command runs, or else one beside the recipe."""
+    """Find a recipe's plug-in: a file in the working directory, or else a file in the recipe's folder."""
     beside = folder / plugin
     return str(beside) if not Path(plugin).exists() and beside.is_file() else plugin
 
 
 def _format_recipes() -> str:
-    """Lay out names of recipes beside what they are for."""
+    """Format the recipes as a table of names and purposes."""
     recipes = training.list_recipes()
     width = max(map(len, recipes)) + 2
     return "\n".join(
@@ -104,12 +106,12 @@ def demo(
     output_dir: Path = Path("outputs/demo"),
     max_steps: int | None = None,
 ) -> None:
-    """Train a small CMDL segmenter and the same network without CMDL, compare and draw them: minutes on a CPU.
+    """Train a small network with and without CMDL, compare both, and draw a prediction. Takes minutes on a CPU.
 
     Args:
-        data_dir: Folder of the CamVid data set; omitted, street scenes are generated.
-        weights: safetensors file with timm's ImageNet weights of mobilenetv2_100 (resnet18 for generated scenes);
-            omitted, the backbone starts from scratch.
+        data_dir: Folder of the CamVid data set. Without it, street scenes are generated.
+        weights: safetensors file with timm's ImageNet weights of mobilenetv2_100 (for generated scenes: of resnet18).
+            Without it, the backbone starts from scratch.
         output_dir: Folder for the model, the scores and the picture.
         max_steps: Optimiser steps of each training.
     """
