@@ -1,8 +1,8 @@
-"""Training: the loop alone, or a whole run by a recipe.
+"""Training: the loop alone, or a complete run by a recipe (a YAML file of settings).
 
-`cmdl train RECIPE` runs one; so does, in several processes, `accelerate launch -m cmdl_hf.training RECIPE`.
+`cmdl train RECIPE` trains in one process, `accelerate launch -m cmdl_hf.training RECIPE` in several.
 
-Names are imported when first used: the command line reads recipes without torch.
+Names are imported when they are first used, so that the command line can read recipes without torch.
 """
 
 from typing import TYPE_CHECKING

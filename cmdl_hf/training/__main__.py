@@ -1,4 +1,4 @@
-"""What launchers start: `accelerate launch -m cmdl_hf.training RECIPE` is `cmdl train RECIPE` in several processes."""
+"""Entry point of launchers: `accelerate launch -m cmdl_hf.training RECIPE` runs `cmdl train` in several processes."""
 
 import sys
 

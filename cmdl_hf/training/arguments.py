@@ -1,4 +1,4 @@
-"""The recipe of a training run: data, network and optimisation, as a YAML file or flags state it."""
+"""The recipe of a training run: the settings of data, network and optimisation, from a YAML file or from flags."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,72 +13,76 @@ class CMDLTrainingArguments:
     """Recipe of a training run.
 
     Args:
-        plugin (`tuple[str, ...]`): Python files or modules that register benchmarks, context modules or transforms of
-            your own, which are imported first.
-        benchmark (`str`): Data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (with id2label), or what a
-            plug-in registers.
+        plugin (`tuple[str, ...]`): Python files or modules that register your own benchmarks, context modules or
+            transforms. They are imported first.
+        benchmark (`str`): Data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (with id2label), or a name
+            that a plug-in registers.
         crop_size (`tuple[int, int]`): Height and width of the training crops, in pixels.
-        scale_range (`tuple[float, float]`): Range of the random scale.
-        transform (`str`): How training images are varied: papers, by the options above and below, or what a plug-in
+        scale_range (`tuple[float, float]`): Lowest and highest factor of the random scaling.
+        transform (`str`): Augmentation of the training images: papers (set by scale_range and the options below), or a
+            name that a plug-in registers.
+        use_flip (`bool`): Mirror images left to right with probability 1/2.
+        use_vertical_flip (`bool`): Mirror images top to bottom with probability 1/2.
+        swapped_classes (`tuple[tuple[str, str], ...]`): Pairs of classes, by name or id, whose labels are swapped in
+            mirrored images, such as left arm and right arm.
+        rotation (`float`): Largest angle of the random rotation, in degrees, in [0, 180]. Crops are rotated in both
+            directions.
+        color_strength (`float`): Strength of the random colour changes, in [0, 5/3]. 1 is the strength in the papers,
+            0 changes no colours.
+        resize (`tuple[int, int]`, *optional*): Resize images first: length of the shorter edge and upper limit of the
+            longer edge, in pixels. By default images keep their size.
+        framework (`str`): Segmentation framework: fcn, pspnet, deeplabv3, ccnet, upernet, or a name that a plug-in
             registers.
-        use_flip (`bool`): Whether images are mirrored left to right, with probability 1/2.
-        use_vertical_flip (`bool`): Whether images are mirrored top to bottom, with probability 1/2.
-        swapped_classes (`tuple[tuple[str, str], ...]`): Pairs of classes, by name or id, that a mirror image swaps,
-            such as left and right arm.
-        rotation (`float`): Largest angle in degrees, in [0, 180], by which crops are turned to either side.
-        color_strength (`float`): How far colours are changed, in [0, 5/3]; 1 is as papers do, 0 leaves them.
-        resize (`tuple[int, int]`, *optional*): Shorter edge, and limit of the longer, that images are brought to
-            before anything else; their own size by default.
-        framework (`str`): Framework that CMDL is plugged into: fcn, pspnet, deeplabv3, ccnet, upernet, or what a
-            plug-in registers.
-        use_distributions (`bool`): Whether there is CMDL in it, or the framework alone.
-        backbone (`str`): timm's name of the backbone.
-        output_stride (`int`, *optional*): Stride of its last feature map, for those that can be dilated.
-        backbone_kwargs (`dict`, *optional*): timm's own options of it.
+        use_distributions (`bool`): Add CMDL to the framework. Without it the framework alone is trained.
+        backbone (`str`): Name of the backbone in timm.
+        output_stride (`int`, *optional*): Stride of the backbone's last feature map. Only for backbones that can be
+            dilated.
+        backbone_kwargs (`dict`, *optional*): Options of the backbone in timm.
         hidden_size (`int`): Channels C of the heads and prototypes.
-        attention_size (`int`): Width T of the attention.
+        attention_size (`int`): Channels T of the attention's queries, keys and values.
         model_options (`dict`, *optional*): Further fields of CMDLConfig, such as num_distributions or assignment.
-        memory_start (`str`): Start of the prototypes: random directions, or data, cluster centres of the embeddings
-            that a short pass over training images gives each class.
-        class_weights (`str`, *optional*): Weights of the classes in the cross-entropies: auto, from the pixels that
-            each class has in the training split, or a JSON file with one number for each class.
-        ohem_threshold (`float`, *optional*): Online hard example mining: only pixels whose class gets a probability
-            below it count in the cross-entropies, in (0, 1].
-        ohem_min_kept (`int`): Hardest pixels of an image that count whatever their probability.
-        max_steps (`int`): Optimiser steps.
+        memory_start (`str`): Start of the prototypes. random: random directions. data: a short pass over training
+            images gives embeddings of each class, and their cluster centres become the prototypes.
+        class_weights (`str`, *optional*): Weights of the classes in the cross-entropies. auto: computed from the
+            number of pixels of each class in the training split. Or a JSON file with one number for each class.
+        ohem_threshold (`float`, *optional*): Online hard example mining, in (0, 1]: the cross-entropies use only the
+            pixels whose true class has a probability below this threshold.
+        ohem_min_kept (`int`): Number of hardest pixels of each image that are always used with ohem_threshold.
+        max_steps (`int`): Number of optimiser steps.
         total_batch_size (`int`): Images of one optimiser step, over all processes.
-        per_device_batch_size (`int`, *optional*): Images that one process can hold at a time, where its share of the
-            batch is more: gradients are then accumulated over several passes.
+        per_device_batch_size (`int`, *optional*): Largest number of images that one process holds at a time. If its
+            share of the batch is larger, gradients are accumulated over several passes.
         optimizer (`str`): sgd or adamw.
-        learning_rate (`float`): Of the backbone at the start; it falls to min_learning_rate by power.
-        head_learning_rate_factor (`float`): How many times as fast everything but the backbone learns.
-        min_learning_rate (`float`): Learning rate at the end, below learning_rate.
-        power (`float`): Of the polynomial by which the learning rate falls.
-        warmup_steps (`int`): Optimiser steps in which the learning rate rises from 0, before it falls.
-        momentum (`float`): Of SGD, in [0, 1).
-        weight_decay (`float`): L2 penalty, decoupled for adamw; norms and biases have none.
-        max_grad_norm (`float`, *optional*): Norm that gradients are clipped to.
-        ema_decay (`float`, *optional*): Decay of an exponential moving average of the weights, in (0, 1), which is
-            then what is scored and saved. The memory bank is copied, not averaged.
-        freeze_batch_norm (`str`): Which batch norms keep their statistics, scales and shifts: none, backbone or all.
-        mixed_precision (`str`, *optional*): no, bf16 or fp16; by default what accelerate was launched with.
+        learning_rate (`float`): Learning rate of the backbone at the start. It decreases to min_learning_rate.
+        head_learning_rate_factor (`float`): Learning rate of all other layers, as a multiple of the backbone's.
+        min_learning_rate (`float`): Learning rate at the end. It must be below learning_rate.
+        power (`float`): Power of the polynomial by which the learning rate decreases.
+        warmup_steps (`int`): Optimiser steps at the start in which the learning rate rises from 0.
+        momentum (`float`): Momentum of SGD, in [0, 1).
+        weight_decay (`float`): L2 penalty, decoupled for adamw. Norms and biases have no penalty.
+        max_grad_norm (`float`, *optional*): Largest norm of the gradients. Larger gradients are clipped to it.
+        ema_decay (`float`, *optional*): Decay of an exponential moving average of the weights, in (0, 1). The average
+            is then scored and saved. The memory bank is copied, not averaged.
+        freeze_batch_norm (`str`): Batch norms whose statistics, scales and shifts do not change: none, backbone or
+            all.
+        mixed_precision (`str`, *optional*): no, bf16 or fp16. By default the setting of accelerate launch.
         use_compile (`bool`): Compile the model with torch.compile.
-        use_channels_last (`bool`): Keep images and weights as (B, H, W, C) in memory, which is faster for
-            convolutions on CPUs and on tensor cores.
-        eval_steps (`int`, *optional*): Steps between two evaluations on the validation split; by default a tenth of
+        use_channels_last (`bool`): Keep images and weights as (B, H, W, C) in memory. This makes convolutions faster
+            on CPUs and on tensor cores.
+        eval_steps (`int`, *optional*): Steps between two evaluations on the validation split. By default a tenth of
             max_steps.
-        best_metric (`str`): Score on the validation split by which the model to keep is chosen.
-        use_test_split (`bool`): Score the best model on the test split at the end; leave it out while you compare
-            settings, so that none is chosen by it.
-        save_steps (`int`, *optional*): Steps between two checkpoints; by default eval_steps.
-        save_total_limit (`int`): Checkpoints that are kept.
+        best_metric (`str`): Score on the validation split that selects the best model.
+        use_test_split (`bool`): Score the best model on the test split at the end. Switch this off while you compare
+            settings, so that you do not choose them by their test score.
+        save_steps (`int`, *optional*): Steps between two checkpoints. By default eval_steps.
+        save_total_limit (`int`): Number of newest checkpoints to keep.
         logging_steps (`int`): Steps between two rows of metrics.jsonl.
         report_to (`tuple[str, ...]`): Trackers of accelerate, such as tensorboard, wandb or trackio.
-        num_workers (`int`): Processes that read and transform images, for each training process.
-        seed (`int`): Of weights, order and augmentation.
+        num_workers (`int`): Number of worker processes that read and transform images, for each training process.
+        seed (`int`): Random seed of initial weights, order of the images and augmentation.
 
     Raises:
-        ValueError: naming the field that is out of range.
+        ValueError: if a field is out of range. The message names the field.
     """
 
     plugin: Annotated[tuple[str, ...], Parameter(negative_iterable=(), show_default=False)] = ()
@@ -158,12 +162,12 @@ class CMDLTrainingArguments:
 
     @property
     def name(self) -> str:
-        """What is trained, in a word: `camvid-cmdl-fcn-resnet50`."""
+        """Short name of the run: `camvid-cmdl-fcn-resnet50`."""
         method = f"cmdl-{self.framework}" if self.use_distributions else self.framework
         return f"{self.benchmark}-{method}-{self.backbone}".replace("/", "-")
 
     def to_recipe(self) -> dict[str, Any]:
-        """Lay the fields out as a YAML file has them; of a file only the name is kept, as recipes are passed on."""
+        """Return the fields as a YAML file holds them. Paths are cut to file names, because recipes are shared."""
         fields = dataclasses.asdict(self)
         fields["plugin"] = [Path(plugin).name for plugin in self.plugin]
         if self.class_weights is not None:
@@ -172,7 +176,7 @@ class CMDLTrainingArguments:
 
 
 def _without_tuples(value: Any) -> Any:
-    """Turn tuples into the lists that YAML and JSON give back, however deep."""
+    """Turn tuples into lists at every level, because YAML and JSON have only lists."""
     if isinstance(value, dict):
         return {key: _without_tuples(item) for key, item in value.items()}
     return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value

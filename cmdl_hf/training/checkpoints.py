@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, listed, renamed into place, rotated."""
+"""Checkpoints that are either complete or absent: written to a temporary folder, then renamed."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ _UNFINISHED = ".unfinished"
 class Checkpoints:
     """The checkpoints of one run.
 
-    One is written into a folder of another name, which is renamed when every file and the list of them are on the
-    disk; whatever interrupts that, the checkpoints before it stay. The processes of a run share the folder.
+    A checkpoint is first written to a temporary folder. This folder is renamed when all its files and a manifest are
+    on the disk. An interruption therefore never damages earlier checkpoints. All processes of a run share the folder.
 
     Args:
-        folder (`Path`): Holds `step-00001000` and so on.
-        total_limit (`int`): The newest that are kept, at least 1.
+        folder (`Path`): Folder of the checkpoints `step-00001000` and so on.
+        total_limit (`int`): Number of newest checkpoints to keep, at least 1.
     """
 
     def __init__(self, folder: Path, total_limit: int = 2) -> None:
@@ -35,18 +35,18 @@ class Checkpoints:
         self.total_limit = total_limit
 
     def save(self, step: int, write: Callable[[Path], None], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint; every process must call this.
+        """Write a checkpoint. Every process must call this.
 
         Args:
-            step (`int`): Names the checkpoint.
-            write (`Callable`): Writes files into the folder it is given, in every process.
-            state (`Mapping`): What JSON holds, returned by [`Checkpoints.read`].
+            step (`int`): Optimiser step, which names the checkpoint.
+            write (`Callable`): Called in every process with a folder; writes the files of the checkpoint there.
+            state (`Mapping`): Further values, in types that JSON can hold. [`Checkpoints.read`] returns them.
 
         Returns:
             `Path`: the checkpoint.
 
         Raises:
-            OSError: if it cannot be written (disk full, no right to); what was there before is untouched.
+            OSError: if it cannot be written (disk full, no permission). Earlier checkpoints are not changed.
         """
         processes = PartialState()
         target = self.folder / f"{_PREFIX}{step:08d}"
@@ -60,28 +60,28 @@ class Checkpoints:
             processes.wait_for_everyone()
             if processes.is_main_process:
                 self._finish(unfinished, target, {"step": step, "num_processes": processes.num_processes, **state})
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for it
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own types
             shutil.rmtree(unfinished, ignore_errors=True)
             newest = self._name(self.newest())
             raise OSError(
-                f"cannot write checkpoint {target}: {error}; free space or get the right to write there, and the "
-                f"same command continues from {newest}"
+                f"cannot write checkpoint {target}: {error}; free space on the disk, or get permission to write. Then "
+                f"the same command continues from {newest}"
             ) from error
         processes.wait_for_everyone()
         return target
 
     def newest(self) -> Path | None:
-        """Find the newest whole checkpoint; those that are not are named in a warning and left alone."""
+        """Find the newest complete checkpoint. Incomplete ones are skipped with a warning."""
         for checkpoint in self._all():
             if problem := _find_problem(checkpoint):
-                logger.warning(f"{checkpoint} is no whole checkpoint ({problem}): skipped")
+                logger.warning(f"{checkpoint} is not a complete checkpoint ({problem}): skipped")
             else:
                 return checkpoint
         return None
 
     @staticmethod
     def read(checkpoint: Path) -> dict[str, Any]:
-        """Return the state that `save` was given, with `step` and `num_processes`."""
+        """Return the `state` that was passed to `save`, with `step` and `num_processes`."""
         return json.loads((checkpoint / MANIFEST).read_text())["state"]
 
     def _finish(self, unfinished: Path, target: Path, state: Mapping[str, Any]) -> None:
@@ -97,11 +97,11 @@ class Checkpoints:
         is_broken = {checkpoint: _find_problem(checkpoint, reads_all=False) is not None for checkpoint in others}
         whole = [checkpoint for checkpoint in others if not is_broken[checkpoint]]
         for old in [*filter(is_broken.get, others), *whole[self.total_limit - 1 :]]:
-            (old / MANIFEST).unlink(missing_ok=True)  # first, so that what is half removed does not look whole
+            (old / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look complete
             shutil.rmtree(old, ignore_errors=True)
 
     def _all(self) -> Iterator[Path]:
-        """Yield every checkpoint, whole or not, the newest first."""
+        """Yield every checkpoint, complete or not, the newest first."""
         yield from sorted(self.folder.glob(f"{_PREFIX}*"), reverse=True)
 
     @staticmethod
@@ -110,7 +110,7 @@ class Checkpoints:
 
 
 def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
-    """Say what a folder lacks to be a whole checkpoint; without `reads_all` only sizes are looked at."""
+    """Return why a checkpoint is not complete, or None. Without `reads_all` only file sizes are checked."""
     if checkpoint.name.endswith(_UNFINISHED):
         return "its writing was interrupted"
     try:
@@ -124,12 +124,12 @@ def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size:,} bytes, not {size:,}"
         if reads_all and _checksum(file) != checksum:
-            return f"{name} is not what was written"
+            return f"{name} has changed since it was written"
     return None
 
 
 def _checksum(file: Path) -> int:
-    """CRC-32 of a file, which reads faster than disks do."""
+    """Return the CRC-32 of a file. It is computed faster than disks can read."""
     checksum = 0
     with file.open("rb") as stream:
         while block := stream.read(2**20):
@@ -138,7 +138,7 @@ def _checksum(file: Path) -> int:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -34,7 +34,7 @@ def draw_curves(rows: Sequence[Mapping[str, float | None]], path: str | PathLike
         panels[0, 0].set_yscale("log")
     _plot(panels[0, 1], rows, scores, "Scores on the validation split", factor=100, unit="%")
     _plot(panels[1, 0], rows, ["learning_rate"], "Learning rate of the backbone")
-    _plot(panels[1, 1], rows, distributions, "Distributions that are of no use")
+    _plot(panels[1, 1], rows, distributions, "Dead and duplicate distributions")
     figure.savefig(path, format="png")
 
 
@@ -46,7 +46,7 @@ def _plot(
     factor: float = 1.0,
     unit: str = "",
 ) -> None:
-    """Draw some columns over the steps; the highest score is marked."""
+    """Draw some columns over the steps, and mark the highest mean IoU."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=11, loc="left")

@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, what stands in it, and who may write to it."""
+"""The folder of a training run: its files, and checks that the run may write there."""
 
 import json
 import os
@@ -17,26 +17,26 @@ SCORES_FILE = "scores.json"
 PICTURE_FILE = "predictions.png"
 LAST_MODEL = "last"
 
-# What a run may go on with another value of: the steps it takes stay the same.
+# Fields that may change when a run continues: they do not change the training steps.
 _FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
 
 class RunFolder:
-    """A folder that holds one run of one recipe, and is written to by one run at a time.
+    """A folder for one run of one recipe. Only one process group at a time may write to it.
 
     Args:
         path (`Path`): The folder.
-        recipe (`Mapping`): Of the run that is to begin or to go on, as `to_recipe` lays it out.
-        weights (`str`, *optional*): Name of the weights that its backbone starts from.
+        recipe (`Mapping`): Recipe of the run, as `to_recipe` returns it.
+        weights (`str`, *optional*): Name of the weights that the backbone starts from.
 
     Attributes:
-        facts (`dict`): What `run.json` said of a run that is to go on, else empty.
-        best (`dict`, *optional*): Step and validation scores of its best model so far.
+        facts (`dict`): Content of `run.json` if the run continues, else empty.
+        best (`dict`, *optional*): Step and validation scores of the run's best model so far.
 
     Raises:
-        FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
-        NotADirectoryError: if it is a file.
-        PermissionError: if it cannot be written to.
+        FileExistsError: if the folder holds other files, a run of another recipe, or a finished run.
+        NotADirectoryError: if the folder is a file.
+        PermissionError: if the folder cannot be written to.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, Any], weights: str | None) -> None:
@@ -51,29 +51,29 @@ class RunFolder:
             self._read()
 
     def check_data(self, data: Mapping[str, Any]) -> None:
-        """Refuse to go on with other data.
+        """Refuse to continue a run with other data.
 
         Args:
-            data (`Mapping`): What tells data from other data.
+            data (`Mapping`): Digests of the splits, names and weights of the classes.
 
         Raises:
-            FileExistsError: if the run had others.
+            FileExistsError: if the run used other data.
         """
         if self.facts.get("data", data) != data:
             raise FileExistsError(
-                f"{self.path} holds a run on other data, classes or class weights; give it what it had to continue "
-                "it, or name a new folder with --output-dir"
+                f"{self.path} holds a run on other data, classes or class weights; use the same data to continue it, "
+                "or name a new folder with --output-dir"
             )
 
     def claim(self, facts: Mapping[str, Any]) -> None:
-        """Make the folder, keep others out of it, and write facts and recipe.
+        """Make the folder, lock it, and write facts and recipe.
 
         Args:
             facts (`Mapping`): See `write_facts`.
 
         Raises:
             FileExistsError: if another process is training there.
-            OSError: if it cannot be written to.
+            OSError: if the folder cannot be written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -86,11 +86,11 @@ class RunFolder:
             raise OSError(f"{self.path} cannot be written to: {error}; name another with --output-dir") from error
 
     def release(self) -> None:
-        """Let other processes in."""
+        """Unlock the folder."""
         self._lock.release()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write what the folder's other files do not tell by themselves."""
+        """Write the facts of the run to `run.json`."""
         write_text(self.path / RUN_FILE, json.dumps(facts, indent=2))
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
@@ -98,7 +98,7 @@ class RunFolder:
         write_text(self.path / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
 
     def _check_place(self) -> None:
-        """Refuse, before anything is read or written, what can be no folder of a run."""
+        """Refuse a file, or a folder without write permission, before anything is read or written."""
         path = self.path
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file; name a new folder with --output-dir")
@@ -107,7 +107,7 @@ class RunFolder:
             raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
 
     def _read(self) -> None:
-        """Read what the run in the folder left, and refuse one that this recipe cannot go on with."""
+        """Read the state of the run in the folder, and refuse a run that this recipe cannot continue."""
         path = self.path
         self.facts = facts = _read_json(path / RUN_FILE)
         if "recipe" not in facts:
@@ -116,12 +116,12 @@ class RunFolder:
             raise FileExistsError(f"{path} holds a finished run; name a new folder with --output-dir")
         there = facts["recipe"] | {"weights": facts["weights"]}
         here = self.recipe | {"weights": self.weights}
-        # A field that a later version has added is as good as the same.
+        # Fields that a later version added are not compared.
         differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
         if differing:
             changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
             raise FileExistsError(
-                f"{path} holds a run of another recipe ({changes}); repeat its recipe to continue it, or name a new "
+                f"{path} holds a run of another recipe ({changes}); use the same recipe to continue it, or name a new "
                 "folder with --output-dir"
             )
         if scores := _read_json(path / SCORES_FILE).get("validation"):
@@ -132,4 +132,4 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text()) if file.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}); put it back as it was, or name a new folder") from error
+        raise ValueError(f"{file} cannot be read ({error}); restore the file, or name a new folder") from error

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: rows of metrics, curves, trackers, and one line for people."""
+"""Progress of a run: rows of metrics, curves, trackers, and one readable line."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,15 @@ CURVES_FILE = "curves.png"
 
 
 class TrainingLog:
-    """The rows of a run in `metrics.jsonl`, as curves, and in accelerate's trackers; written by the main process.
+    """Writes the rows of a run to `metrics.jsonl`, to a picture of curves, and to accelerate's trackers.
+
+    Only the main process writes.
 
     Args:
         folder (`Path`): Folder of the run.
-        accelerator (`Accelerator`): Of the run.
-        step (`int`): Step the run goes on from; rows of later steps, from before an interruption, are dropped.
-        settings (`Mapping`): What trackers show of the recipe.
+        accelerator (`Accelerator`): Accelerator of the run.
+        step (`int`): Step from which the run starts or continues. Rows of later steps are deleted.
+        settings (`Mapping`): The recipe, which trackers show.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, step: int, settings: Mapping[str, Any]) -> None:
@@ -35,14 +37,14 @@ class TrainingLog:
         accelerator.init_trackers("cmdl_hf", config={name: _plain(value) for name, value in settings.items()})
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Add a row; `step` says where."""
+        """Add a row of metrics at the step `row["step"]`."""
         if self.accelerator.is_main_process:
             with (self.folder / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(without_nan(row)) + "\n")
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether there is a row of an evaluation at a step, which has no loss."""
+        """Return whether there is an evaluation row for a step. Evaluation rows have no loss."""
         return any(row["step"] == step and "loss" not in row for row in read_rows(self.folder))
 
     def draw(self) -> None:
@@ -51,23 +53,23 @@ class TrainingLog:
             draw_curves(read_rows(self.folder), self.folder / CURVES_FILE)
 
     def close(self) -> None:
-        """Let the trackers finish."""
+        """Finish all trackers."""
         for tracker in self.accelerator.trackers:
             tracker.finish()
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that accelerate would leave out without a word."""
+    """Refuse trackers that accelerate would silently ignore."""
     known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; known are {', '.join(known)}")
+        raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; the trackers are {', '.join(known)}")
     available = [tracker.value for tracker in get_available_trackers()]
     if missing := [name for name in names if name not in available]:
         raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
 
 
 def read_rows(folder: Path) -> list[dict[str, float]]:
-    """Read the rows of a run; a last line that an interruption tore is left out."""
+    """Read the rows of a run. An incomplete last line, from an interruption, is left out."""
     rows = []
     file = folder / METRICS_FILE
     for line in file.read_text().splitlines() if file.is_file() else []:
@@ -79,7 +81,7 @@ def read_rows(folder: Path) -> list[dict[str, float]]:
 
 
 def describe(row: Mapping[str, float]) -> str:
-    """Say a row of training in a line: losses by name, learning rate, speed, memory."""
+    """Format a row of training as one line: losses by name, learning rate, speed, memory."""
     parts = [
         f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3f}"
         for name, value in row.items()
@@ -92,5 +94,5 @@ def describe(row: Mapping[str, float]) -> str:
 
 
 def _plain(value: Any) -> bool | int | float | str:
-    """Turn a setting into what every tracker takes."""
+    """Convert a setting to a type that every tracker accepts."""
     return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,4 +1,4 @@
-"""The optimisation of a model by a recipe, step by step, in any number of processes, on accelerate."""
+"""The training loop: optimises a model by a recipe, step by step, in any number of processes, with accelerate."""
 
 import logging
 import math
@@ -30,19 +30,19 @@ _EMA_FILE = "ema.safetensors"
 
 
 def share_batch(args: CMDLTrainingArguments, num_processes: int) -> tuple[int, int]:
-    """Share the batch of a recipe out among the processes.
+    """Divide the batch of a recipe among the processes.
 
     Returns:
-        Passes of a process in one optimiser step, and images in a pass.
+        Number of passes of each process in one optimiser step, and number of images in one pass.
 
     Raises:
-        ValueError: if the processes cannot take equal shares.
+        ValueError: if the batch cannot be divided equally.
     """
     share, rest = divmod(args.total_batch_size, num_processes)
     if rest:
         raise ValueError(
             f"total_batch_size={args.total_batch_size} cannot be shared equally by {num_processes} processes; "
-            "choose a multiple of their number, or start another number of them"
+            f"choose a multiple of {num_processes}, or change the number of processes"
         )
     limit = args.per_device_batch_size or share
     num_passes = next(passes for passes in range(1, share + 1) if share % passes == 0 and share // passes <= limit)
@@ -50,25 +50,25 @@ def share_batch(args: CMDLTrainingArguments, num_processes: int) -> tuple[int, i
 
 
 class TrainingLoop:
-    """A model, its data and its optimiser, advanced step by step.
+    """Trains a model on a data set, step by step.
 
     Args:
-        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`; trained in place, on
-            the device that accelerate chooses.
+        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`. It is trained in place,
+            on the device that accelerate chooses.
         dataset (`datasets.Dataset`): With the columns `image` and `label`.
-        transform (`TrainTransform`): How samples become crops.
+        transform (`TrainTransform`): Makes training crops from samples.
         args (`CMDLTrainingArguments`): The recipe.
         log_dir (`Path`, *optional*): Folder for trackers that write files.
 
     Attributes:
-        step (`int`): Optimiser steps taken.
-        accelerator (`Accelerator`): Of this run.
-        model (`nn.Module`): The model itself, unwrapped.
-        scored_model (`nn.Module`): What is scored and saved: the moving average of the weights, if there is one.
+        step (`int`): Optimiser steps done so far.
+        accelerator (`Accelerator`): The accelerator of this run.
+        model (`nn.Module`): The model without accelerate's wrapper.
+        scored_model (`nn.Module`): The model to score and save: with the averaged weights, if there is an average.
 
     Raises:
-        ValueError: if the processes cannot share the batch equally, there are no images, a pass of one image would
-            leave a batch norm with a single value per channel, fp16 is asked of a CPU, or there is no such tracker.
+        ValueError: if the batch cannot be divided equally, there are no images, a batch norm would see a single value
+            per channel (one image per pass and global pooling), fp16 is set on a CPU, or a tracker is unknown.
         ImportError: if a tracker is not installed.
     """
 
@@ -82,7 +82,7 @@ class TrainingLoop:
     ) -> None:
         check_trackers(args.report_to)
         start_processes()
-        AcceleratorState._reset_state()  # or the precision of an earlier loop would stay
+        AcceleratorState._reset_state()  # otherwise the precision of an earlier loop would stay
         self.accelerator = Accelerator(
             mixed_precision=args.mixed_precision,
             log_with=list(args.report_to) or None,
@@ -91,8 +91,7 @@ class TrainingLoop:
         )
         if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
             raise ValueError(
-                "mixed_precision=fp16 is not to be had on a CPU, where accelerate would train in float32; choose bf16 "
-                "or no"
+                "mixed_precision=fp16 does not work on a CPU: accelerate would train in float32; choose bf16 or no"
             )
         self.args = args
         self.step = 0
@@ -113,14 +112,14 @@ class TrainingLoop:
         optimizer = make_optimizer(self.model, args)
         self.schedule = make_schedule(optimizer, args)
         if self.accelerator.num_processes > 1:
-            self._freeze_unreached()  # after the optimiser, whose groups a checkpoint has, whatever the processes
+            self._freeze_unreached()  # after make_optimizer: its groups must not depend on the number of processes
         if args.use_compile:
             self.model.compile()
         self._wrapped_model, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
     @property
     def scored_model(self) -> nn.Module:
-        """What is scored and saved: the moving average of the weights, if there is one."""
+        """The model to score and save: with the averaged weights, if there is an average."""
         return self._ema.module if self._ema else self.model
 
     def advance(
@@ -131,14 +130,15 @@ class TrainingLoop:
         Args:
             until (`int`): Step to reach, above `step`.
             on_step (`Callable`): Called after each step.
-            should_stop (`Callable`): Asked before each step but the first; must answer alike in all processes.
+            should_stop (`Callable`): Called before each step except the first. It must return the same value in all
+                processes.
 
         Returns:
-            `dict`: `step`, `epoch`, `learning_rate` of the last step, the means of `loss` and of the losses by name
-            over the steps and processes, `images_per_second`, and `memory_gib`.
+            `dict`: `step`, `epoch`, `learning_rate` of the last step, the means of `loss` and of each loss in
+            `loss_dict` over steps and processes, `images_per_second`, and `memory_gib`.
 
         Raises:
-            FloatingPointError: if a loss was not finite, with step, losses and images, or a weight is not.
+            FloatingPointError: if a loss or a weight is not finite. For a loss, the message names step and images.
         """
         first_step, start = self.step, time.perf_counter()
         learning_rate = math.nan
@@ -156,7 +156,7 @@ class TrainingLoop:
             if self._ema:
                 self._ema.update(self.model, self.step)
             on_step()
-        # The one place that waits for the device, and where the processes meet.
+        # Only here does the loop wait for the device and for the other processes.
         every_loss = self.accelerator.gather(torch.stack(losses)[None]).cpu()  # (processes, passes, losses)
         seconds = time.perf_counter() - start
         self._check_finite(every_loss, names, first_step)
@@ -172,54 +172,54 @@ class TrainingLoop:
         }
 
     def read_ahead(self, num_batches: int) -> Iterator[dict[str, Tensor]]:
-        """Yield this process's passes of the first batches to come, which are not used up by it, in training mode."""
+        """Yield this process's part of the next batches, in training mode. Training will use these batches again."""
         self._set_training_mode()
         for _ in range(num_batches * self.num_passes):
             yield self._next_batch()
         self._batches = None
 
     def close(self) -> None:
-        """End the workers that read; the loop may go on, with others."""
+        """End the worker processes that read data. A further `advance` starts new ones."""
         self._batches = None
 
     def release_model(self) -> None:
-        """Take off the model the autocast that accelerate put around it; the loop ends here.
+        """Remove the autocast that accelerate added to the model's `forward`. The loop cannot be used afterwards.
 
-        `unwrap_model(keep_fp32_wrapper=False)` would take off transformers' own decorators, too.
+        `unwrap_model(keep_fp32_wrapper=False)` would also remove transformers' own decorators.
         """
         forward = vars(self.model).pop("_original_forward", None)
         if forward is not None:
             del self.model.forward
-            if self.model.forward != forward:  # it is no method of its class
+            if self.model.forward != forward:  # not the method of its class
                 self.model.forward = forward
 
     def agree(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Return whether the flag is set in any process."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device)).any())
 
     def save_state(self, folder: Path) -> None:
-        """Write everything that the next step depends on; every process must call this."""
+        """Write the complete training state. Every process must call this."""
         self.accelerator.save_state(str(folder))
         if self._ema and self.accelerator.is_main_process:
             state = {name: tensor.contiguous() for name, tensor in self._ema.module.state_dict().items()}
             save_file(state, folder / _EMA_FILE)
 
     def schedule_state(self) -> dict[str, Any]:
-        """Return the state of the schedule, as JSON holds it."""
+        """Return the state of the learning-rate schedule, in types that JSON can hold."""
         return {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
 
     def load_state(self, folder: Path, step: int, schedule_state: dict[str, Any]) -> None:
-        """Go back to where `save_state` was called.
+        """Load a saved training state.
 
         Args:
-            folder (`Path`): What it wrote.
-            step (`int`): Step at which it did.
-            schedule_state (`dict`): What `schedule_state` returned then.
+            folder (`Path`): Folder that `save_state` wrote.
+            step (`int`): Optimiser step at which it was saved.
+            schedule_state (`dict`): State that `schedule_state` returned at that step.
         """
         self.accelerator.load_state(str(folder))
-        self.accelerator.step = 0  # it counts passes, and another number of processes makes another number of them
+        self.accelerator.step = 0  # it counts passes, and their number depends on the number of processes
         self.schedule.load_state_dict(schedule_state | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         if self._ema:
             self._ema.module.load_state_dict(load_file(folder / _EMA_FILE))
@@ -227,19 +227,19 @@ class TrainingLoop:
         self._batches = None
 
     def share_buffers(self) -> None:
-        """Give all processes the buffers of the first, whose batch norms have seen other images."""
+        """Copy the buffers of the first process to all others, because batch-norm statistics differ between them."""
         if self.accelerator.num_processes > 1:
             for buffer in self.scored_model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def _prepare_model(self, model: nn.Module) -> nn.Module:
-        """Put a model on its device, and decide what in it learns."""
+        """Move a model to its device, and prepare its batch norms."""
         is_cuda = self.accelerator.device.type == "cuda"
-        is_synchronised = self.accelerator.num_processes > 1 and is_cuda  # which no other device can
+        is_synchronised = self.accelerator.num_processes > 1 and is_cuda  # only CUDA has synchronised norms
         pools = any(getattr(module, "pools_globally", False) for module in model.modules())
         if self.images_per_pass == 1 and pools and not is_synchronised and self.args.freeze_batch_norm != "all":
             raise ValueError(
-                "a pass of one image leaves the batch norms behind global pooling a single value per channel; raise "
+                "with one image per pass, the batch norms after global pooling see a single value per channel; raise "
                 "per_device_batch_size or total_batch_size, or start fewer processes"
             )
         model = model.to(self.accelerator.device).to(memory_format=self._memory_format)
@@ -247,9 +247,9 @@ class TrainingLoop:
         return model
 
     def _freeze_unreached(self) -> None:
-        """Freeze parameters that no loss depends on, for which the other processes would wait in vain.
+        """Freeze parameters that no loss depends on. Distributed training would wait for their gradients forever.
 
-        A pass in eval mode tells which: it changes no statistics and no memory bank, and draws nothing.
+        A pass in eval mode finds them. It changes no statistics and no memory bank, and uses no random numbers.
         """
         model, sample = self.model, self.stream[0]
         model.eval()
@@ -261,7 +261,7 @@ class TrainingLoop:
             parameter.grad = None
         if unreached:
             logger.info(
-                f"{len(unreached)} parameters that no loss depends on stay as they are, such as {unreached[0]}"
+                f"{len(unreached)} parameters are not trained, because no loss depends on them, such as {unreached[0]}"
             )
 
     def _set_training_mode(self) -> None:
@@ -270,7 +270,7 @@ class TrainingLoop:
             norm.eval()
 
     def _run_pass(self) -> dict[str, Tensor]:
-        """Forward and backward of one pass; the last pass of a step also moves the weights."""
+        """Run forward and backward of one pass. The last pass of a step also updates the weights."""
         batch = self._next_batch()
         with self.accelerator.accumulate(self._wrapped_model):
             output = self._wrapped_model(**batch)
@@ -302,18 +302,18 @@ class TrainingLoop:
             batch_sampler=sampler,
             num_workers=self.args.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator(),  # or the loader would draw from the one that dropout draws from
+            generator=torch.Generator(),  # otherwise the loader would use the random generator of dropout
             worker_init_fn=worker_init(),
         )
 
     def _check_weights(self) -> None:
-        """Stop before weights are scored and saved that the last step has spoilt, and no loss shows yet."""
+        """Stop if the last step made weights non-finite, which no loss shows yet, before they are saved."""
         state = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
         is_finite = torch.stack(torch._foreach_norm(list(state.values()), math.inf)).isfinite().tolist()
         if bad := [name for name, finite in zip(state, is_finite, strict=True) if not finite]:
             raise FloatingPointError(
-                f"step {self.step}: {len(bad)} tensors of the model are not finite, such as {bad[0]}, though the "
-                "losses were; lower the learning rate, or set max_grad_norm. Checkpoints hold the steps before"
+                f"step {self.step}: {len(bad)} tensors of the model are not finite, such as {bad[0]}, but the losses "
+                "were finite; lower the learning rate, or set max_grad_norm. Earlier checkpoints are kept"
             )
 
     def _check_finite(self, losses: Tensor, names: list[str], first_step: int) -> None:
@@ -331,7 +331,7 @@ class TrainingLoop:
         bad_names = [name for name, bad in zip(names, is_bad[:, pass_index].any(dim=0).tolist(), strict=True) if bad]
         raise FloatingPointError(
             f"step {first_step + pass_index // self.num_passes + 1}: {', '.join(bad_names)} not finite; images "
-            f"{', '.join(map(self.stream.sample_id, places))}. Look at these images with cmdl check-data, lower the "
+            f"{', '.join(map(self.stream.sample_id, places))}. Check these images with cmdl check-data, lower the "
             "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
         )
 
@@ -341,7 +341,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _memory_in_use() -> float:
-    """Memory in GiB: the most of the accelerator's that was in use, or without one what the process uses."""
+    """Return memory in GiB: peak use of the accelerator, or on a CPU the present use of the process."""
     if torch.accelerator.is_available() and PartialState().device.type != "cpu":
         return torch.accelerator.max_memory_allocated() / 2**30
     return psutil.Process().memory_info().rss / 2**30

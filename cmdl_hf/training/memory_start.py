@@ -1,4 +1,4 @@
-"""The start of a memory bank from data: each class's embeddings, clustered."""
+"""Start of the memory bank from data: cluster centres of the embeddings of each class."""
 
 import torch
 import torch.nn.functional as F
@@ -8,18 +8,20 @@ from ..models import CMDLForSemanticSegmentation, labels_on_grid
 from .loop import TrainingLoop
 
 _NUM_IMAGES = 128
-_PIXELS_OF_A_CLASS = 64  # of one image
+_PIXELS_OF_A_CLASS = 64  # per image
 
 
 @torch.no_grad()
 def start_memory_from_data(model: CMDLForSemanticSegmentation, loop: TrainingLoop) -> None:
-    """Start the prototypes as cluster centres of what the untrained network makes of the first training crops.
+    """Start the prototypes from training data.
 
-    Every process must call this. The batch norms' statistics take the crops in; nothing else changes.
+    The untrained network computes pixel embeddings of the first training crops. The cluster centres of each class's
+    embeddings become its prototypes. This also updates the running statistics of the batch norms, and nothing else.
+    Every process must call this function.
 
     Args:
-        model (`CMDLForSemanticSegmentation`): With a memory bank, on its device.
-        loop (`TrainingLoop`): Of this model, at step 0.
+        model (`CMDLForSemanticSegmentation`): A model with a memory bank, on its device.
+        loop (`TrainingLoop`): The loop of this model, at step 0.
     """
     batch_size = loop.args.total_batch_size
     num_batches = -(-min(_NUM_IMAGES, len(loop.stream.dataset)) // batch_size)
@@ -38,7 +40,7 @@ def start_memory_from_data(model: CMDLForSemanticSegmentation, loop: TrainingLoo
 
 
 def _pick(labels: Tensor, num_labels: int) -> Tensor:
-    """Choose a few pixels of every class at random; returns their places (n,)."""
+    """Choose a few pixels of every class at random; returns their indices (n,)."""
     order = torch.randperm(len(labels), device=labels.device)
     order = order[(labels[order] >= 0) & (labels[order] < num_labels)]
     one_hot = F.one_hot(labels[order], num_labels)

@@ -1,4 +1,4 @@
-"""From a recipe to its network."""
+"""Builds the network of a recipe."""
 
 import copy
 import dataclasses
@@ -31,18 +31,18 @@ from .arguments import CMDLTrainingArguments
 logger = logging.getLogger(__name__)
 
 _NUM_STAGES = 4
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # numbers that YAML 1.1 takes for text
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # numbers that YAML 1.1 reads as text
 
 
 def check_weights(weights: str | Path | None) -> None:
-    """Refuse, before anything is loaded, weights of a backbone that cannot be read.
+    """Refuse backbone weights that cannot be read, before anything is loaded.
 
     Args:
         weights (`str` or `Path`, *optional*): See `make_model`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder.
+        ValueError: if the path is a folder.
     """
     if weights is None or str(weights) == "timm":
         return
@@ -53,32 +53,32 @@ def check_weights(weights: str | Path | None) -> None:
     if not Path(weights).is_file():
         raise FileNotFoundError(
             f"weights must be a safetensors file or the word timm, and there is no file {weights}: correct the path, "
-            "or give --weights timm to download the weights that timm has of the backbone"
+            "or download timm's weights of the backbone with --weights timm"
         )
 
 
 def make_model(
     args: CMDLTrainingArguments, dataset: SegmentationDataset, weights: str | Path | None = None
 ) -> CMDLForSemanticSegmentation:
-    """Build the network that a recipe states, for the classes of a data set.
+    """Build the network of a recipe, for the classes of a data set.
 
     Args:
-        args (`CMDLTrainingArguments`): The recipe; its seed decides the weights.
-        dataset (`SegmentationDataset`): Names and colours the classes; its training split weighs them if the recipe
-            asks for it.
-        weights (`str` or `Path`, *optional*): safetensors file with timm's weights of the backbone, or `"timm"` to
-            download those that timm has; omitted, the backbone starts from scratch.
+        args (`CMDLTrainingArguments`): The recipe. Its seed determines the initial weights.
+        dataset (`SegmentationDataset`): Gives names and colours of the classes. With `class_weights="auto"`, its
+            training split also gives the class weights.
+        weights (`str` or `Path`, *optional*): A safetensors file with timm's weights of the backbone, or `"timm"` to
+            download them. By default the backbone starts from random weights.
 
     Raises:
-        FileNotFoundError: if there is no such file of weights, or of class weights.
-        ValueError: if the recipe states no network that can be built, or the weights do not fit it.
+        FileNotFoundError: if the file of weights or of class weights does not exist.
+        ValueError: if the network cannot be built, or the weights do not fit it.
     """
     check_weights(weights)
     config = make_config(args, dataset)
     set_seed(args.seed)
     model = CMDLForSemanticSegmentation(config)
     if weights is None:
-        logger.info(f"the backbone {args.backbone} starts from scratch; --weights timm starts it from ImageNet")
+        logger.info(f"the backbone {args.backbone} starts from random weights; --weights timm starts it from ImageNet")
     else:
         model.load_backbone_weights(None if str(weights) == "timm" else weights)
     if config.context_module_plugin is not None:
@@ -87,15 +87,16 @@ def make_model(
 
 
 def check_remote_code(model: CMDLForSemanticSegmentation) -> None:
-    """Find out before training whether a saved folder would load where neither cmdl_hf nor the plug-in is.
+    """Check before training that a saved folder loads without cmdl_hf and without the plug-in.
 
-    The sources that a folder has are loaded from one, and build the network there, on the meta device.
+    The check saves the model's source files (its remote code) to a temporary folder, loads them from there, and builds
+    the network on the meta device.
 
     Args:
-        model (`CMDLForSemanticSegmentation`): With a plug-in's context module.
+        model (`CMDLForSemanticSegmentation`): A model with a plug-in's context module.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: if the saved sources cannot build the network.
     """
     config = copy.deepcopy(model.config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -106,7 +107,7 @@ def check_remote_code(model: CMDLForSemanticSegmentation) -> None:
             network = get_class_from_dynamic_module("modeling_cmdl.CMDLForSemanticSegmentation", folder)
             with torch.device("meta"):
                 found = network(network.config_class.from_pretrained(folder)).state_dict()
-    except Exception as error:  # whatever the plug-in's own code raises
+    except Exception as error:  # the plug-in's own code may raise any type
         raise ValueError(
             f"context module {config.context_module!r} of {config.context_module_plugin}: a saved model would not "
             f"load without the plug-in ({type(error).__name__}: {error}); its file must work by itself"
@@ -115,19 +116,19 @@ def check_remote_code(model: CMDLForSemanticSegmentation) -> None:
 
 
 def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
-    """Derive the configuration of the network that a recipe states.
+    """Make the configuration of the network of a recipe.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
-        dataset (`SegmentationDataset` or `Benchmark`): Names and colours the classes.
+        dataset (`SegmentationDataset` or `Benchmark`): Gives names and colours of the classes.
 
     Raises:
-        FileNotFoundError: if there is no such file of class weights.
-        ValueError: if timm cannot build the backbone as the recipe states it, the class weights do not fit, or
-            `model_options` are none of `CMDLConfig`, or are stated elsewhere.
+        FileNotFoundError: if the file of class weights does not exist.
+        ValueError: if timm cannot build the backbone with the recipe's options, the class weights do not fit, or
+            `model_options` has a key that is no field of `CMDLConfig`, or that another key of the recipe sets.
 
     Note:
-        `output_stride` is for backbones that can be dilated, as ResNets, MobileNets, EfficientNets and ConvNeXts can.
+        `output_stride` applies to backbones that can be dilated: ResNets, MobileNets, EfficientNets and ConvNeXts.
         Others, such as Swin, HRNet and ViT, keep their own stride, and the log says so.
     """
     fields: dict[str, Any] = {
@@ -146,7 +147,10 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
     known = {field.name for field in dataclasses.fields(CMDLConfig)}
     for name in options:
         if name in fields or name == "num_labels":
-            raise ValueError(f"model_options: {name} is what the rest of the recipe, or the data set, states")
+            raise ValueError(
+                f"model_options: {name} is set by another key of the recipe, or by the data set; remove it from "
+                "model_options"
+            )
         if name not in known:
             nearest = difflib.get_close_matches(name, known - fields.keys(), n=1)
             cure = f"; did you mean {nearest[0]}?" if nearest else ""
@@ -155,13 +159,15 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
 
 
 def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
-    """Weigh the classes by their pixels in the training split (`"auto"`), or as a JSON file says."""
+    """Compute class weights from the pixels of the training split (`"auto"`), or read them from a JSON file."""
     if source is None:
         return None
     if source == "auto":
         if not isinstance(dataset, SegmentationDataset) or "train" not in dataset:
-            raise ValueError("class_weights=auto counts pixels of a train split, and there is none: name a JSON file")
-        with PartialState().local_main_process_first():  # the others find the counts in the cache
+            raise ValueError(
+                "class_weights=auto counts pixels of a train split, but the data set has none: name a JSON file"
+            )
+        with PartialState().local_main_process_first():  # the others read the counts from the cache
             return class_weights(class_pixel_counts(dataset["train"], dataset.num_labels))
     if not Path(source).is_file():
         raise FileNotFoundError(
@@ -172,15 +178,18 @@ def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] 
         weights = json.loads(Path(source).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
-            f"class_weights: {source} is no JSON file ({error}); write [1.0, 2.5, ...] into it"
+            f"class_weights: {source} is not a JSON file ({error}); write a list such as [1.0, 2.5, ...] into it"
         ) from error
     if not isinstance(weights, list) or not all(_is_weight(weight) for weight in weights) or not any(weights):
         raise ValueError(
-            f"class_weights: {source} must hold a list of numbers that are at least 0, and not all 0, in the order of "
+            f"class_weights: {source} must hold a list of numbers that are at least 0 and not all 0, in the order of "
             f"the classes, found {str(weights)[:80]}"
         )
     if len(weights) != dataset.num_labels:
-        raise ValueError(f"class_weights: {source} holds {len(weights)} numbers for {dataset.num_labels} classes")
+        raise ValueError(
+            f"class_weights: {source} holds {len(weights)} numbers for {dataset.num_labels} classes; write one number "
+            "for each class"
+        )
     return [float(weight) for weight in weights]
 
 
@@ -189,13 +198,13 @@ def _is_weight(value: Any) -> bool:
 
 
 def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
-    """Find out what timm can do for a recipe: the fields of the configuration that describe the backbone."""
+    """Derive the backbone fields of the configuration from the recipe and from timm's description of the backbone."""
     options = _size_options(args.backbone) | _parse_options(args.backbone_kwargs)
     output_stride, backbone = _find_output_stride(args, options)
     info = backbone.feature_info.info
     if len(info) < _NUM_STAGES:
         raise ValueError(f"backbone={args.backbone!r} has {len(info)} stages, but four are needed; choose another")
-    if len({stage["reduction"] for stage in info}) == 1 < len(info):  # a plain transformer, with one grid throughout
+    if len({stage["reduction"] for stage in info}) == 1 < len(info):  # a plain transformer: all stages have one grid
         out_indices = [len(info) * quarter // _NUM_STAGES - 1 for quarter in range(1, _NUM_STAGES + 1)]
     else:
         out_indices = list(range(len(info)))[-_NUM_STAGES:]
@@ -207,15 +216,15 @@ def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
 
 
 def _parse_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """Read a free-form dictionary, whose values the command line and its YAML reader pass on as text."""
+    """Parse the values of a free-form dictionary. The command line and its YAML reader pass them as text."""
     return {name.replace("-", "_"): _parse_value(name, value) for name, value in (options or {}).items()}
 
 
 def _parse_value(name: str, value: Any) -> Any:
-    """Read the text in a value as YAML, to which 1e-05 is a number, too.
+    """Parse text in a value as YAML; numbers such as 1e-05 are also accepted.
 
     Raises:
-        ValueError: if it is none, naming the option.
+        ValueError: if the text is not YAML. The message names the option.
     """
     if isinstance(value, dict):
         return {key: _parse_value(name, item) for key, item in value.items()}
@@ -226,15 +235,15 @@ def _parse_value(name: str, value: Any) -> Any:
     try:
         return float(value) if _EXPONENT.fullmatch(value) else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"{name}: {value!r} cannot be read as YAML; put text with such signs in quotes") from error
+        raise ValueError(f"{name}: {value!r} cannot be read as YAML; put special characters in quotes") from error
 
 
 def _size_options(name: str) -> dict[str, Any]:
-    """Collect the options by which a backbone takes images of other sizes than ImageNet's, and gives (B, C, h, w)."""
+    """Collect timm options with which a backbone accepts images of any size and returns maps (B, C, h, w)."""
     with torch.device("meta"):
         try:
             classifier = timm.create_model(name)
-        except Exception as error:  # timm says no with errors of many types
+        except Exception as error:  # timm raises errors of many types
             base = name.split(".")[0]
             nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
             cure = f"did you mean {', '.join(nearest)}?" if nearest and base not in nearest else ""
@@ -253,7 +262,7 @@ def _size_options(name: str) -> dict[str, Any]:
 
 
 def _find_output_stride(args: CMDLTrainingArguments, options: dict[str, Any]) -> tuple[int | None, Any]:
-    """Find the `output_stride` to ask timm for, and the backbone on the meta device that it gives."""
+    """Find the `output_stride` to request from timm; returns it with the backbone on the meta device."""
     try:
         backbone = _build(args.backbone, options)
     except Exception as error:
@@ -267,8 +276,8 @@ def _find_output_stride(args: CMDLTrainingArguments, options: dict[str, Any]) ->
         return args.output_stride, dilated
     if strides := [stride for stride in (8, 16) if stride < own_stride and _dilate(args.backbone, options, stride)]:
         raise ValueError(
-            f"backbone={args.backbone!r} cannot have output_stride={args.output_stride}, but "
-            f"{', '.join(map(str, strides))} or none, which leaves it at its own {own_stride}"
+            f"backbone={args.backbone!r} cannot have output_stride={args.output_stride}; choose "
+            f"{', '.join(map(str, strides))} or none (its own stride {own_stride})"
         )
     logger.warning(
         "%s cannot be dilated: output_stride=%d does not apply to it, the last feature map has stride %d",
@@ -280,13 +289,13 @@ def _find_output_stride(args: CMDLTrainingArguments, options: dict[str, Any]) ->
 
 
 def _build(name: str, options: dict[str, Any], output_stride: int | None = None) -> Any:
-    """Build timm's feature extractor on the meta device: shapes without numbers."""
+    """Build timm's feature extractor on the meta device, where tensors have shapes but no values."""
     with torch.device("meta"):
         return timm.create_model(name, features_only=True, output_stride=output_stride, **options)
 
 
 def _dilate(name: str, options: dict[str, Any], output_stride: int) -> Any:
-    """Build a backbone with an output stride, which some refuse and some do not know, for which the result is None."""
+    """Build a backbone with an output stride. Returns None if the backbone refuses or ignores that stride."""
     try:
         backbone = _build(name, options, output_stride)
     except Exception:
@@ -295,14 +304,14 @@ def _dilate(name: str, options: dict[str, Any], output_stride: int) -> Any:
 
 
 def _find_size_divisor(args: CMDLTrainingArguments, backbone: Any) -> int:
-    """Find the number that height and width of images must be multiples of, by trying on the meta device."""
+    """Find the number of which image height and width must be multiples, by trials on the meta device."""
     error: Exception = ValueError()
     for divisor in (1, 2, 4, 8, 16, 32, 64):
         odd_multiples = [(length // (2 * divisor) * 2 + 1) * divisor for length in args.crop_size]
         try:
             with torch.no_grad():
                 feature_maps = backbone.eval()(torch.empty(1, 3, *odd_multiples, device="meta"))
-        except NotImplementedError:  # it looks at values, of which the meta device has none
+        except NotImplementedError:  # it reads values, and meta tensors have none
             return 1
         except Exception as found:
             error = found
@@ -310,8 +319,8 @@ def _find_size_divisor(args: CMDLTrainingArguments, backbone: Any) -> int:
             _refuse_other_layouts(args.backbone, backbone, feature_maps[-1])
             return divisor
     raise ValueError(
-        f"backbone={args.backbone!r} takes images of certain sizes only, and crop_size={tuple(args.crop_size)} is "
-        f"none: {_text(error)}. Choose another backbone"
+        f"backbone={args.backbone!r} takes images of certain sizes only, and crop_size={tuple(args.crop_size)} is not "
+        f"one of them: {_text(error)}. Choose another backbone"
     )
 
 

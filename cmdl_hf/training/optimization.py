@@ -1,4 +1,4 @@
-"""Optimiser, schedule and the parts of a model that do not learn, as a recipe states them."""
+"""Optimiser, learning-rate schedule and frozen batch norms, as set in a recipe."""
 
 from timm.layers import convert_sync_batchnorm
 from torch import nn, optim
@@ -9,10 +9,10 @@ from .arguments import CMDLTrainingArguments
 
 
 def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optimizer:
-    """SGD or AdamW in which the heads learn faster than the backbone, and norms and biases do not decay.
+    """Make SGD or AdamW. Heads may have a larger learning rate, and norms and biases have no weight decay.
 
     Args:
-        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
+        model (`nn.Module`): A model with a `backbone`, or an adapter, whose `segmenter` is treated as the backbone.
         args (`CMDLTrainingArguments`): The recipe.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -35,7 +35,7 @@ def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optim
 
 
 def make_schedule(optimizer: optim.Optimizer, args: CMDLTrainingArguments) -> optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a polynomial fall to the end of the run, both counted in optimiser steps."""
+    """Make the schedule: linear warm-up, then polynomial decay to the end of the run, in optimiser steps."""
     return get_polynomial_decay_schedule_with_warmup(
         optimizer, args.warmup_steps, args.max_steps, lr_end=args.min_learning_rate, power=args.power
     )
@@ -44,18 +44,19 @@ def make_schedule(optimizer: optim.Optimizer, args: CMDLTrainingArguments) -> op
 def prepare_batch_norms(
     model: nn.Module, frozen: str, is_synchronised: bool = False
 ) -> tuple[nn.Module, list[nn.Module]]:
-    """Let batch norms see the batches of all processes, and stop the scales and shifts of some from learning.
+    """Synchronise batch norms over the processes, and freeze the scales and shifts of some batch norms.
 
     Args:
-        model (`nn.Module`): With a `backbone`, or an adapter, whose `segmenter` counts as one.
-        frozen (`str`): `"none"`, `"backbone"` or `"all"`.
-        is_synchronised (`bool`): Whether to replace batch norms by synchronised ones, which only CUDA has.
+        model (`nn.Module`): A model with a `backbone`, or an adapter, whose `segmenter` is treated as the backbone.
+        frozen (`str`): Which batch norms to freeze: `"none"`, `"backbone"` or `"all"`.
+        is_synchronised (`bool`): Whether to replace batch norms by synchronised ones. Only CUDA has them.
 
     Returns:
-        The model, and the frozen norms, which the caller keeps in eval mode, so that their statistics stay too.
+        The model, and the frozen norms. The caller must keep the frozen norms in eval mode, so that their running
+        statistics do not change.
     """
     if is_synchronised:
-        # timm's, as torch's drops the activation that timm fuses into some of its norms
+        # timm's function: torch's drops the activation that timm fuses into some of its norms.
         model = convert_sync_batchnorm(model)
     backbone = getattr(model, "backbone", None) or getattr(model, "segmenter", None)
     part = {"none": nn.Module(), "backbone": backbone, "all": model}[frozen]

@@ -1,4 +1,4 @@
-"""Training as others call it: the loop alone, or a whole run that signals may interrupt."""
+"""The public functions of training: `train` for the loop alone, `run` for a complete run that can be interrupted."""
 
 import logging
 import signal
@@ -32,20 +32,20 @@ def train(
     args: CMDLTrainingArguments,
     description: str = "Training",
 ) -> list[dict[str, float]]:
-    """Train a model in place: the loop alone, without evaluation, checkpoints or files.
+    """Train a model in place, without evaluation, checkpoints or files.
 
     Args:
-        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`; moved to the device
-            that accelerate chooses.
+        model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`. It is moved to the
+            device that accelerate chooses.
         dataset (`datasets.Dataset`): With the columns `image` and `label`.
-        transform (`TrainTransform`): How samples become crops.
-        args (`CMDLTrainingArguments`): The recipe. What it says of data and network is not read, from `benchmark` to
-            `ohem_min_kept`: both are there already. The class weights of an adapter, say, are its own option.
+        transform (`TrainTransform`): Makes training crops from samples.
+        args (`CMDLTrainingArguments`): The recipe. The fields of data and network (`benchmark` to `ohem_min_kept`) are
+            ignored, because `dataset`, `transform` and `model` exist already.
         description (`str`): Text before the progress bar.
 
     Returns:
         `list[dict]`: a row for every `args.logging_steps` steps, see [`TrainingLoop.advance`]. With
-        `args.ema_decay` the model ends as the moving average.
+        `args.ema_decay` the model ends with the averaged weights.
 
     Raises:
         ValueError: see [`TrainingLoop`].
@@ -76,36 +76,36 @@ def run(
     private: bool | None = None,
     prepare_model: Callable[[CMDLForSemanticSegmentation], object] | None = None,
 ) -> dict[str, Any] | None:
-    """Train and evaluate by a recipe, keep the best model and score it; after an interruption, go on.
+    """Train and evaluate by a recipe, keep the best model and score it; continue an interrupted run.
 
-    `output_dir` gets the best model on the validation split (`from_pretrained` loads the folder), the last one in
-    `last/`, the recipe, metrics, curves, a picture, scores and checkpoints. Called again with the same recipe it
-    continues from the newest whole checkpoint; on a CPU the weights end bit-identical to those of a run that was not
-    interrupted. SIGTERM and SIGINT save a checkpoint and end the run. Several machines must share the folder.
+    `output_dir` receives the best model on the validation split (load it with `from_pretrained(output_dir)`), the last
+    model in `last/`, the recipe, metrics, curves, a picture, scores and checkpoints. SIGTERM and SIGINT save a
+    checkpoint and end the run. A second call with the same recipe continues from the newest complete checkpoint. On a
+    CPU the final weights are bit-identical to those of an uninterrupted run. Several machines must share the folder.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
-        output_dir (`str` or `Path`): New, empty, or of an interrupted run of this recipe.
+        output_dir (`str` or `Path`): A new or empty folder, or the folder of an interrupted run of this recipe.
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
         weights (`str` or `Path`, *optional*): See `make_model`.
-        push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub: the folder is pushed after each evaluation,
-            in the background, and at the end.
-        private (`bool`, *optional*): Whether only its owners see it there, should it have to be made.
-        prepare_model (`Callable`, *optional*): Called with the network before it trains, to freeze layers, say. What
-            it does must leave the names of the parameters as they are.
+        push_to_hub (`str`, *optional*): Repository `"organisation/name"` on the Hub. The folder is pushed in the
+            background after each evaluation, and again at the end.
+        private (`bool`, *optional*): Whether a new repository is visible to its owners only.
+        prepare_model (`Callable`, *optional*): Called with the network before training, for example to freeze layers.
+            It must not change the names of the parameters.
 
     Returns:
         Scores of the best model by split, as `evaluate` returns them; `None` if a signal ended the run.
 
     Raises:
-        FileExistsError: if `output_dir` holds something else, another recipe's run, or a finished one.
+        FileExistsError: if `output_dir` holds other files, a run of another recipe, or a finished run.
         NotADirectoryError: if `output_dir` is a file.
-        OSError: if it cannot be written to.
-        ValueError: if there is nothing to train on, or the recipe cannot be followed.
-        FloatingPointError: if a loss is not finite; the checkpoints before it stay.
-        PermissionError: before anything is trained, if the Hub does not let the user push.
-        ConnectionError: after everything is saved, if the Hub stays out of reach.
+        OSError: if `output_dir` cannot be written to.
+        ValueError: if there are no training images, or the settings of the recipe do not fit together.
+        FloatingPointError: if a loss is not finite. Earlier checkpoints are kept.
+        PermissionError: before training, if the user may not push to the Hub.
+        ConnectionError: after everything is saved, if the Hub cannot be reached.
     """
     _check(args, weights)
     weights_name = None if weights is None else Path(weights).name
@@ -124,7 +124,7 @@ def run(
 
 
 def _check(args: CMDLTrainingArguments, weights: str | Path | None) -> None:
-    """Join the processes, import the plug-ins, and refuse what the recipe names and nobody knows."""
+    """Start the process group, import the plug-ins, and refuse unknown names in the recipe."""
     start_processes()
     import_plugins(args.plugin)
     check_benchmark(args.benchmark)
@@ -134,7 +134,7 @@ def _check(args: CMDLTrainingArguments, weights: str | Path | None) -> None:
 
 
 def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:
-    """Train to the end and score, or to a signal."""
+    """Train to the end and score the best model, or stop at a signal."""
     args = training_run.args
     bar = progress_bar(total=args.max_steps, initial=training_run.loop.step, desc="Training", unit="step")
     with _StopSignals() as signals, bar as progress:
@@ -145,15 +145,18 @@ def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:
         )
     if not is_complete:
         logger.warning(
-            f"stopped by a signal at step {training_run.loop.step}: a checkpoint is saved, and the same command "
-            "continues from it"
+            f"stopped by a signal at step {training_run.loop.step}: a checkpoint is saved; run the same command again "
+            "to continue from it"
         )
         return None
     return training_run.finish()
 
 
 class _StopSignals:
-    """While entered, SIGTERM and SIGINT are noted instead of obeyed; a second SIGINT (Ctrl-C) is obeyed."""
+    """Context manager that records SIGTERM and SIGINT instead of ending the process.
+
+    A second SIGINT (Ctrl-C) ends the process.
+    """
 
     received: int | None = None
 

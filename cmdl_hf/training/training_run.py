@@ -1,4 +1,4 @@
-"""A training run and its folder: resumed, evaluated, its best model kept, its files written."""
+"""A training run: trains, evaluates, keeps the best model, writes the files of its folder, and can be resumed."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArguments) -> None:
-    """Save a model with the image processor that fits its recipe; each file is replaced in one step."""
+    """Save a model and the image processor that fits its recipe. Each file is replaced atomically."""
     size = args.resize and {"shortest_edge": args.resize[0], "longest_edge": args.resize[1]}
 
     def write(folder: Path) -> None:
@@ -44,19 +44,19 @@ def save(model: PreTrainedModel, output_dir: str | Path, args: CMDLTrainingArgum
 
 
 class TrainingRun:
-    """One run by a recipe, in a folder that it can go on from after an interruption.
+    """One training run by a recipe, in a folder. An interrupted run continues from this folder.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
-        folder (`Path`): New, empty, or of an interrupted run of this recipe.
+        folder (`Path`): A new or empty folder, or the folder of an interrupted run of this recipe.
         weights (`str`, *optional*): Name of the weights that the backbone starts from.
-        push_to_hub (`str`, *optional*): `"organisation/name"` on the Hub that each evaluated model is pushed to.
-        private (`bool`, *optional*): Whether only its owners see it there.
+        push_to_hub (`str`, *optional*): Repository `"organisation/name"` on the Hub for each evaluated model.
+        private (`bool`, *optional*): Whether a new repository is visible to its owners only.
 
     Raises:
-        FileExistsError: if the folder holds something else, a run of another recipe, or a finished one.
-        NotADirectoryError: if it is a file.
-        PermissionError: if it cannot be written to, or the Hub does not let the user push.
+        FileExistsError: if the folder holds other files, a run of another recipe, or a finished run.
+        NotADirectoryError: if the folder is a file.
+        PermissionError: if the folder cannot be written to, or the user may not push to the Hub.
     """
 
     model: CMDLForSemanticSegmentation
@@ -87,14 +87,14 @@ class TrainingRun:
             self.pusher = HubPusher(folder, push_to_hub, private)
 
     def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
-        """Make the folder, prepare the loop, and go back to the newest whole checkpoint, if there is one.
+        """Make the folder, prepare the loop, and load the newest complete checkpoint, if there is one.
 
         Args:
             dataset (`SegmentationDataset`): With a train split.
-            model (`CMDLForSemanticSegmentation`): At its start.
+            model (`CMDLForSemanticSegmentation`): The untrained model.
 
         Raises:
-            FileExistsError: if the run in the folder had other data, or another process is training there.
+            FileExistsError: if the run in the folder used other data, or another process is training there.
             OSError: if the folder cannot be written to.
         """
         self.dataset = dataset
@@ -103,7 +103,7 @@ class TrainingRun:
         self._place.check_data(self._data)
         transform = make_transform(self.args, dataset)
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
-        # The main process reads and chooses, and tells the others.
+        # The main process chooses the checkpoint, and sends its choice to the others.
         is_main = self.loop.accelerator.is_main_process
         (newest,) = broadcast_object_list([self.checkpoints.newest() if is_main else None])
         if newest is not None:
@@ -117,24 +117,24 @@ class TrainingRun:
             start_memory_from_data(model, self.loop)
         self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, self.args.to_recipe())
         if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
-            self._evaluate()  # which an interruption prevented
+            self._evaluate()  # the evaluation that the interruption prevented
 
     def release(self) -> None:
-        """End the workers, and let other processes into the folder."""
+        """End the worker processes, and unlock the folder."""
         if hasattr(self, "loop"):
             self.loop.close()
         self._place.release()
 
     def _resume(self, checkpoint: Path) -> None:
-        """Go back to a checkpoint."""
+        """Load a checkpoint."""
         state = self.checkpoints.read(checkpoint)
         self.loop.load_state(checkpoint, state["step"], state["schedule"])
         self.seconds = state["seconds"]
         num_processes = self.loop.accelerator.num_processes
         if state["num_processes"] != num_processes:
             logger.warning(
-                f"{checkpoint} is of {state['num_processes']} processes, now there are {num_processes}: dropout, "
-                "draws and batch norms will differ from what they would have been"
+                f"{checkpoint} was saved by {state['num_processes']} processes, now there are {num_processes}: "
+                "random numbers and batch norms will differ from those of an uninterrupted run"
             )
 
     def train(
@@ -143,16 +143,16 @@ class TrainingRun:
         on_row: Callable[[dict[str, float]], Any],
         is_stopping: Callable[[], bool],
     ) -> bool:
-        """Train to the end of the recipe, with evaluations and checkpoints on the way.
+        """Train to the end of the recipe, with regular evaluations and checkpoints.
 
         Args:
             on_step (`Callable`): Called after every step.
             on_row (`Callable`): Called with every row of metrics.
-            is_stopping (`Callable`): Whether to save a checkpoint and end early. One process is heard at once,
-                several at the next row.
+            is_stopping (`Callable`): Returns whether to save a checkpoint and end early. A single process stops at the
+                next step, several processes stop at the next row.
 
         Returns:
-            Whether the end was reached.
+            Whether the run reached its last step.
         """
         args, loop = self.args, self.loop
         is_alone = loop.accelerator.num_processes == 1
@@ -178,13 +178,13 @@ class TrainingRun:
         return True
 
     def finish(self) -> dict[str, Any]:
-        """Score the best model on the test split, once, and write down what the run found.
+        """Score the best model on the test split once, and write scores, picture and model card.
 
         Returns:
             Scores of the best model by split, as `evaluate` returns them.
 
         Raises:
-            ConnectionError, PermissionError: if it cannot be pushed to the Hub; everything is in the folder.
+            ConnectionError, PermissionError: if the push to the Hub fails. All files are in the folder.
         """
         model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
         scores = {"validation": self.best["scores"]} if self.best else {}
@@ -194,7 +194,7 @@ class TrainingRun:
             self._place.write_scores(scores)
             self._draw(model)
             write_card(self.folder, self.repo_id, run=self._describe_run(is_finished=True))
-            self._write_facts(is_finished=True)  # last: until then the same command comes back here
+            self._write_facts(is_finished=True)  # last, so that an interrupted `finish` is repeated
         if self.pusher:
             self.pusher.push("End of training")
             logger.info(f"pushed to {self.pusher.finish()}")
@@ -219,7 +219,7 @@ class TrainingRun:
             )
 
     def _evaluate(self) -> None:
-        """Save the model, score it on the validation split, and keep it if it is the best so far."""
+        """Save the model as the last one, score it on the validation split, and save it as the best if it is."""
         loop, metric = self.loop, self.args.best_metric
         model = cast(PreTrainedModel, loop.scored_model)
         loop.share_buffers()
@@ -245,7 +245,7 @@ class TrainingRun:
             if self.best:
                 self._place.write_scores({"validation": self.best["scores"]})
             self._write_facts()
-        self.log.write(row)  # last: it tells that this evaluation is done
+        self.log.write(row)  # last: this row marks the evaluation as done
         self.log.draw()
         if self.pusher:
             self.pusher.push(f"Step {loop.step}")
@@ -271,7 +271,7 @@ class TrainingRun:
         self._place.write_facts(self._describe_run(is_finished))
 
     def _describe_data(self) -> dict[str, Any]:
-        """Tell data from other data: ids of the images, names and weights of the classes."""
+        """Describe the data, so that other data are recognised: image ids, names and weights of the classes."""
         return {
             "splits": {split: ids_digest(rows) for split, rows in self.dataset.items()},
             "classes": list(self.dataset.id2label.values()),
@@ -279,7 +279,7 @@ class TrainingRun:
         }
 
     def _describe_run(self, is_finished: bool) -> dict[str, Any]:
-        """Put down what the folder's other files do not tell by themselves."""
+        """Collect the facts for `run.json`: recipe, progress, hardware, data and versions."""
         accelerator = self.loop.accelerator
         return {
             "recipe": self.args.to_recipe(),
@@ -300,7 +300,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def _draw(self, model: CMDLForSemanticSegmentation) -> None:
-        """Draw what the model makes of the first image it was not trained on."""
+        """Draw the model's prediction for the first image of the validation, test or train split."""
         split = next((name for name in ("validation", "test") if self._has_labels(name)), "train")
         sample = self.dataset[split][0]
         image = sample["image"].convert("RGB")
@@ -323,7 +323,7 @@ class TrainingRun:
 
 
 def next_multiple(step: int, interval: int) -> int:
-    """First multiple of an interval above a step."""
+    """Return the first multiple of the interval above the step."""
     return (step // interval + 1) * interval
 
 

@@ -7,15 +7,15 @@ from .arguments import CMDLTrainingArguments
 
 
 def make_transform(args: CMDLTrainingArguments, dataset: HasClasses) -> TrainTransform:
-    """Make the transform that a recipe states, for the classes of a data set.
+    """Make the training transform of a recipe, for the classes of a data set.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
         dataset (`SegmentationDataset` or `Benchmark`): Names the classes.
 
     Raises:
-        ValueError: if there is no such transform, one of its options is out of range, or `swapped_classes` names a
-            class that the data set lacks.
+        ValueError: if the transform is unknown, an option is out of range, or `swapped_classes` names a class that the
+            data set does not have.
     """
     return TrainTransform(
         args.crop_size,
@@ -39,7 +39,7 @@ def _find_class(given: str, id2label: Mapping[int, str]) -> int:
     found += [id_ for id_ in id2label if str(id_) == str(given)]
     if not found:
         raise ValueError(
-            f"swapped_classes: there is no class {given!r}; known are "
+            f"swapped_classes: there is no class {given!r}; the classes are "
             f"{', '.join(f'{id_} {name}' for id_, name in id2label.items())}"
         )
     return found[0]

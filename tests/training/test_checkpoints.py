@@ -55,7 +55,7 @@ def rename(checkpoint):
     ("damage", "problem"),
     [
         (truncate, "model.bin has 3 bytes, not 10"),
-        (zero, "model.bin is not what was written"),
+        (zero, "model.bin has changed since it was written"),
         (remove_file, "model.bin is missing"),
         (remove_manifest, "manifest.json is missing"),
         (tear_manifest, "manifest.json is missing or unreadable"),

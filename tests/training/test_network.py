@@ -203,9 +203,12 @@ class TestBackbones:
         ("overrides", "message"),
         [
             ({"backbone": "resnet19"}, r"timm cannot build backbone='resnet19'.*did you mean resnet18"),
-            ({"output_stride": 4}, "cannot have output_stride=4, but 8, 16 or none, which leaves it at its own 32"),
+            ({"output_stride": 4}, r"cannot have output_stride=4; choose 8, 16 or none \(its own stride 32\)"),
             ({"backbone_kwargs": {"no_such": 1}}, r"backbone_kwargs=\{'no_such': 1\}"),
-            ({"backbone": "beit_base_patch16_224"}, r"crop_size=\(512, 512\) is none: .*match model \(224\)"),
+            (
+                {"backbone": "beit_base_patch16_224"},
+                r"crop_size=\(512, 512\) is not one of them: .*model \(224\)",
+            ),
             (
                 {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": {"feature_cls": "list"}},
                 "set feature_cls: getter",
@@ -317,7 +320,7 @@ class TestClassWeights:
         with pytest.raises(FileNotFoundError, match="class_weights must be auto or a JSON file with 5 numbers"):
             self.make(scenes, class_weights=str(tmp_path / "no.json"))
         (tmp_path / "weights.txt").write_text("1, 2")
-        with pytest.raises(ValueError, match="is no JSON file"):
+        with pytest.raises(ValueError, match="is not a JSON file"):
             self.make(scenes, class_weights=str(tmp_path / "weights.txt"))
 
     def test_hard_examples_are_passed_on(self, scenes):
@@ -386,7 +389,7 @@ def test_tuples_in_options_are_lists_in_the_recipe():
     [
         ({"dropout": "[unclosed"}, "dropout: '[unclosed' cannot be read as YAML"),
         ({"num_distribution": 3}, "did you mean num_distributions?"),
-        ({"hidden_size": 3}, "hidden_size is what the rest of the recipe"),
+        ({"hidden_size": 3}, "hidden_size is set by another key of the recipe"),
     ],
 )
 def test_model_options_that_cannot_be_are_refused(classes, options, message):

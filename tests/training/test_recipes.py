@@ -76,7 +76,7 @@ def test_keys_of_the_transform_are_flags_and_stand_in_the_recipe_of_the_run(pars
 
 def test_a_class_to_swap_that_there_is_not_is_refused():
     args = CMDLTrainingArguments(swapped_classes=(("left arm", "0"),))
-    with pytest.raises(ValueError, match="swapped_classes: there is no class 'left arm'; known are 0 "):
+    with pytest.raises(ValueError, match="swapped_classes: there is no class 'left arm'; the classes are 0 "):
         make_transform(args, load_synthetic(1, 1, 1))
 
 

@@ -6,13 +6,13 @@ _FOLDER = Path(__file__).parent
 
 
 def find_recipe(name: str) -> Path:
-    """Find a recipe by its path, or by the name of one that comes with the package.
+    """Find a recipe by its path, or by its name in the package.
 
     Args:
         name (`str`): Path of a YAML file, or a name such as `"camvid"`.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such recipe.
     """
     if Path(name).is_file():
         return Path(name)
@@ -25,13 +25,13 @@ def find_recipe(name: str) -> Path:
 
 
 def list_recipes() -> dict[str, str]:
-    """The recipes that come with the package: what each is for, by name."""
+    """Return the first sentence of each recipe in the package, by the recipe's name."""
     files = sorted(_FOLDER.glob("*.yaml"))
     return {file.stem: _first_sentence(file.read_text(encoding="utf-8")) for file in files}
 
 
 def _first_sentence(text: str) -> str:
-    """The first sentence of the comment with which a recipe opens."""
+    """Return the first sentence of the comment at the head of a recipe."""
     lines: list[str] = []
     for line in text.splitlines():
         if not line.startswith("# "):
