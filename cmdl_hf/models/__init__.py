@@ -1,4 +1,4 @@
-"""The model island: flat siblings that need torch, timm and transformers only, so that they travel to the Hub."""
+"""The models. These files import only torch, timm and transformers, because they are saved with every model."""
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
@@ -20,7 +20,8 @@ from .segmenter_cmdl import find_logits
 
 AutoConfig.register("cmdl", CMDLConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(CMDLConfig, CMDLForSemanticSegmentation, exist_ok=True)
-# A saved folder then carries these sources, and loads with trust_remote_code=True where cmdl_hf is not installed.
+# Every saved model then contains these source files as remote code: transformers loads the model without cmdl_hf, with
+# trust_remote_code=True.
 CMDLConfig.register_for_auto_class()
 CMDLForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 

@@ -1,4 +1,4 @@
-"""CMDL on a segmenter that is not ours, without touching its code.
+"""CMDL on any segmenter, without changes to the segmenter's code.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -28,7 +28,7 @@ from .segmenter_cmdl import (
 
 logger = logging.getLogger(__name__)
 
-_STRIDE = 8  # of the grid that attention and memory work on at the finest, as in the method
+_STRIDE = 8  # stride of the finest grid for attention and memory, as in the paper's networks
 
 _OF_OUR_NETWORKS = {
     "backbone_config",
@@ -47,7 +47,7 @@ _OPTIONS = {option.name for option in fields(CMDLConfig) if option.name in CMDLC
 
 @dataclass
 class _Pass:
-    """What the classifiers see during one forward pass of the adapter."""
+    """Tensors recorded during one forward pass of the adapter."""
 
     size: tuple[int, int]
     is_auxiliary_needed: bool
@@ -58,46 +58,47 @@ class _Pass:
 
 
 class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
-    """Class-wise multiple distributions learning, added to a segmenter somebody already has.
+    """Adds class-wise multiple distributions learning to an existing segmenter.
 
-    What the segmenter's final classifier reads is the pixel representation, what it gives are the coarse logits.
-    Memory bank, semantic aggregation and a second classifier come behind, and take its place in what the segmenter
-    returns. Where the features are finer than 1/8 of the image, attention and memory work on their means over that
-    grid. The segmenter itself stays as it is: called directly, it gives its own scores.
+    The input of the segmenter's final classifier is the pixel representation, and its output the coarse logits
+    (first-stage scores, from which the votes are made). The adapter adds the memory bank, the semantic aggregation and
+    a second classifier. The logits of the second classifier replace those of the first in the segmenter's output. If
+    the feature map is finer than 1/8 of the image, attention and memory use its averages on that grid. The segmenter
+    itself is not changed: a direct call returns its own scores.
 
     Args:
-        segmenter (`nn.Module`): Called with images (B, channels, H, W), it gives the logits of each pixel: a tensor, a
-            dictionary with `out` or `logits`, a tuple that begins with them, or a transformers output. It is trained
-            along with the rest.
-        classifier (`str`, *optional*): Name of its final `Conv2d`, as `named_modules` has it. Omitted, the segmenter
-            is run once on an empty image to find it, and the log says which it is.
-        num_labels (`int`, *optional*): Number of classes K; omitted, those of the classifier.
-        **options: Fields of [`CMDLConfig`] that do not describe a network of ours: `num_distributions`, the weights
-            of the losses, the rules of the memory, and so on. `hidden_size` C is that of the pixel representation,
-            or 512 if it has more, by default, and `attention_size` half of C.
+        segmenter (`nn.Module`): Model that takes images (B, channels, H, W) and returns the logits of each pixel: as a
+            tensor, a dictionary with `out` or `logits`, a tuple whose first item is the logits, or a transformers
+            output. It is trained together with CMDL's layers.
+        classifier (`str`, *optional*): Name of its final `Conv2d` in `named_modules`. By default the adapter runs the
+            segmenter once on an empty image to find the name, and logs it.
+        num_labels (`int`, *optional*): Number of classes K. By default the outputs of the classifier.
+        **options: Fields of [`CMDLConfig`] that do not describe the network: `num_distributions`, the weights of the
+            losses, the rules of the memory, and so on. By default `hidden_size` C is the number of channels of the
+            pixel representation, at most 512, and `attention_size` is half of C.
 
     Attributes:
         segmenter (`nn.Module`): The segmenter.
-        classifier_name (`str`): Where its final classifier is.
-        config (`CMDLConfig`): What `options` came to.
+        classifier_name (`str`): Name of its final classifier.
+        config (`CMDLConfig`): The configuration made from `options`.
 
     Raises:
-        TypeError: if `segmenter` is no module.
-        ValueError: if it has no such classifier, classifies masks instead of pixels, or there is no such option.
+        TypeError: if `segmenter` is not a module.
+        ValueError: if there is no such classifier or option, or the segmenter classifies masks instead of pixels.
         StrictDataclassError (of huggingface_hub): if the value of an option is impossible.
 
     Note:
-        Convolutions with K outputs in a part whose name contains `aux` give auxiliary logits, which get the auxiliary
-        loss; they read the segmenter's features before CMDL does.
+        Convolutions with K outputs and `aux` in their name are auxiliary classifiers: their logits get the auxiliary
+        loss. They use the segmenter's features without CMDL.
 
-        `save_pretrained(folder)` and `push_to_hub(name)` save the adapter with the segmenter's weights;
-        `CMDLAdapter.from_pretrained(folder_or_name)` loads both, in eval mode. It builds a segmenter of transformers
-        or segmentation_models_pytorch as it was built first; for any other, or one that was changed since, pass
-        `segmenter=`, one like it with any weights. For other classes, take CMDL off, give the segmenter another
-        classifier, and wrap it anew.
+        `save_pretrained(folder)` and `push_to_hub(name)` save the adapter with the segmenter's weights.
+        `CMDLAdapter.from_pretrained(folder_or_name)` loads both, in eval mode. It can rebuild segmenters of
+        transformers and segmentation_models_pytorch. For any other segmenter, or one with changed layers, pass
+        `segmenter=`: a segmenter of the same structure, with any weights. To change the classes, remove CMDL with
+        `remove`, replace the segmenter's classifier, and make a new adapter.
 
-        peft's LoRA goes on the segmenter, before the adapter; torch.compile goes on the adapter. One thread at a time
-        may call it.
+        Add peft's LoRA to the segmenter before you make the adapter. Apply torch.compile to the adapter. Only one
+        thread at a time may call the adapter.
 
     Example:
         ```python
@@ -110,7 +111,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         ```
     """
 
-    accepts_loss_kwargs = False  # transformers' Trainer would leave the division of accumulated losses to the model
+    accepts_loss_kwargs = False  # otherwise transformers' Trainer would not divide accumulated losses
 
     def __init__(
         self, segmenter: nn.Module, classifier: str | None = None, num_labels: int | None = None, **options: Any
@@ -121,8 +122,8 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         if classifier is None:
             classifier = find_classifier(segmenter, num_labels)
             logger.warning(
-                f"{type(segmenter).__name__}: its final classifier is taken to be {classifier!r}, "
-                f"{segmenter.get_submodule(classifier)}; pass classifier=... if it is another"
+                f"{type(segmenter).__name__}: the final classifier seems to be {classifier!r}, "
+                f"{segmenter.get_submodule(classifier)}; if this is wrong, pass classifier=..."
             )
         final = get_classifier(segmenter, classifier, num_labels)
         hidden_size = options.get("hidden_size", min(final.in_channels, 512))
@@ -147,22 +148,23 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         self._handles: list[RemovableHandle] = [final.register_forward_hook(self._on_classifier)]
         auxiliary = [name for name in find_auxiliary_classifiers(segmenter, final.out_channels) if name != classifier]
         if len(auxiliary) > 1:
-            logger.warning(f"of the auxiliary classifiers {', '.join(auxiliary)} the first to run gets a loss")
+            logger.warning(f"auxiliary classifiers {', '.join(auxiliary)}: only the one that runs first gets a loss")
         for name in auxiliary:
             self._handles.append(segmenter.get_submodule(name).register_forward_hook(self._on_auxiliary_classifier))
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        """Segment images; with labels compute the losses, and in training update the memory bank.
+        """Segment images. With labels, also compute the losses and, in training, update the memory bank.
 
         Args:
             pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images.
-            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1 or
-                `config.semantic_loss_ignore_index`. In training every process of a process group must pass labels.
+            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1, or
+                `config.semantic_loss_ignore_index` for void pixels. In training every process of a process group must
+                pass labels.
             **kwargs: Passed on to the segmenter.
 
         Returns:
-            Without labels, what the segmenter returns, made from the sharpened logits. With labels,
-            [`CMDLSemanticSegmenterOutput`], whose logits lie on the grid of the classifier.
+            Without labels, the output of the segmenter, computed from the final logits. With labels,
+            [`CMDLSemanticSegmenterOutput`], with logits on the grid of the classifier.
 
         Raises:
             ValueError: for images or labels of the wrong rank, size or dtype, or with impossible values.
@@ -179,18 +181,18 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
             self._pass = None
         if seen.logits is None or seen.pixel_features is None:
             if not self._handles:
-                raise RuntimeError("remove() took CMDL off; put it on again with CMDLAdapter(segmenter)")
+                raise RuntimeError("remove() has removed CMDL; add it again with CMDLAdapter(segmenter)")
             raise RuntimeError(
-                f"{type(self.segmenter).__name__} gave its result without running {self.classifier_name!r}: name the "
-                "classifier that it runs. Nothing is seen of a segmenter compiled before it was wrapped, nor of the "
-                "copies that DataParallel makes: compile the adapter, and start processes with torchrun"
+                f"{type(self.segmenter).__name__} returned its result without running {self.classifier_name!r}: pass "
+                "the name of the classifier that it runs. If you used torch.compile on the segmenter, use it on the "
+                "adapter instead; if you used DataParallel, start processes with torchrun instead"
             )
         if labels is None:
             return output
         if torch.is_grad_enabled() and not seen.logits.requires_grad and self.fusion[0].weight.requires_grad:
             raise RuntimeError(
-                f"{self.classifier_name!r} runs without gradient, in reentrant activation checkpointing, say: leave "
-                "the classifier out of what is checkpointed"
+                f"{self.classifier_name!r} runs without gradient, for example in reentrant activation checkpointing: "
+                "do not checkpoint the classifier"
             )
         losses = self._compute_losses(seen, labels.long())
         return CMDLSemanticSegmenterOutput(
@@ -202,28 +204,28 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         )
 
     def remove(self) -> nn.Module:
-        """Take CMDL off; returns the segmenter, which gives its own scores and knows nothing of the adapter."""
+        """Remove CMDL, and return the segmenter in its original state. The adapter cannot be called afterwards."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         return self.segmenter
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Have a transformers segmenter compute its activations twice instead of keeping them."""
+        """Turn on activation checkpointing in a transformers segmenter."""
         cast(Any, self.segmenter).activation_checkpointing_enable(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """Show where the pixel representation comes from."""
+        """Show the name of the classifier."""
         return f"classifier={self.classifier_name!r}"
 
     @torch.no_grad()
     def _start_layers(self) -> None:
-        """Start the layers as the configuration says, where that is not as torch starts them."""
+        """Initialise the memory bank as `config.memory_init` says. All other layers keep torch's initialisation."""
         if self.config.memory_init == "reference":
             self.memory_bank.prototypes.normal_(std=0.02)
 
     def _move_to(self, weight: Tensor) -> None:
-        """Bring what CMDL adds to where the segmenter is, and to its precision, but for the memory."""
+        """Move CMDL's layers to the segmenter's device and dtype. The memory bank keeps its dtype."""
         for layer in self.children():
             if layer is not self.segmenter:
                 layer.to(device=weight.device, dtype=None if layer is self.memory_bank else weight.dtype)
@@ -231,18 +233,18 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
             self.class_weights = self.class_weights.to(weight.device)
 
     def _read_memory(self) -> Tensor:
-        """Read the prototypes (K, M, C), to last until backward."""
+        """Read the prototypes (K, M, C); in training as a copy that stays valid until backward."""
         prototypes = self.memory_bank.read()
         return _hold(prototypes) if self.training else prototypes
 
     def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """Put the sharpened logits in the place of the classifier's own (B, K, h, w)."""
+        """Replace the classifier's logits (B, K, h, w) by the final logits."""
         if self._pass is None:
             return None
         if self._pass.logits is not None:
             raise RuntimeError(
-                f"{type(self.segmenter).__name__} runs {self.classifier_name!r} more than once in a pass, so that it "
-                "has no one set of coarse logits; CMDL needs a segmenter that classifies each image once"
+                f"{type(self.segmenter).__name__} runs {self.classifier_name!r} more than once in a pass, so there is "
+                "no single set of coarse logits; CMDL needs a segmenter that classifies each image once"
             )
         features = self.input_projection(inputs[0])
         coarse_logits = output.float()
@@ -261,7 +263,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
             self._pass.auxiliary_logits.append(output.float())
 
     def _compute_losses(self, seen: _Pass, labels: Tensor) -> dict[str, Tensor]:
-        """Compute the losses by name, each times its weight, and in training update the memory bank."""
+        """Compute the losses by name, each times its weight. In training, also update the memory bank."""
         assert seen.logits is not None
         assert seen.pixel_features is not None
         auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
@@ -271,10 +273,11 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())
 def _hold(prototypes: Tensor) -> Tensor:
-    """Copy what backward will need when the memory has moved.
+    """Copy the prototypes for backward, because the memory bank changes before backward runs.
 
-    Inductor drops a plain copy and saves the memory itself, which has moved by then if the segmenter falls into
-    several graphs, as transformers' models do when they are first run. An operator that it does not know, it keeps.
+    Inductor would remove a plain `clone` and save the memory bank itself. If the segmenter is compiled as several
+    graphs, as transformers' models are in their first run, the bank has changed before backward. Inductor does not
+    remove a custom operator.
     """
     return prototypes.clone()
 
@@ -285,17 +288,17 @@ def _(prototypes: Tensor) -> Tensor:
 
 
 def _shrink(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average (B, C, h, w) over the windows of a grid of a size no finer than its own."""
+    """Average (B, C, h, w) over the cells of a grid that is equal or coarser."""
     return feature_map if tuple(feature_map.shape[-2:]) == size else F.adaptive_avg_pool2d(feature_map, size)
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse fields that describe a network of ours, or that there are none of."""
+    """Refuse fields that describe our own networks, and unknown fields."""
     for name in options:
         if name in _OF_OUR_NETWORKS:
-            raise ValueError(f"{name} describes a network of ours; the segmenter here is one already, so leave it out")
+            raise ValueError(f"{name} describes the network, which the segmenter already defines: leave {name} out")
         if name not in _OPTIONS:
             known = sorted(_OPTIONS - _OF_OUR_NETWORKS)
             nearest = difflib.get_close_matches(name, known, n=1)
-            cure = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
-            raise ValueError(f"{name} is no option of CMDLAdapter; {cure}")
+            cure = f"did you mean {nearest[0]}?" if nearest else f"the options are {', '.join(known)}"
+            raise ValueError(f"{name} is not an option of CMDLAdapter; {cure}")

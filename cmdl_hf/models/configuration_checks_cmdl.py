@@ -1,4 +1,4 @@
-"""What a configuration of CMDL models must keep to; each check raises a ValueError that names the field."""
+"""Checks of a configuration of CMDL models. Each check raises a ValueError that names the field."""
 
 import difflib
 import math
@@ -17,11 +17,11 @@ _NOT_FIELDS = {
 
 
 def check_names(given: Iterable[str], names: Sequence[str]) -> None:
-    """Refuse misspelt fields, which transformers would keep as further attributes without a word.
+    """Refuse misspelt fields. transformers would silently keep them as further attributes.
 
     Args:
-        given (`Iterable[str]`): Names that are none of the fields'.
-        names (`Sequence[str]`): The fields.
+        given (`Iterable[str]`): Given names that are not fields.
+        names (`Sequence[str]`): Names of the fields.
     """
     for name in given:
         if name in _NOT_FIELDS:
@@ -35,7 +35,7 @@ def check_ranges(config: Any, min_hidden_size: int) -> None:
 
     Args:
         config (`CMDLConfig`): The configuration.
-        min_hidden_size (`int`): Least `hidden_size` of its context module.
+        min_hidden_size (`int`): Smallest `hidden_size` that its context module allows.
     """
     lowest = {
         "hidden_size": min_hidden_size,
@@ -46,7 +46,7 @@ def check_ranges(config: Any, min_hidden_size: int) -> None:
         "sinkhorn_iterations": 1,
         "memory_momentum_warmup": 0,
         "ohem_min_kept": 1,
-        "sinkhorn_epsilon": 0.025,  # exp(1 / 0.025) and its square are float32 numbers
+        "sinkhorn_epsilon": 0.025,  # so that exp(1 / 0.025) and its square fit into float32
         "contrastive_temperature": 0.025,
     }
     lowest |= {field.name: 0 for field in fields(config) if field.name.endswith("_loss_weight")}
@@ -69,7 +69,7 @@ def check_ranges(config: Any, min_hidden_size: int) -> None:
 
 
 def _trained_losses(config: Any) -> list[str]:
-    """Name the losses that this architecture has, without `_loss_weight`."""
+    """Return the names of the losses of this architecture, without `_loss_weight`."""
     names = ["segmentation"] + ["auxiliary"] * config.use_auxiliary_head
     if config.use_distributions:
         names += ["coarse", "prototype", "contrastive"] + ["class_margin"] * (not config.use_class_margin_reference)
@@ -77,7 +77,7 @@ def _trained_losses(config: Any) -> list[str]:
 
 
 def check_classes(config: Any) -> None:
-    """Refuse a number of classes, names, colours and weights that do not go together."""
+    """Refuse names, colours and weights of classes that do not fit `num_labels`."""
     if config.num_labels < 2:
         raise ValueError(f"num_labels must be at least 2, got {config.num_labels}")
     if sorted(config.id2label) != list(range(config.num_labels)):
@@ -104,11 +104,11 @@ def check_classes(config: Any) -> None:
 
 
 def check_feature_maps(config: Any, num_feature_maps: int) -> None:
-    """Refuse a backbone that gives fewer feature maps than its heads take.
+    """Refuse a backbone that returns fewer feature maps than the heads need.
 
     Args:
         config (`CMDLConfig`): The configuration.
-        num_feature_maps (`int`): Feature maps that its context module takes.
+        num_feature_maps (`int`): Number of feature maps that its context module takes.
     """
     needed, reason = 1, ""
     if config.use_auxiliary_head:

@@ -34,48 +34,49 @@ _DEFAULT_BACKBONE = {"backbone": "resnet50", "out_indices": [1, 2, 3, 4], "outpu
 class CMDLConfig(PreTrainedConfig):
     """Configuration of [`CMDLForSemanticSegmentation`].
 
-    With `use_distributions=False` the same fields describe the plain framework (FCN, PSPNet, DeepLabV3,
-    CCNet or UPerNet), the baseline of every comparison.
+    With `use_distributions=False` the same fields describe the plain framework (FCN, PSPNet, DeepLabV3, CCNet or
+    UPerNet), which is the baseline of every comparison.
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*):
             A `TimmBackboneConfig` or any transformers backbone configuration. Defaults to timm's `resnet50`
-            with `output_stride=8` and its four stages. The last feature map is the pixel representation, the
-            second-last feeds the auxiliary head, `upernet` takes four.
+            with `output_stride=8` and its four stages. The pixel representation is computed from the last feature
+            map, the auxiliary logits from the second-last. `upernet` uses the last four.
         backbone_kwargs (`dict`, *optional*):
             timm options that `TimmBackboneConfig` cannot hold, such as `{"pad_type": "same"}`.
         size_divisor (`int`, defaults to 1):
-            Images are resized to the next multiple of it, in height and width, on their way into the backbone: 4 for
-            Swin, 32 for HRNet, whose maps would not fit onto each other otherwise.
+            Before the backbone, images are resized so that height and width are multiples of this number. Some
+            backbones need this so that their feature maps fit together: 4 for Swin, 32 for HRNet.
         num_labels (`int`, *optional*, defaults to 2):
-            Number of classes K, at least 2. Derived from `id2label` where that is given.
+            Number of classes K, at least 2. Derived from `id2label` if that is given.
         palette (`list[list[int]]`, *optional*):
-            K rows of red, green, blue in 0..255: the colours in which predictions are drawn.
+            Colours of the classes in pictures of predictions: K rows of red, green, blue in 0..255.
         context_module (`str`, defaults to `"none"`):
             Single-image context: `none` (FCN), `ppm` (PSPNet), `aspp` (DeepLabV3), `criss_cross` (CCNet),
-            `upernet` (UPerNet), or what `register_context_module` has registered.
+            `upernet` (UPerNet), or a name registered with `register_context_module`.
         context_module_plugin (`str`, *optional*):
-            File that registered the context module, where it is none of ours. It is filled in by itself.
+            File that registered the context module, if it comes from a plug-in. It is set automatically.
         pool_scales (`list[int]`, defaults to `(1, 2, 3, 6)`):
             Output sizes of the average pools of `ppm` and `upernet`.
         aspp_dilations (`list[int]`, defaults to `(1, 12, 24, 36)`):
-            Dilations of the branches of `aspp`; 1 stands for a 1×1 convolution.
+            Dilations of the branches of `aspp`; 1 means a 1×1 convolution.
         criss_cross_recurrence (`int`, defaults to 2):
-            How many times the one criss-cross attention is applied.
+            How many times the criss-cross attention is applied. All applications share their weights.
         use_distributions (`bool`, defaults to `True`):
-            `False` gives the plain framework without memory bank, aggregation and memory losses.
+            `False` gives the plain framework, without memory bank, aggregation and memory losses.
         hidden_size (`int`, defaults to 512):
             Channels C of the pixel representation, of the prototypes and of every head.
         attention_size (`int`, defaults to 256):
-            Width T of the attention's queries, keys and values.
+            Channels T of the attention's queries, keys and values.
         num_distributions (`int`, defaults to 9):
-            Distributions M that describe each class.
+            Number of distributions M of each class. A distribution is stored as one prototype.
         use_hard_voting (`bool`, defaults to `False`):
-            Vote with the one-hot arg-max of the coarse logits instead of their softmax.
+            Compute the votes from the one-hot arg-max of the coarse logits (first-stage scores) instead of their
+            softmax.
         use_auxiliary_head (`bool`, defaults to `True`):
-            Deep supervision on the second-last feature map.
+            Add an auxiliary head on the second-last feature map (deep supervision).
         dropout (`float`, defaults to 0.1):
-            Probability with which a channel is dropped before each classifier, in [0, 1).
+            Probability of dropping a channel before each classifier, in [0, 1).
         segmentation_loss_weight (`float`, defaults to 1.0):
             Weight of the cross-entropy of the final logits. A loss of weight 0 is not computed.
         coarse_loss_weight (`float`, defaults to 0.4):
@@ -83,74 +84,81 @@ class CMDLConfig(PreTrainedConfig):
         auxiliary_loss_weight (`float`, defaults to 0.4):
             Weight of the cross-entropy of the auxiliary logits.
         prototype_loss_weight (`float`, defaults to 0.01):
-            Weight of the cross-entropy over the classes' nearest prototypes.
+            Weight of the cross-entropy over the nearest prototype of each class.
         contrastive_loss_weight (`float`, defaults to 0.2):
             Weight of the pixel-to-distribution contrast; 0.05 in the reference.
         class_margin_loss_weight (`float`, defaults to 0.01):
             Weight of the class margin.
         class_weights (`list[float]`, *optional*):
-            K weights, 0 or more, of the pixels of each class in the cross-entropies of the final, coarse and auxiliary
-            logits, whose means then are Σ w·ce / Σ w. The prototype loss takes neither these nor the hard pixels: it
-            shapes the embeddings, of which every pixel is to have a good one, and its scores are bounded, so that
-            a threshold on their probabilities would mean something else.
+            K weights w, 0 or more, one for each class. The cross-entropies (ce) of the final, coarse and auxiliary
+            logits become weighted means Σ w·ce / Σ w over the pixels. The prototype loss uses neither these weights
+            nor `ohem_threshold`, because every pixel needs a good embedding, and because its scores are bounded: a
+            threshold on their probabilities would have another meaning.
         ohem_threshold (`float`, *optional*):
-            In (0, 1]; 0.7 is usual. Online hard example mining: the same three cross-entropies count only the pixels
-            whose class has a probability below it.
+            Online hard example mining, in (0, 1]; usually 0.7. The same three cross-entropies use only the pixels
+            whose true class has a probability below this threshold.
         ohem_min_kept (`int`, defaults to 100000):
-            With `ohem_threshold`, so many valid pixels of every image count in any case, those of the largest losses.
+            With `ohem_threshold`: this number of valid pixels of every image, those with the largest losses, is always
+            used.
         contrastive_temperature (`float`, defaults to 0.1):
-            Divides the similarities of the contrast, at least 0.025. The reference has none, which is 1.
+            The similarities in the contrast are divided by this number, at least 0.025. The reference has no
+            temperature, which equals 1.
         use_class_margin_reference (`bool`, defaults to `False`):
-            Report the reference's class margin, a constant without gradient that compares channels, instead
-            of ours, which compares classes.
+            Report the class margin of the reference instead of ours. The reference compares channels, and its margin
+            is a constant without gradient. Our margin compares classes.
         assignment (`str`, defaults to `"argmax"`):
-            How a pixel is given to one of its class's distributions: `sample` draws from the Sinkhorn plan,
-            `argmax` takes its largest entry, `reference` draws from the softmax of the plan, which is nearly
+            How a pixel is assigned to one distribution of its class: `argmax` takes the largest entry of the Sinkhorn
+            plan, `sample` draws from the plan, `reference` draws from the softmax of the plan, which is nearly
             uniform.
         memory_init (`str`, defaults to `"random"`):
-            Start of the prototypes: `random` directions of unit length, or the `reference`'s un-normalised
-            normal numbers of standard deviation 0.02.
+            Start of the prototypes: `random` directions of unit length, or, as in the `reference`, un-normalised
+            normal numbers with standard deviation 0.02.
         memory_momentum (`float`, defaults to 0.999):
             Momentum of the prototypes, in [0, 1).
         memory_momentum_warmup (`int`, defaults to 10):
-            A prototype that has had t updates moves with momentum min(`memory_momentum`, t / (t + warm-up));
+            A prototype after t updates has momentum min(`memory_momentum`, t / (t + `memory_momentum_warmup`));
             0 keeps the momentum constant.
         use_memory_fallback (`bool`, defaults to `True`):
-            Let all pixels of a class move its prototypes where none is classified correctly; otherwise only those that
-            are move them, and a rare class may never begin.
+            Normally only correctly classified pixels update the prototypes. If no pixel of a class is classified
+            correctly, all pixels of the class update its prototypes. With `False`, a rare class may never get an
+            update.
         is_memory_frozen (`bool`, defaults to `False`):
-            Leave the prototypes as they started. With the memory losses at weight 0 this is the control of a
-            comparison: the same layers, but nothing in the memory.
+            Keep the prototypes at their random start. Together with memory losses of weight 0 this gives the control
+            of a comparison: the same network with CMDL's layers, but with nothing learned in the memory.
         layer_scale_init_value (`float`, *optional*, defaults to 0.0):
-            Multiply the aggregated features by a learned scale for each channel, which starts here (LayerScale, arXiv
-            2103.17239); with 0 the network begins as one that has no aggregation. With a context module the
-            fusion of both has such a scale, too, and is added to their sum. `None`: neither is scaled and the fusion
-            stands alone, which is the reference's form.
+            Initial value of a learned scale for each channel of the aggregated features (LayerScale, arXiv
+            2103.17239). With 0 the network starts like one without aggregation. With a context module, the fusion of
+            its features and the aggregated features also has such a scale, and is added to their sum. `None`, as in
+            the reference: there are no scales, and the fusion is not added to anything.
         sinkhorn_epsilon (`float`, defaults to 0.05):
-            Entropy of the assignment: similarities are divided by it. At least 0.025, so that float32 holds
-            its exponentials.
+            Entropy of the assignment: similarities are divided by this number. At least 0.025, so that their
+            exponentials fit into float32.
         sinkhorn_iterations (`int`, defaults to 3):
             Rounds of Sinkhorn normalisation.
         semantic_loss_ignore_index (`int`, defaults to 255):
-            Label of pixels that count nowhere.
+            Label of void pixels, which all losses and the memory bank ignore.
 
     Raises:
-        StrictDataclassError (of huggingface_hub) or ValueError: for impossible values and combinations, naming the
-            field.
+        StrictDataclassError (of huggingface_hub) or ValueError: for impossible values and combinations. The message
+            names the field.
 
     Note:
-        Defaults chosen by measurement (`benchmarks/assignment.py`): on a simulated class with three modes `argmax` and
-        `sample` find all three, `reference` none, and only the warmed-up momentum does so within 100 updates. On
-        CamVid (10 epochs, one seed, validation mean IoU) `argmax`, `sample` and `reference` come to 54.7, 55.5 and
-        55.2, a start from the data to 54.3, and one or three distributions a class to 55.3 and 53.6, which is closer
-        together than seeds are over 20 epochs; so the default is the assignment without a draw, and the random start.
+        The defaults were chosen by measurement.
+
+        Assignment (`benchmarks/assignment.py`): on a simulated class with three modes, `argmax` and `sample` find all
+        three modes, `reference` finds none. Within 100 updates, only the momentum with warm-up finds them. On CamVid
+        (10 epochs, one seed, validation mean IoU) `argmax` reaches 54.7, `sample` 55.5, `reference` 55.2; a start from
+        data reaches 54.3; one distribution per class reaches 55.3, three reach 53.6. These differences are smaller
+        than those between seeds over 20 epochs. The defaults are therefore the assignment without random draws, and
+        the random start.
 
         Layer scale, contrast and fallback (`examples/camvid_study`: CamVid at 240×180, 20 epochs, mean IoU of three
-        seeds on the validation and the test split): without CMDL 60.7 and 51.9; its layers with nothing learned in the
-        memory 59.0 and 50.6 where the aggregated features are not scaled, 59.8 and 52.1 where they are; CMDL 60.3 and
-        53.5. Of one seed, on validation: 61.0, 61.1 and 58.9 for a contrast of weight 0.05, 0.2 and 1. With PSPNet
-        likewise: without CMDL 60.5 and 52.3; its layers alone 60.5 and 53.0; CMDL 61.5 and 53.9, or, of one seed, 58.8
-        and 53.3 with a fusion that stands alone.
+        seeds, validation / test split; the control is explained at `is_memory_frozen`):
+
+        - FCN: without CMDL 60.7 / 51.9; control without layer scale 59.0 / 50.6, with layer scale 59.8 / 52.1; CMDL
+          60.3 / 53.5. Contrast of weight 0.05, 0.2 and 1: 61.0, 61.1 and 58.9 (one seed, validation).
+        - PSPNet: without CMDL 60.5 / 52.3; control 60.5 / 53.0; CMDL 61.5 / 53.9; CMDL with a fusion that is not
+          added to anything 58.8 / 53.3 (one seed).
 
     Example:
         ```python
@@ -230,8 +238,8 @@ class CMDLConfig(PreTrainedConfig):
         """Build a configuration from a named set of values.
 
         Args:
-            preset (`str`): `"reference"`: everything as the public reference computes it.
-            **overrides: Fields that differ from the preset.
+            preset (`str`): `"reference"`, which computes what the public reference implementation computes.
+            **overrides: Fields with values other than the preset's.
 
         Raises:
             ValueError: if there is no such preset.
@@ -242,10 +250,10 @@ class CMDLConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a configuration from a saved one and changes to it, as `from_pretrained(..., num_labels=3)` does.
+        """Build a configuration from a saved one and from changes, as `from_pretrained(..., num_labels=3)` does.
 
-        Another number of classes leaves the saved colours and class weights without meaning: they go, as the saved
-        names do. What the keywords set is checked like everything else.
+        If the number of classes changes, the saved names, colours and class weights are dropped. The changes are
+        checked like all other values.
         """
         if num_labels := kwargs.get("num_labels") or len(kwargs.get("id2label") or ()):
             names = ("palette", "class_weights")
@@ -257,12 +265,12 @@ class CMDLConfig(PreTrainedConfig):
         return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the configuration, with its sources and that of a plug-in's context module; see transformers."""
+        """Save the configuration with its source files, and with the file of a plug-in's context module."""
         super().save_pretrained(save_directory, *args, **kwargs)
         carry_context_module(self.context_module, save_directory)
 
     def validate_cmdl(self) -> None:
-        """Refuse impossible values and combinations; runs at construction and when saving."""
+        """Refuse impossible values and combinations. Called at construction and before saving."""
         context_module = find_context_module(self.context_module, self.context_module_plugin)
         check_ranges(self, context_module.min_hidden_size)
         check_classes(self)

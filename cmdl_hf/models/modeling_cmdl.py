@@ -1,4 +1,4 @@
-"""CMDL for semantic segmentation on `PreTrainedModel`.
+"""CMDL for semantic segmentation as a `PreTrainedModel` of transformers.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -32,19 +32,25 @@ from .memory_cmdl import CMDLMemoryBank
 
 @dataclass
 class CMDLSemanticSegmenterOutput(ModelOutput):
-    """Output of [`CMDLForSemanticSegmentation`]. N = B·h·w; h×w is the feature grid.
+    """Output of [`CMDLForSemanticSegmentation`].
+
+    The grid is the size h×w of the feature map. N = B·h·w is the number of its pixels in the batch.
 
     Args:
-        loss (`Tensor`, scalar, *optional*): Sum of `loss_dict`; with labels.
-        logits (`Tensor` of shape (B, K, h, w)): Final scores, float32. Enlarge them once, straight to the original
-            size: the image processor's `post_process_semantic_segmentation` does.
-        coarse_logits (`Tensor` of shape (B, K, h, w), *optional*): First-stage scores; with distributions.
-        auxiliary_logits (`Tensor` of shape (B, K, h, w), *optional*): In training or with labels.
-        loss_dict (`dict[str, Tensor]`, *optional*): Losses by name, each times its weight; with labels.
-        pixel_embeddings (`Tensor` of shape (N, C), *optional*): Unit length; with `output_distributions`.
-        similarity (`Tensor` of shape (N, K, M), *optional*): Cosine of each pixel to each distribution, likewise.
-        distribution_ids (`Tensor` of shape (B, h, w), int64, *optional*): Which distribution of its predicted class
-            a pixel is nearest to, likewise.
+        loss (`Tensor`, scalar, *optional*): Sum of `loss_dict`. Returned with `labels`.
+        logits (`Tensor` of shape (B, K, h, w)): Final scores, float32. Resize them once, directly to the original
+            image size, as the image processor's `post_process_semantic_segmentation` does.
+        coarse_logits (`Tensor` of shape (B, K, h, w), *optional*): First-stage scores, from which the votes are made.
+            Returned with `config.use_distributions`.
+        auxiliary_logits (`Tensor` of shape (B, K, h, w), *optional*): Scores of the auxiliary head. Returned in
+            training or with `labels`.
+        loss_dict (`dict[str, Tensor]`, *optional*): Losses by name, each times its weight. Returned with `labels`.
+        pixel_embeddings (`Tensor` of shape (N, C), *optional*): Embeddings of unit length. Returned with
+            `output_distributions`.
+        similarity (`Tensor` of shape (N, K, M), *optional*): Cosine of each pixel to each distribution. Returned with
+            `output_distributions`.
+        distribution_ids (`Tensor` of shape (B, h, w), int64, *optional*): Nearest distribution of each pixel, among
+            those of its predicted class. Returned with `output_distributions`.
     """
 
     loss: Tensor | None = None
@@ -61,8 +67,8 @@ class CMDLPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving of CMDL models.
 
     Note:
-        New layers start as torch starts them, which is what the reference does; transformers' own default would
-        draw every convolution from N(0, 0.02).
+        New layers have torch's default initialisation, as in the reference. transformers' own default would draw the
+        weights of every convolution from N(0, 0.02).
     """
 
     config: CMDLConfig
@@ -70,9 +76,9 @@ class CMDLPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     accepts_loss_kwargs = False
-    _supports_sdpa = True  # of which the attention here is a call, whatever `attn_implementation` asks for
+    _supports_sdpa = True  # our attention always calls SDPA, also if `attn_implementation` has another value
     _no_split_modules = ()
-    # Whatever the model's dtype: the bank moves by thousandths, and similarities are float32 always.
+    # Kept in float32 for every dtype of the model: updates of the bank are tiny, and similarities are always float32.
     _keep_in_fp32_modules_strict = ("memory_bank.prototypes", "embedding_norm", "prototype_norm")
 
     @torch.no_grad()
@@ -104,12 +110,12 @@ class CMDLPreTrainedModel(PreTrainedModel):
 class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
     """Semantic segmentation with class-wise multiple distributions learning.
 
-    FCN, PSPNet, DeepLabV3, CCNet or UPerNet (`config.context_module`) with CMDL, or without it
-    (`config.use_distributions=False`). Backbone weights are random until `load_backbone_weights` or
-    `from_pretrained` sets them.
+    The network is FCN, PSPNet, DeepLabV3, CCNet or UPerNet (`config.context_module`) with CMDL, or without CMDL
+    (`config.use_distributions=False`). A new model has random backbone weights: load pretrained ones with
+    `load_backbone_weights`, or a complete model with `from_pretrained`.
 
     Args:
-        config (`CMDLConfig`): Sizes, losses and rules.
+        config (`CMDLConfig`): Configuration of the network, its losses and its memory.
 
     Example:
         ```python
@@ -152,14 +158,15 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_distributions: bool = False
     ) -> CMDLSemanticSegmenterOutput:
-        """Segment images; with labels compute the losses, and in training update the memory bank.
+        """Segment images. With labels, also compute the losses and, in training, update the memory bank.
 
         Args:
             pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
-            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1 or
-                `config.semantic_loss_ignore_index`. In eval mode: losses, but no update and no draw. In training
-                every process of a process group must pass labels: losses and update are those of all pixels, each
-                loss averaged over the processes being the one of the whole batch.
+            labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1, or
+                `config.semantic_loss_ignore_index` for void pixels. In eval mode the losses are computed, but the
+                memory bank is not updated. In training, every process of a process group must pass labels, because
+                losses and update use the pixels of all processes: the average of a loss over the processes is the
+                loss of the whole batch.
             output_distributions (`bool`): Also return `pixel_embeddings`, `similarity` and `distribution_ids`.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
@@ -167,10 +174,10 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             `CMDLSemanticSegmenterOutput`.
 
         Raises:
-            ValueError: for images or labels of the wrong rank, size or dtype; on the CPU also for non-finite
-                pixels and labels out of range. On an accelerator values are not read, as that would stall it:
-                labels out of range trip the device's own assertion, non-finite pixels give a non-finite loss
-                and leave the memory bank as it is.
+            ValueError: for images or labels of the wrong rank, size or dtype; on the CPU also for non-finite pixels
+                and labels out of range. On an accelerator the values are not checked, because reading them would
+                stall it: there, labels out of range trigger an assertion of the device, and non-finite pixels give a
+                non-finite loss and do not change the memory bank.
         """
         if output_distributions and not self.config.use_distributions:
             raise ValueError("output_distributions=True needs a model with config.use_distributions=True")
@@ -213,14 +220,14 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         divisor = self.config.size_divisor
         if divisor == 1:
             return pixel_values
-        # Of positive numbers: ONNX divides integers towards zero.
+        # Rounded up with positive numbers only, because ONNX divides integers towards zero.
         size = [(length + divisor - 1) // divisor * divisor for length in pixel_values.shape[-2:]]
         return resize(pixel_values, size)
 
     def _find_distributions(
         self, pixel_features: Tensor | None, logits: Tensor, learned: DistributionLearningOutput | None
     ) -> dict[str, Tensor]:
-        """Find the distribution that each pixel is nearest to; what the losses have computed is not computed again."""
+        """Find the nearest distribution of each pixel. Results that the losses already computed are reused."""
         if learned is None:
             pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
             similarity = self.memory_bank.similarity(pixel_embeddings)
@@ -233,36 +240,36 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         }
 
     def _sharpen(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
-        """Sharpen the pixel features with the class distributions and the image's own context (B, C, h, w)."""
+        """Improve the pixel features with the class distributions and the context module; returns (B, C, h, w)."""
         aggregated_features = self._aggregate(pixel_features, self._class_probabilities(coarse_logits))
         hidden_state = self.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
         if self.context_module is None:
             return hidden_state
-        # UPerNet's context lies on the finest grid, where the keys would be many times the queries.
+        # UPerNet's context has the finest grid, where the attention would have many more keys than queries.
         context = resize(self.context_module(feature_maps), pixel_features.shape[-2:])
         context_features = self.context_attention(pixel_features, context)
         fused = self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
         if self.context_layer_scale is None:
             return fused
-        # Both also go past attention and fusion, which are noise at first and one more convolution in a row.
+        # The sum bypasses attention and fusion, whose output is noise at the start of training.
         return context + hidden_state + scale_channels(fused, self.context_layer_scale)
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.
 
         Args:
-            weights (`str` or `os.PathLike`, *optional*): For a timm backbone a safetensors file with timm's key
-                names; omitted, timm downloads the weights it has for that name. For a transformers backbone a
-                folder or Hub name that its `from_pretrained` takes.
+            weights (`str` or `os.PathLike`, *optional*): For a timm backbone: a safetensors file with timm's key
+                names; by default timm downloads its weights for the backbone. For a transformers backbone: a folder
+                or Hub name, as its `from_pretrained` takes it.
 
         Raises:
-            ValueError: if the file is no safetensors file, lacks a tensor of the backbone, or holds one of another
-                shape, or timm has no weights for the name.
+            ValueError: if the file is not a safetensors file, a tensor of the backbone is missing or has another
+                shape, or timm has no weights for the backbone.
             OSError: if there is no such file (`FileNotFoundError`), or the weights cannot be downloaded.
 
         Note:
-            `AutoBackbone.from_pretrained` would drop `output_stride`, and transformers 5 resets the running
-            statistics of timm's BatchNorms when it builds a pretrained backbone.
+            `AutoBackbone.from_pretrained` is not used, because it would drop `output_stride`, and because
+            transformers 5 resets the running statistics of timm's BatchNorms when it builds a pretrained backbone.
         """
         config = self.config.backbone_config
         if config.model_type == "timm_backbone":
@@ -272,5 +279,5 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
 
 
 def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:
-    """Which distribution of its class a pixel is nearest to: (N, K, M) and (B, h, w) to (B, h, w)."""
+    """Find each pixel's nearest distribution of its class: (N, K, M) and (B, h, w) -> (B, h, w)."""
     return similarity.argmax(dim=2).gather(1, classes.view(-1, 1)).view_as(classes)

@@ -69,9 +69,7 @@ class TestEverySegmenter:
         assert reached
         with caplog.at_level(logging.WARNING):
             model = CMDLAdapter(segmenter, num_distributions=3)
-        assert (
-            f"{type(segmenter).__name__}: its final classifier is taken to be {ZOO[name].classifier!r}" in caplog.text
-        )
+        assert f"{type(segmenter).__name__}: the final classifier seems to be {ZOO[name].classifier!r}" in caplog.text
 
         prototypes = model.memory_bank.read()
         output = model.train()(*batch[:1], labels=batch[1])
@@ -147,7 +145,7 @@ class TestWithoutTraces:
         fresh.load_state_dict(trained)
         for other in (segmenter, fresh, copy.deepcopy(segmenter), pickle.loads(pickle.dumps(segmenter))):
             assert torch.equal(run(other, batch[0])["out"], expected["out"])
-        with pytest.raises(RuntimeError, match=r"remove\(\) took CMDL off; put it on again"):
+        with pytest.raises(RuntimeError, match=r"remove\(\) has removed CMDL; add it again"):
             model(batch[0])
 
     def test_a_segmenter_is_itself_again_after_an_error(self, batch):
@@ -311,10 +309,10 @@ class TestOptions:
         [
             (
                 {"num_distribution": 3},
-                r"num_distribution is no option of CMDLAdapter; did you mean num_distributions\?",
+                r"num_distribution is not an option of CMDLAdapter; did you mean num_distributions\?",
             ),
-            ({"context_module": "ppm"}, "context_module describes a network of ours; .* so leave it out"),
-            ({"backbone_config": {}}, "backbone_config describes a network of ours"),
+            ({"context_module": "ppm"}, "context_module describes the network, .*: leave context_module out"),
+            ({"backbone_config": {}}, "backbone_config describes the network"),
             ({"memory_momentum": 1.0}, r"memory_momentum must lie in \[0, 1\)"),
             ({"class_weights": [1.0]}, "class_weights has 1 entries for num_labels=5"),
         ],
@@ -341,7 +339,9 @@ class TestOptions:
     def test_a_classifier_that_never_runs(self, batch):
         segmenter = SmallSegmenter()
         segmenter.unused = nn.Conv2d(12, NUM_LABELS, 1)
-        with pytest.raises(RuntimeError, match="SmallSegmenter gave its result without running 'unused': name the"):
+        with pytest.raises(
+            RuntimeError, match="SmallSegmenter returned its result without running 'unused': pass the"
+        ):
             adapt(segmenter, "unused")(batch[0])
 
     def test_a_named_classifier_is_not_looked_for(self, caplog):
@@ -459,7 +459,7 @@ def test_a_classifier_without_gradient_is_refused(batch):
 
     model = adapt(Checkpointed()).train()
     with pytest.raises(
-        RuntimeError, match="'classifier' runs without gradient, in reentrant activation checkpointing"
+        RuntimeError, match="'classifier' runs without gradient, for example in reentrant activation checkpointing"
     ):
         model(batch[0].requires_grad_(), labels=batch[1])
 
