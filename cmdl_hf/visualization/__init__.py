@@ -1,0 +1,20 @@
+"""Pictures of segmentations: class colours, overlays, and one figure of a prediction with its class distributions."""
+
+from .colors import VOID_COLOR, Palette, default_palette, distribution_shades, value_colors
+from .figure import draw_prediction
+from .ids import Segmentation
+from .painting import colorize, overlay, paint_distributions, paint_values
+
+__all__ = [
+    "VOID_COLOR",
+    "Palette",
+    "Segmentation",
+    "colorize",
+    "default_palette",
+    "distribution_shades",
+    "draw_prediction",
+    "overlay",
+    "paint_distributions",
+    "paint_values",
+    "value_colors",
+]

@@ -1,0 +1,37 @@
+"""Class ids in any of their forms, as one array."""
+
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+Segmentation: TypeAlias = np.ndarray | Tensor | Image.Image
+
+
+def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
+    """Take ids in any of their forms as an int64 array (H, W).
+
+    Args:
+        segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Integer ids.
+        name (`str`): What a message calls them.
+
+    Raises:
+        ValueError: If they are scores, or a batch.
+    """
+    array = np.asarray(segmentation.cpu() if isinstance(segmentation, Tensor) else segmentation)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must hold integer class ids of shape (H, W), found {array.dtype} of shape {array.shape}; take "
+            "logits.argmax(dim=1)[0] of scores, one image of a batch"
+        )
+    return array.astype(np.int64)
+
+
+def check_size(image: Image.Image, ids: np.ndarray, name: str) -> None:
+    """Refuse ids that are not of the image's size; `name` is what the message calls them."""
+    if (image.height, image.width) != ids.shape:
+        raise ValueError(
+            f"image and {name} must have one size, found {(image.height, image.width)} and {ids.shape} "
+            "(height, width); enlarge the logits to the image's size before taking the argmax"
+        )

@@ -1,0 +1,123 @@
+"""Maps of ids and of numbers as coloured images."""
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from .colors import VOID_COLOR, Palette, distribution_shades, value_colors
+from .ids import Segmentation, check_size, to_ids
+
+
+def colorize(segmentation: Segmentation, palette: Palette, ignore_index: int = 255) -> Image.Image:
+    """Paint class ids in the colours of their classes, void pixels in `VOID_COLOR`.
+
+    Args:
+        segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids in 0..K-1, or `ignore_index`.
+        palette (`Sequence` of K rows): Red, green, blue in 0..255 of every class.
+        ignore_index (`int`): Id of void pixels.
+
+    Returns:
+        PIL image, RGB, of the same size.
+
+    Raises:
+        ValueError: If an id has no colour.
+    """
+    ids = to_ids(segmentation, "segmentation")
+    is_void = ids == ignore_index
+    is_unknown = ~is_void & ((ids < 0) | (ids >= len(palette)))
+    if is_unknown.any():
+        found = ", ".join(map(str, np.unique(ids[is_unknown])[:8]))
+        raise ValueError(
+            f"class ids must lie in 0..{len(palette) - 1}, as the palette has {len(palette)} colours, or be "
+            f"{ignore_index} (void), found {found}; pass the palette of these classes or default_palette(num_labels)"
+        )
+    table = np.array([*palette, VOID_COLOR], dtype=np.uint8)
+    return Image.fromarray(table[np.where(is_void, len(palette), ids)])
+
+
+def overlay(
+    image: Image.Image,
+    segmentation: Segmentation,
+    palette: Palette,
+    opacity: float = 0.5,
+    ignore_index: int = 255,
+) -> Image.Image:
+    """Lay the colours of a segmentation over its image; void pixels show the image alone.
+
+    Args:
+        image (PIL image): Of any mode.
+        segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids at the image's size.
+        palette (`Sequence` of K rows): Colours of the classes.
+        opacity (`float`): Share of the colours, from 0, the image alone, to 1.
+        ignore_index (`int`): Id of void pixels.
+
+    Returns:
+        PIL image, RGB.
+    """
+    ids = to_ids(segmentation, "segmentation")
+    check_size(image, ids, "segmentation")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must lie in 0..1, found {opacity}")
+    weights = np.where(ids == ignore_index, 0, round(255 * opacity)).astype(np.uint8)
+    return Image.composite(colorize(ids, palette, ignore_index), image.convert("RGB"), Image.fromarray(weights))
+
+
+def paint_distributions(
+    prediction: Segmentation,
+    distribution_ids: Segmentation,
+    palette: Palette,
+    num_distributions: int,
+    ignore_index: int = 255,
+) -> Image.Image:
+    """Paint every pixel in the shade of the class distribution it belongs to, borders of classes in `VOID_COLOR`.
+
+    Args:
+        prediction (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids in 0..K-1, or `ignore_index`.
+        distribution_ids (`np.ndarray` or `Tensor` of shape (h, w)): Distribution in 0..M-1 of each pixel within its
+            class, on any grid.
+        palette (`Sequence` of K rows): Colours of the classes, shaded by `distribution_shades`.
+        num_distributions (`int`): Distributions M of a class.
+        ignore_index (`int`): Id of pixels without a class.
+
+    Returns:
+        PIL image, RGB, of the prediction's size.
+
+    Raises:
+        ValueError: If a distribution's id is out of range.
+    """
+    classes, ids = to_ids(prediction, "prediction"), to_ids(distribution_ids, "distribution_ids")
+    if ids.min() < 0 or ids.max() >= num_distributions:
+        raise ValueError(
+            f"distribution_ids must lie in 0..{num_distributions - 1}, found {ids.min()} to {ids.max()}; "
+            "num_distributions must be the model's config.num_distributions"
+        )
+    shades = np.array([distribution_shades(color, num_distributions) for color in palette], dtype=np.uint8)
+    is_void = classes == ignore_index
+    painted = shades[np.where(is_void, 0, classes), _resize_ids(ids, classes.shape)]
+    is_border = np.zeros_like(is_void)
+    is_border[1:] |= classes[1:] != classes[:-1]
+    is_border[:, 1:] |= classes[:, 1:] != classes[:, :-1]
+    painted[is_void | is_border] = VOID_COLOR
+    return Image.fromarray(painted)
+
+
+def paint_values(values: np.ndarray | Tensor, low: float, high: float) -> Image.Image:
+    """Paint a map of numbers, such as an outlier map, from dark (`low` and below) to light (`high` and above).
+
+    Args:
+        values (`np.ndarray` or `Tensor` of shape (H, W)): The numbers.
+        low (`float`): Where the colours of `value_colors` begin.
+        high (`float`): Where they end.
+
+    Returns:
+        PIL image, RGB, of the same size.
+    """
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    places = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
+    return Image.fromarray(np.array(value_colors(256), dtype=np.uint8)[(255 * places).round().astype(int)])
+
+
+def _resize_ids(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Enlarge ids to another grid by nearest neighbour."""
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, ids.shape, strict=True))
+    return ids[rows[:, None], columns]
