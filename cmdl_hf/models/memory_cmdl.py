@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .processes_cmdl import copy_from_first_process, gather_over_processes, sum_over_processes
+from .clusters_cmdl import cluster_pixels
+from .processes_cmdl import copy_from_first_process, sum_over_processes
+from .similarity_cmdl import cosine_similarity, unit_directions
 
 Assignment = Literal["sample", "argmax", "reference"]
 
@@ -137,7 +139,7 @@ class CMDLMemoryBank(nn.Module):
             `Tensor` of shape (M, K, C), float32, which a later `update` leaves alone.
         """
         prototypes = self.prototypes.detach() if prototypes is None else prototypes
-        return F.normalize(prototypes.float(), dim=-1).transpose(0, 1).contiguous()
+        return unit_directions(prototypes)
 
     def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
         """Cosine of every pixel to every distribution.
@@ -149,11 +151,7 @@ class CMDLMemoryBank(nn.Module):
         Returns:
             `Tensor` of shape (N, K, M), float32 under autocast, too, in [-1, 1].
         """
-        directions = self.directions(prototypes)
-        with torch.autocast(pixel_embeddings.device.type, enabled=False):
-            scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
-        # Stored as (N, M, K): a maximum over M then runs along whole rows of classes, seven times as fast at K=171.
-        return scores.unflatten(1, directions.shape[:2]).transpose(1, 2)
+        return cosine_similarity(pixel_embeddings, self.directions(prototypes))
 
     @torch.no_grad()
     def assign(self, similarity: Tensor, labels: Tensor) -> Tensor:
@@ -231,9 +229,8 @@ class CMDLMemoryBank(nn.Module):
     ) -> None:
         """Replace the random start by clusters of data: spherical k-means of the embeddings of each class, in place.
 
-        All classes at once. The first centre of a class is one of its pixels drawn at random; each next one is drawn
-        in proportion to the distance 1 - cosine from the nearest before it (k-means++). A class with fewer different
-        pixels than distributions keeps the random start of the rest, a class without pixels that of all.
+        See [`cluster_pixels`]. A class with fewer different pixels than distributions keeps the random start of the
+        rest, a class without pixels that of all.
 
         In a process group every process must call this, each with pixels of its own: the clusters are those of the
         pixels of all of them, and all banks end equal.
@@ -253,7 +250,6 @@ class CMDLMemoryBank(nn.Module):
             next batch moves it with momentum 0.9, or the bank's where that is lower. With none behind it, momentum 0
             would throw the cluster away for what one batch holds of it.
         """
-        K, M = self.num_labels, self.num_distributions
         if pixel_embeddings.dim() != 2 or pixel_embeddings.shape[1] != self.prototypes.shape[2]:
             raise ValueError(
                 f"pixel_embeddings must have shape (pixels, {self.prototypes.shape[2]}), got "
@@ -261,59 +257,11 @@ class CMDLMemoryBank(nn.Module):
             )
         if labels.shape != pixel_embeddings.shape[:1]:
             raise ValueError(f"labels must have shape ({len(pixel_embeddings)},), got {tuple(labels.shape)}")
-        embeddings = F.normalize(pixel_embeddings.float(), dim=-1)
-        is_used = (labels >= 0) & (labels < K) & embeddings.isfinite().all(dim=1)
-        # Label K takes what is left out, and a last row without a pixel, which is there even where a process has none.
-        embeddings = F.pad(torch.where(is_used[:, None], embeddings, 0.0), (0, 0, 0, 1))
-        labels = F.pad(torch.where(is_used, labels, K), (0, 1), value=K)
-
-        centres, is_started = self._spread_out(embeddings, labels, generator)
-        index = labels.clamp_max(K - 1)[:, None, None].expand(-1, 1, M)
-        for _ in range(num_rounds):
-            own = self.similarity(embeddings, centres).gather(1, index).squeeze(1)  # (N, M)
-            sums = embeddings.new_zeros((K + 1) * M, embeddings.shape[1])
-            sums.index_add_(0, labels * M + own.argmax(dim=1), embeddings)
-            sums = sum_over_processes(sums).view(K + 1, M, -1)[:-1]
-            is_moved = sums.norm(dim=-1, keepdim=True) > 0
-            centres = torch.where(is_moved, F.normalize(sums, dim=-1), centres)
-
-        start = torch.where(is_started[..., None], centres, F.normalize(self.prototypes.float(), dim=-1))
-        self.prototypes.copy_(copy_from_first_process(start))
-        self.num_updates.masked_fill_(is_started, 9 * self.momentum_warmup)
-
-    def _spread_out(
-        self, embeddings: Tensor, labels: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Pick M pixels of every class, far from one another: (K, M, C), and which there were (K, M).
-
-        The rest is 0. Where there is a rest all pixels of the class are picked, so none is nearest to it.
-        """
         K, M = self.num_labels, self.num_distributions
-        classes = labels.clamp_max(K - 1)
-        distance = torch.where(labels < K, 1.0, 0.0)  # to the nearest centre picked so far
-        centres, is_started = [], []
-        for _ in range(M):
-            # The largest of log-weights with Gumbel noise is a draw in proportion to the weights.
-            noise = torch.empty_like(distance).exponential_(generator=generator).log_()
-            scores = distance.clamp_min(1e-5).log() - noise
-            centre, is_found = self._pick_highest(scores.masked_fill(distance < 1e-5, -torch.inf), embeddings, labels)
-            cosine = (embeddings * centre[classes]).sum(dim=1)
-            distance = torch.where(is_found[classes], torch.minimum(distance, 1 - cosine), distance)
-            centres.append(centre)
-            is_started.append(is_found)
-        return torch.stack(centres, dim=1), torch.stack(is_started, dim=1)
-
-    def _pick_highest(self, scores: Tensor, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the pixel of the highest score in every class, over all processes: (K, C), and whether there is one."""
-        K, N = self.num_labels, len(scores)
-        highest = scores.new_full((K + 1,), -torch.inf).scatter_reduce_(0, labels, scores, "amax")
-        is_highest = (scores == highest[labels]) & scores.isfinite()
-        order = torch.where(is_highest, torch.arange(N, device=scores.device), N - 1)
-        first = order.new_full((K + 1,), N - 1).scatter_reduce_(0, labels, order, "amin")
-        candidates = torch.cat([highest[:-1, None], embeddings[first[:-1]]], dim=1)
-        of_all = gather_over_processes(candidates)  # (P, K, 1 + C)
-        best, process = of_all[..., 0].max(dim=0)
-        return of_all[process, torch.arange(K, device=process.device), 1:], best > -torch.inf
+        centres, is_found = cluster_pixels(pixel_embeddings, labels, K, M, num_rounds, generator)
+        start = torch.where(is_found[..., None], centres, F.normalize(self.prototypes.float(), dim=-1))
+        self.prototypes.copy_(copy_from_first_process(start))
+        self.num_updates.masked_fill_(is_found, 9 * self.momentum_warmup)
 
     @torch.no_grad()
     def find_duplicates(self, threshold: float = 0.95) -> Tensor:

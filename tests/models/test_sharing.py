@@ -57,6 +57,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
         for name in (
             "backbone",
             "checks",
+            "clusters",
             "configuration",
             "configuration_checks",
             "context",
@@ -68,6 +69,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "memory",
             "modeling",
             "processes",
+            "similarity",
         )
     }
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
