@@ -1,0 +1,98 @@
+"""What the files of a model's folder say of it."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..data import BENCHMARKS
+from ..models import CONTEXT_MODULES
+
+
+@dataclass
+class ModelFolder:
+    """What a folder says of its model; what it lacks is empty.
+
+    Args:
+        path (`Path`): The folder.
+        config (`dict`): What `config.json` says.
+        recipe (`dict`): What `recipe.yaml` says.
+        run (`dict`): What `run.json` says.
+        scores (`dict`): What `scores.json` says, by split.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelFolder":
+        """Read the files of a folder.
+
+        Raises:
+            FileNotFoundError: if there is no `config.json`.
+            ValueError: if one of the files cannot be read.
+        """
+        return cls(
+            path,
+            _read_file(path / "config.json"),
+            _read_file(path / "recipe.yaml"),
+            _read_file(path / "run.json"),
+            {split: scores for split, scores in _read_file(path / "scores.json").items() if isinstance(scores, dict)},
+        )
+
+    @property
+    def benchmark(self) -> str | None:
+        """Name of the data set, None where it is not known."""
+        return self.recipe.get("benchmark")
+
+    @property
+    def data_title(self) -> str:
+        """What sentences call the data set."""
+        if benchmark := BENCHMARKS.get(self.benchmark or ""):
+            return benchmark.title
+        return {"synthetic": "generated street scenes", "own": "own data"}.get(self.benchmark or "", "unknown data")
+
+    @property
+    def network(self) -> str:
+        """Name of the network: its framework, and whether it has CMDL."""
+        name = self.config.get("context_module", "none")
+        framework = CONTEXT_MODULES[name].title if name in CONTEXT_MODULES else name
+        return f"CMDL-{framework}" if self.config.get("use_distributions", True) else framework
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone, as timm or transformers has it."""
+        backbone = self.config.get("backbone_config") or {}
+        return str(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no run says that it goes on."""
+        return self.run.get("is_finished", True)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by id."""
+        names = self.config.get("id2label") or {}
+        return [names[id_] for id_ in sorted(names, key=int)]
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read a JSON or YAML file of a folder; one that is not there is empty, but for the config."""
+    if not path.is_file() and path.name != "config.json":
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path.parent} holds no model: there is no config.json in it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values, found {type(content).__name__}")
+    return content
