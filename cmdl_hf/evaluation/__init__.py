@@ -1,7 +1,8 @@
 """Scores of a model on a data set, the way papers measure them."""
 
-from .evaluating import Evaluation, run_evaluation
+from .evaluating import run_evaluation
 from .protocols import Protocol, make_protocol
+from .results import Evaluation
 from .scoring import Prediction, evaluate, predict
 
 __all__ = ["Evaluation", "Prediction", "Protocol", "evaluate", "make_protocol", "predict", "run_evaluation"]
