@@ -110,15 +110,9 @@ def predict_files(
     with progress_bar(total=len(targets), desc="Segmenting", unit="image") as progress:
         for group in _group(_read(targets, processor, max_pixels, failures), batch_size):
             for prepared, result in zip(group, batches.segment(group), strict=True):
-                if isinstance(result, str):
-                    failures[prepared.path] = result
-                    continue
-                try:
-                    writer.write(prepared, *result)
-                except OSError as error:
-                    if error.errno is not None:  # a full disk, say; Pillow's own have none
-                        raise
-                    failures[prepared.path] = f"its results cannot be written: {error}"
+                reason = result if isinstance(result, str) else writer.try_to_write(prepared, *result)
+                if reason is not None:
+                    failures[prepared.path] = reason
             progress.update(len(writer.rows) + len(failures) - progress.n)
         progress.update(len(targets) - progress.n)  # files at the end that could not be read
     writer.write_summary(str(model), failures)
@@ -203,6 +197,16 @@ class _Writer:
         self.output_dir = output_dir
         self.targets = targets
         self.rows: dict[Path, dict[str, Any]] = {}
+
+    def try_to_write(self, prepared: _Prepared, ids: Tensor, outliers: Tensor | None) -> str | None:
+        """Write what was found in an image; returns the reason where it cannot be written."""
+        try:
+            self.write(prepared, ids, outliers)
+        except OSError as error:
+            if error.errno is not None:  # a full disk, say; Pillow's own have none
+                raise
+            return f"its results cannot be written: {error}"
+        return None
 
     def write(self, prepared: _Prepared, ids: Tensor, outliers: Tensor | None) -> None:
         outputs = self.targets[prepared.path]

@@ -4,7 +4,7 @@ Reference: the test modes of mmsegmentation (whole, slide, test-time augmentatio
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -143,19 +143,12 @@ def multi_scale_probabilities(
     height, width = base_size or pixel_values.shape[-2:]
     size = size or pixel_values.shape[-2:]
     flips = (False, True) if use_flip else (False,)
+    options = {"stride": stride, "batch_size": batch_size, "accumulation_device": accumulation_device}
     sums: Tensor | None = None
     for scale in scales:
         images = _resize_images(pixel_values, (max(1, round(height * scale)), max(1, round(width * scale))))
         for is_flipped in flips:
-            views = images.flip(-1) if is_flipped else images
-            if crop_size is None:
-                logits = find_logits(model(views)).float()
-            else:
-                logits = sliding_window_logits(
-                    model, views, crop_size, stride, batch_size=batch_size, accumulation_device=accumulation_device
-                )
-            if is_flipped:
-                logits = logits.flip(-1)
+            logits = _view_logits(model, images, is_flipped, crop_size, **options)
             if sums is None:
                 shape = (*logits.shape[:2], *size)
                 sums = torch.zeros(shape, device=accumulation_device or _choose_device(shape, pixel_values.device))
@@ -185,6 +178,18 @@ def outlier_map(similarity: Tensor, grid: Sequence[int], size: Sequence[int]) ->
     """
     best = similarity.float().amax(dim=(1, 2)).view(-1, 1, *grid)
     return 1 - F.interpolate(best, size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
+
+
+def _view_logits(
+    model: nn.Module, images: Tensor, is_flipped: bool, crop_size: Sequence[int] | None, **options: Any
+) -> Tensor:
+    """Score images of one scale as they are or mirrored, in windows if there is a crop; the result lies as they do."""
+    views = images.flip(-1) if is_flipped else images
+    if crop_size is None:
+        logits = find_logits(model(views)).float()
+    else:
+        logits = sliding_window_logits(model, views, crop_size, **options)
+    return logits.flip(-1) if is_flipped else logits
 
 
 def _enlarge(logits: Tensor, size: Sequence[int]) -> Tensor:
