@@ -103,19 +103,10 @@ def export_model(
     _check_options(path, format, image_size, opset)
     unfinished = _prepare_file(path)
     try:
-        if isinstance(model, nn.Module):
-            name, reference = type(model).__name__, copy.deepcopy(model).cpu().float().eval()
-        else:
-            name = _name(model)
-            reference, image_processor = load_segmenter(model, trust_remote_code)
-            reference = reference.float()
+        name, reference, image_processor = _load(model, image_processor, trust_remote_code)
         program, fixed_size = trace(reference, image_size, image_processor)
         metadata = _describe(reference, name, fixed_size, image_processor)
-        if format == "onnx":
-            _write_onnx(program, unfinished, opset, metadata)
-        else:
-            torch.export.save(program, unfinished, extra_files={METADATA_FILE: json.dumps(metadata)})
-        run = _open_onnx(unfinished) if format == "onnx" else _open_program(unfinished)
+        run = _write(program, unfinished, format, opset, metadata)
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
         unfinished.replace(path)
     finally:
@@ -159,6 +150,14 @@ def _prepare_file(path: Path) -> Path:
     return unfinished
 
 
+def _load(model: nn.Module | str | Path, image_processor: Any, trust_remote_code: bool) -> tuple[str, nn.Module, Any]:
+    """Name the model, and load it where only its name was given: in float32, in eval mode, on the CPU."""
+    if isinstance(model, nn.Module):
+        return type(model).__name__, copy.deepcopy(model).cpu().float().eval(), image_processor
+    reference, image_processor = load_segmenter(model, trust_remote_code)
+    return _name(model), reference.float(), image_processor
+
+
 def _name(model: str | Path) -> str:
     """Name a model without telling where it lies."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
@@ -190,6 +189,17 @@ def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
         "image_mean": settings["image_mean"] if is_normalised else [0.0] * num_channels,
         "image_std": settings["image_std"] if is_normalised else [1.0] * num_channels,
     }
+
+
+def _write(
+    program: ExportedProgram, path: Path, format: str, opset: int | None, metadata: dict[str, Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """Write a program to a file, and load the file; returns what computes logits by it."""
+    if format == "onnx":
+        _write_onnx(program, path, opset, metadata)
+        return _open_onnx(path)
+    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+    return _open_program(path)
 
 
 def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadata: dict[str, Any]) -> None:
