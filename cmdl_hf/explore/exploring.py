@@ -86,14 +86,8 @@ def explore(
             f"none of the {len(images)} images of {benchmark}'s {split} split has a labelled pixel; choose another "
             "split or more images"
         )
-    facts = {
-        "model": _name_of(model),
-        "benchmark": benchmark,
-        "split": split,
-        "num_images": len(images),
-        "num_images_of_split": len(dataset[split]),
-    }
     names = {int(id_): name for id_, name in segmenter.config.id2label.items()}
+    facts = _describe(model, benchmark, split, images)
     findings = collect_findings(facts, names, segmenter.memory_bank, statistics, images.names)
     palette = getattr(segmenter.config, "palette", None) or default_palette(len(names))
     pictures = _draw(network, images, statistics, palette, unusual)
@@ -245,6 +239,17 @@ def _draw_maps(
         float(outliers.max()),
         is_unusual,
     )
+
+
+def _describe(model: str | Path, benchmark: str, split: str, images: _Images) -> dict[str, Any]:
+    """Note down which model was looked into, on which images."""
+    return {
+        "model": _name_of(model),
+        "benchmark": benchmark,
+        "split": split,
+        "num_images": len(images),
+        "num_images_of_split": len(images.dataset),
+    }
 
 
 def _name_of(model: str | Path) -> str:
