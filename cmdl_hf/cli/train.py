@@ -2,18 +2,21 @@
 
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
-from cyclopts.config import Yaml
+from cyclopts.config import Dict
 
 from .. import training
 from ..training import CMDLTrainingArguments, find_recipe
+from ..yaml_files import read_yaml
 from .options import INTERRUPTED, logging_to_terminal
 
 _DEFAULTS = CMDLTrainingArguments()
+_NO_FIELDS = ("output_dir", "data_dir", "id2label", "weights", "push_to_hub", "private", "list")
 
 
 def train(
@@ -77,8 +80,24 @@ def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
     """Read the recipe of `cmdl train` and use its values for all flags that are not given."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
     if commands == ("train",) and given:
-        recipe = find_recipe(given[0].tokens[0].value)
-        Yaml(recipe, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+        path = find_recipe(given[0].tokens[0].value)
+        recipe = read_yaml(path)
+        has_plugin_flag = any(argument.name == "--plugin" and argument.tokens for argument in arguments)
+        _check_recipe(path, recipe, has_plugin_flag)
+        Dict(recipe, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _check_recipe(path: Path, recipe: Mapping[str, Any], has_plugin_flag: bool) -> None:
+    """Refuse a recipe that says more than how to train: where to write, what to push, whose code to run."""
+    for name in recipe:
+        if str(name).replace("-", "_") in _NO_FIELDS:
+            flag = f"--{str(name).replace('_', '-')}"
+            raise ValueError(f"{path}: {name} is no field of a recipe; give it as a flag: {flag}")
+    if recipe.get("plugin") and not has_plugin_flag and (path.parent / "config.json").is_file():
+        raise ValueError(
+            f"{path} came with a model and names plug-ins, which are Python code: {recipe['plugin']}. Read them "
+            "first, then allow them with --plugin FILE"
+        )
 
 
 def _find_plugin(plugin: str, folder: Path) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-import yaml
 from torch import Tensor, nn
 from transformers.image_transforms import get_size_with_aspect_ratio
 
@@ -24,6 +23,7 @@ from ..inference import (
     sliding_window_logits,
     whole_image_logits,
 )
+from ..yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,6 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file} is damaged ({reason}); give --crop-size HEIGHT WIDTH") from error
+        return read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"{error}; give --crop-size HEIGHT WIDTH") from error

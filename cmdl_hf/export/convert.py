@@ -83,7 +83,19 @@ def load_reference_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
     state_dict = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
     if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise ValueError(f"{path} holds no state dict, neither at its top level nor under 'model'")
+    for name, tensor in state_dict.items():
+        _check_storage(path, name, tensor)
     return state_dict
+
+
+def _check_storage(path: Any, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that claims more numbers than the file holds for it: a view of few, or one without any."""
+    is_dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f"{path}: {name} of shape {tuple(tensor.shape)} is no plain tensor with all its numbers in the file; save "
+            "the checkpoint again with contiguous tensors on the CPU"
+        )
 
 
 def convert_reference_checkpoint(

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
+from .allowed_cmdl import check_timm_name, check_timm_options
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import (
@@ -37,6 +38,8 @@ __all__ = [
     "CMDLProjectionHead",
     "CMDLSemanticAggregation",
     "CMDLSemanticSegmenterOutput",
+    "check_timm_name",
+    "check_timm_options",
     "find_context_module",
     "find_logits",
     "labels_on_grid",

@@ -1,7 +1,14 @@
-"""Checks of what a model is called with."""
+"""Checks of what a model is called with, and of the weights that it is loaded from."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_FREE = 2**26  # numbers that a network may have without any in the file, such as new classifiers
+_LARGEST_HEADER = 100 * 2**20  # bytes, the limit of safetensors
 
 
 def _may_read_values(tensor: Tensor) -> bool:
@@ -64,3 +71,52 @@ def check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_i
             f"labels must lie in 0..{num_labels - 1} or be {ignore_index} (ignored), found {found}; map them before "
             "training, or set num_labels or semantic_loss_ignore_index"
         )
+
+
+def check_weight_files(model: nn.Module, files: Sequence[str] | None) -> None:
+    """Refuse a network that is far larger than its weights, before memory is asked for.
+
+    A `config.json` of a few bytes can describe a network of many GB. Tensors that the files lack are made anew, which
+    is right for new classifiers and wrong for most of a network.
+
+    Args:
+        model (`nn.Module`): The network, on the meta device.
+        files (`Sequence[str]`, *optional*): Its safetensors files; others are not looked at.
+
+    Raises:
+        ValueError: if the network has more than twice the numbers of its files, and 64 million more.
+    """
+    if not files or not all(str(file).endswith(".safetensors") for file in files):
+        return
+    stored = sum(_count_numbers(Path(file)) for file in files)
+    described = sum(tensor.numel() for tensor in model.state_dict().values())
+    if described > 2 * stored + _FREE:
+        raise ValueError(
+            f"the configuration describes a network of {described:,} numbers, but {Path(files[0]).name} holds only "
+            f"{stored:,}: they do not belong together. Take the config.json that the weights were saved with"
+        )
+
+
+def _count_numbers(file: Path) -> int:
+    """Count the numbers of a safetensors file by its header, which must agree with the size of the file."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > _LARGEST_HEADER:
+            raise ValueError(f"{file} is no safetensors file: its header would have {length:,} bytes")
+        try:
+            header = json.loads(stream.read(length))
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            numbers = [_product(tensor["shape"]) for tensor in tensors]
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no safetensors file: its header cannot be read ({error})") from error
+    most = file.stat().st_size * 2  # of the smallest type, half a byte
+    if sum(numbers) > most:
+        raise ValueError(f"{file} is damaged: its header lists {sum(numbers):,} numbers, too many for its size")
+    return sum(numbers)
+
+
+def _product(shape: Sequence[int]) -> int:
+    product = 1
+    for length in shape:
+        product *= int(length)
+    return product

@@ -14,6 +14,17 @@ _NOT_FIELDS = {
     "output_stride": "set it in backbone_config",
     "preset": "call CMDLConfig.from_preset(NAME, **overrides)",
 }
+_MOST_CLASSES = 10_000
+_LARGEST = {
+    "hidden_size": 16_384,
+    "attention_size": 16_384,
+    "num_distributions": 1_024,
+    "criss_cross_recurrence": 64,
+    "sinkhorn_iterations": 1_000,
+    "size_divisor": 256,  # images are enlarged to a multiple of it
+}
+_LARGEST_MEMORY = 2**28  # numbers of the prototypes, a GiB
+_MOST_BRANCHES = 64
 
 
 def check_names(given: Iterable[str], names: Sequence[str]) -> None:
@@ -28,6 +39,33 @@ def check_names(given: Iterable[str], names: Sequence[str]) -> None:
             raise ValueError(f"{name} is not a field of CMDLConfig: {_NOT_FIELDS[name]}")
         if nearest := difflib.get_close_matches(name, names, n=1, cutoff=0.85):
             raise ValueError(f"{name} is not a field of CMDLConfig; did you mean {nearest[0]}?")
+
+
+def check_sizes(config: Any, num_labels: int | None) -> None:
+    """Refuse sizes that no machine has memory for, before anything is built.
+
+    Args:
+        config (`CMDLConfig`): The configuration.
+        num_labels (`int`, *optional*): Number of classes K where the names of the classes do not tell it.
+
+    Raises:
+        ValueError: naming the size.
+    """
+    K = len(config.id2label) if config.id2label else num_labels or 2
+    for name, value in {"num_labels": K, **{name: getattr(config, name) for name in _LARGEST}}.items():
+        largest = _MOST_CLASSES if name == "num_labels" else _LARGEST[name]
+        if value > largest:
+            raise ValueError(f"{name} must be at most {largest:,}, got {value:,}")
+    for name in ("pool_scales", "aspp_dilations"):
+        values = getattr(config, name)
+        if len(values) > _MOST_BRANCHES or max(values, default=1) > _MOST_BRANCHES:
+            raise ValueError(f"{name} must have at most {_MOST_BRANCHES} numbers up to {_MOST_BRANCHES}, got {values}")
+    size = K * config.num_distributions * config.hidden_size
+    if config.use_distributions and size > _LARGEST_MEMORY:
+        raise ValueError(
+            f"the memory bank must have at most {_LARGEST_MEMORY:,} numbers, got num_labels * num_distributions * "
+            f"hidden_size = {size:,}"
+        )
 
 
 def check_ranges(config: Any, min_hidden_size: int) -> None:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from .configuration_checks_cmdl import check_classes, check_feature_maps, check_names, check_ranges
+from .allowed_cmdl import BACKBONES, check_dtype, check_extras, check_timm_options, check_transformers_config
+from .configuration_checks_cmdl import check_classes, check_feature_maps, check_names, check_ranges, check_sizes
 from .context_registry_cmdl import carry_context_module, find_context_module
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -222,13 +223,17 @@ class CMDLConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_names(kwargs, [field.name for field in fields(self)])
+        check_extras(kwargs, type(self))
+        check_dtype("config", self.dtype)
+        check_sizes(self, kwargs.get("num_labels"))
+        check_timm_options(self.backbone_kwargs)
         if self.backbone_config is None:
-            self.backbone_config = CONFIG_MAPPING["timm_backbone"](**_DEFAULT_BACKBONE)
-        elif isinstance(self.backbone_config, dict):
-            model_type = self.backbone_config.get("model_type", "timm_backbone")
-            if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"backbone_config: model_type {model_type!r} is not known to transformers")
-            self.backbone_config = CONFIG_MAPPING[model_type].from_dict(self.backbone_config)
+            self.backbone_config = dict(_DEFAULT_BACKBONE)
+        is_dict = isinstance(self.backbone_config, dict)
+        backbone = self.backbone_config if is_dict else self.backbone_config.to_dict()
+        check_transformers_config(backbone, BACKBONES, "backbone_config")
+        if is_dict:
+            self.backbone_config = CONFIG_MAPPING[backbone.get("model_type", "timm_backbone")].from_dict(backbone)
         context_module = find_context_module(self.context_module, self.context_module_plugin)
         self.context_module_plugin = context_module.plugin or self.context_module_plugin
         super().__post_init__(**kwargs)

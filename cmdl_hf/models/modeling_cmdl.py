@@ -6,6 +6,7 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbone_cmdl import load_timm_weights, load_transformers_weights
-from .checks_cmdl import check_labels, check_pixel_values
+from .checks_cmdl import check_labels, check_pixel_values, check_weight_files
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
@@ -80,6 +81,12 @@ class CMDLPreTrainedModel(PreTrainedModel):
     _no_split_modules = ()
     # Kept in float32 for every dtype of the model: updates of the bank are tiny, and similarities are always float32.
     _keep_in_fp32_modules_strict = ("memory_bank.prototypes", "embedding_norm", "prototype_norm")
+
+    @staticmethod
+    def _load_pretrained_model(model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, *args: Any) -> Any:
+        """Load weights, after a look at how many the files hold; see transformers."""
+        check_weight_files(model, checkpoint_files)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

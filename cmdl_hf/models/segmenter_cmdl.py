@@ -3,12 +3,15 @@
 import copy
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .allowed_cmdl import SEGMENTERS, NotAllowedError, check_plain, check_transformers_config
 
 _PROBE_SIZES = (64, 224, 512)
 _NEEDS_CONVOLUTION = "its final layer must be a Conv2d, as a Linear can be written: a 1×1 convolution"
@@ -200,12 +203,41 @@ def build_segmenter(spec: dict[str, Any]) -> nn.Module:
             "changed after it was built; build one yourself and pass it: "
             "CMDLAdapter.from_pretrained(folder, segmenter=...)"
         )
+    if not re.fullmatch(r"[A-Za-z0-9]+", name):
+        raise NotAllowedError(f"segmenter: {name[:80]!r} is no name of a class")
     kind: Any = getattr(importlib.import_module(library), name, None)
     if not _is_module_class(kind):
         raise ValueError(f"the adapter was saved from a {name} of {library}, which the installed version has not")
     if library == "transformers":
-        return kind(kind.config_class.from_dict(config))
-    return kind(**config)
+        return _build_of_transformers(kind, config)
+    return _build_of_smp(kind, config)
+
+
+def _build_of_transformers(kind: Any, config: dict[str, Any]) -> nn.Module:
+    """Build a segmenter of transformers from its configuration."""
+    model_type = getattr(getattr(kind, "config_class", None), "model_type", None)
+    if model_type not in SEGMENTERS or not kind.__name__.endswith("ForSemanticSegmentation"):
+        raise NotAllowedError(
+            f"segmenter: {kind.__name__} is not allowed; build it yourself and pass it: "
+            f"CMDLAdapter.from_pretrained(folder, segmenter=...). Known are the ForSemanticSegmentation classes of "
+            f"{', '.join(sorted(SEGMENTERS))}"
+        )
+    check_transformers_config({"model_type": model_type} | config, {model_type}, "segmenter")
+    return kind(kind.config_class.from_dict(config))
+
+
+def _build_of_smp(kind: Any, config: dict[str, Any]) -> nn.Module:
+    """Build a segmenter of segmentation_models_pytorch from its options; nothing is downloaded."""
+    known = inspect.signature(kind.__init__).parameters
+    if "encoder_weights" not in known:
+        raise NotAllowedError(f"segmenter: {kind.__name__} is no segmenter of segmentation_models_pytorch")
+    for name, value in config.items():
+        if name == "encoder_weights" or name not in known or name in ("self", "kwargs"):
+            if value is None:
+                continue
+            raise NotAllowedError(f"segmenter: {name[:80]!r} is not allowed for {kind.__name__}; remove it")
+        check_plain(f"segmenter: {name}", value)
+    return kind(**{name: value for name, value in config.items() if name in known} | {"encoder_weights": None})
 
 
 def _is_complete(recipe: dict[str, Any], segmenter: nn.Module) -> bool:
@@ -213,6 +245,8 @@ def _is_complete(recipe: dict[str, Any], segmenter: nn.Module) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             again = build_segmenter(recipe)
+    except NotAllowedError:
+        return False
     except Exception:  # some cannot be built without memory; then the weights tell when they are loaded
         return True
     return _structure(again) == _structure(segmenter)

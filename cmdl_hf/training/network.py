@@ -14,7 +14,6 @@ from typing import Any
 
 import timm
 import torch
-import yaml
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
@@ -25,7 +24,8 @@ from ..data import (
     class_pixel_counts,
     class_weights,
 )
-from ..models import CMDLConfig, CMDLForSemanticSegmentation, find_context_module
+from ..models import CMDLConfig, CMDLForSemanticSegmentation, check_timm_name, check_timm_options, find_context_module
+from ..yaml_files import parse_yaml
 from .arguments import CMDLTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,10 @@ def _is_weight(value: Any) -> bool:
 
 def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
     """Derive the backbone fields of the configuration from the recipe and from timm's description of the backbone."""
-    options = _size_options(args.backbone) | _parse_options(args.backbone_kwargs)
+    check_timm_name(args.backbone)
+    given = _parse_options(args.backbone_kwargs)
+    check_timm_options(given)
+    options = _size_options(args.backbone) | given
     output_stride, backbone = _find_output_stride(args, options)
     info = backbone.feature_info.info
     if len(info) < _NUM_STAGES:
@@ -233,9 +236,11 @@ def _parse_value(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return float(value) if _EXPONENT.fullmatch(value) else yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name}: {value!r} cannot be read as YAML; put special characters in quotes") from error
+        return float(value) if _EXPONENT.fullmatch(value) else parse_yaml(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {value!r} cannot be read as YAML ({error}); put special characters in quotes"
+        ) from error
 
 
 def _size_options(name: str) -> dict[str, Any]:

@@ -225,7 +225,10 @@ class TestBuildingAgain:
 
     @pytest.mark.parametrize("name", ["pipeline", "TrainingArguments", "NoSuchModel", "__name__"])
     def test_makes_nothing_but_models(self, name):
-        with pytest.raises(ValueError, match=f"a {name} of transformers, which the installed version has not"):
+        with pytest.raises(
+            ValueError,
+            match=f"a {name} of transformers, which the installed version has not|'{name}' is no name of a class",
+        ):
             build_segmenter({"library": "transformers", "name": name, "config": {"output_dir": "run"}})
 
 

@@ -1,0 +1,52 @@
+"""Reading of YAML files that others wrote: names and values, without aliases, tags or great size."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LARGEST = 2**20  # bytes; a recipe has two thousand
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, by which a few bytes stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, f"found the alias *{event.anchor}", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of names and values; an empty one has none.
+
+    Args:
+        path (`Path`): The file.
+
+    Raises:
+        ValueError: if it is larger than a MiB, has aliases or tags, is no YAML, or holds something else.
+    """
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {_LARGEST:,}: it is no recipe of ours")
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values, found {type(content).__name__}")
+    return content
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse a YAML text without aliases and tags.
+
+    Raises:
+        ValueError: if it has any, or is no YAML.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)  # noqa: S506: a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
