@@ -47,6 +47,6 @@ def parse_yaml(text: str) -> Any:
         ValueError: if it has any, or is no YAML.
     """
     try:
-        return yaml.load(text, _PlainLoader)  # noqa: S506: a SafeLoader
+        return yaml.load(text, _PlainLoader)  # a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error

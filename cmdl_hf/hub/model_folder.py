@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data import BENCHMARKS
 from ..models import CONTEXT_MODULES
+from ..yaml_files import read_yaml
 
 
 @dataclass
@@ -83,15 +82,16 @@ class ModelFolder:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """Read a JSON or YAML file of a folder; one that is not there is empty, but for the config."""
-    if not path.is_file() and path.name != "config.json":
+    """Read a JSON or YAML file of a folder. A missing file is empty, but `config.json` must exist."""
+    if not path.is_file():
+        if path.name == "config.json":
+            raise FileNotFoundError(f"{path.parent} holds no model: there is no config.json in it")
         return {}
+    if path.suffix == ".yaml":
+        return read_yaml(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path.parent} holds no model: there is no config.json in it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold names and values, found {type(content).__name__}")
