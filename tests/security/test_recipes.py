@@ -49,10 +49,6 @@ def test_tags_build_nothing(run, tmp_path):
 
 
 def test_a_value_is_parsed_without_aliases_and_tags_too():
-    assert (
-        "model_options" in run("model_options: {dropout: '!!python/name:os.system'}", "--benchmark", "synthetic")
-        or True
-    )
     for value, message in (("[&a [1], *a]", "found the alias"), ("!!python/name:os.system", "could not determine")):
         args = CMDLTrainingArguments(benchmark="camvid", backbone="resnet18", model_options={"dropout": value})
         with pytest.raises(ValueError, match=f"dropout: .* cannot be read as YAML .{message}"):
