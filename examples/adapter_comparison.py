@@ -1,10 +1,10 @@
-"""What CMDL does for segmenters that are not ours: trained alone, with CMDL, and with a control, on generated scenes.
+"""Compare segmenters of other libraries without CMDL, with CMDL, and with a control, on generated scenes.
 
     python examples/adapter_comparison.py --output outputs/adapter_comparison.jsonl
 
-The same steps, images and learning rate for each arm, three seeds. The control has CMDL's layers, but its memory stays
-as it started, at random, and no loss reads it: what it gains is gained by more layers. A run that is in the output is
-not repeated; the table at the end is of all that are there.
+Each arm has the same steps, images and learning rate, and three seeds. The control has CMDL's layers, but its memory
+bank stays at its random start and no loss uses it. It shows how much the added layers alone change. A run that is in
+the output file is not repeated. The table at the end contains all runs of the file.
 """
 
 import argparse
@@ -44,14 +44,14 @@ ARMS = ("alone", "control", "CMDL")
 
 
 class Alone(nn.Module):
-    """A segmenter with the losses that it is trained with by itself: cross-entropies at image size."""
+    """A segmenter without CMDL, trained with cross-entropies at image size."""
 
     def __init__(self, segmenter: nn.Module) -> None:
         super().__init__()
         self.segmenter = segmenter
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> object:
-        """Return what the segmenter does, or with labels the losses."""
+        """Return the segmenter's output or, with labels, the losses."""
         output = self.segmenter(pixel_values)
         if labels is None:
             return output
@@ -91,7 +91,7 @@ def run_arm(segmenter: str, arm: str, seed: int, max_steps: int) -> dict[str, ob
 
 
 def format_table(rows: list[dict]) -> str:
-    """Lay the scores out: mean and range over the seeds, %."""
+    """Format the scores as a table: mean and range over the seeds, in %."""
     lines = [f"| segmenter | {' | '.join(ARMS)} |", "|---|" + "---|" * len(ARMS)]
     for segmenter in {row["segmenter"]: None for row in rows}:
         cells = []
@@ -103,7 +103,7 @@ def format_table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    """Run what has not run yet, and print the table."""
+    """Run the missing runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/adapter_comparison.jsonl"))
     parser.add_argument("--segmenters", nargs="+", choices=list(SEGMENTERS), default=list(SEGMENTERS))

@@ -3,9 +3,9 @@
     python examples/finetune_own_data.py --model outputs/demo/model --data-dir my_data --id2label my_data/classes.txt \
         --output-dir outputs/mine
 
-`my_data` holds `images/` and `masks/` with folders `train`, `val` and `test` below both; masks hold the class ids
-0..K-1, and 255 where a pixel does not count. `classes.txt` names one class a line. The backbone and everything else
-that does not depend on the classes comes from `--model`, a folder or a name on the Hub.
+`my_data` contains `images/` and `masks/`, each with the folders `train`, `val` and `test`. Masks contain the class ids
+0..K-1, and 255 for ignored pixels. `classes.txt` names one class per line. `--model` is a folder or a Hub name. It
+gives the weights of the backbone and of all other layers that do not depend on the classes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
         id2label=dataset.id2label,
         label2id={name: index for index, name in dataset.id2label.items()},
         palette=dataset.palette,
-        ignore_mismatched_sizes=True,  # another number of classes: memory bank and classifiers start anew
+        ignore_mismatched_sizes=True,  # for another number of classes, memory bank and classifiers start anew
     )
     recipe = CMDLTrainingArguments(
         max_steps=args.max_steps, total_batch_size=args.batch_size, head_learning_rate_factor=2.0, num_workers=0

@@ -1,4 +1,4 @@
-"""CMDL on an FPN of segmentation_models_pytorch, with a training loop of your own.
+"""Add CMDL to an FPN of segmentation_models_pytorch, and train it with your own training loop.
 
     python examples/plug_into_smp.py --output-dir outputs/fpn_with_cmdl
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--max-steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=8, help="images of one process")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per process")
     parser.add_argument(
         "--image-size", type=int, nargs=2, default=(128, 160), metavar=("HEIGHT", "WIDTH"), help="multiples of 32"
     )
@@ -34,7 +34,7 @@ def main() -> None:
     scenes = load_synthetic(size=tuple(args.image_size), num_test=20)
 
     segmenter = smp.FPN("resnet18", encoder_weights=None, classes=scenes.num_labels)
-    model = CMDLAdapter(segmenter, num_labels=scenes.num_labels)  # the log says which classifier it finds
+    model = CMDLAdapter(segmenter, num_labels=scenes.num_labels)  # the log names the classifier that the adapter found
     if args.compile:
         model.compile()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
@@ -60,7 +60,7 @@ def main() -> None:
     accelerator.print(f"test: mean IoU {100 * scores['mean_iou']:.1f} %")
     if accelerator.is_main_process:
         model.save_pretrained(args.output_dir)
-        loaded = CMDLAdapter.from_pretrained(args.output_dir).to(accelerator.device)  # builds the FPN by itself
+        loaded = CMDLAdapter.from_pretrained(args.output_dir).to(accelerator.device)  # rebuilds the FPN
         pixel_values = scenes["test"].with_transform(EvalTransform())[0]["pixel_values"][None].to(accelerator.device)
         with torch.no_grad():
             scores = loaded(pixel_values)  # a tensor, as smp's models return

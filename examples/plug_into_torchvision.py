@@ -1,4 +1,4 @@
-"""CMDL on torchvision's FCN: train on generated street scenes, score, save, load, and take it off again.
+"""Add CMDL to torchvision's FCN: train on generated street scenes, score, save, load, and remove CMDL.
 
     python examples/plug_into_torchvision.py --output-dir outputs/fcn_with_cmdl
 
@@ -54,11 +54,11 @@ def main() -> None:
     loaded = CMDLAdapter.from_pretrained(args.output_dir, segmenter=make_segmenter())
     pixel_values = scenes["test"].with_transform(EvalTransform())[0]["pixel_values"][None]
     with torch.no_grad():
-        with_cmdl = loaded(pixel_values)["out"]  # the dictionary that torchvision's own model returns
+        with_cmdl = loaded(pixel_values)["out"]  # the same dictionary as torchvision's own model returns
         torch.testing.assert_close(with_cmdl, model(pixel_values)["out"], rtol=1e-3, atol=1e-3)
         without = model.remove()(pixel_values)["out"]
     share = (with_cmdl.argmax(dim=1) != without.argmax(dim=1)).float().mean().item()
-    print(f"CMDL decides {100 * share:.1f} % of the pixels otherwise than the segmenter's own classifier")
+    print(f"CMDL and the segmenter's own classifier differ on {100 * share:.1f} % of the pixels")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""CMDL on SegFormer, trained by transformers' Trainer; with `--lora` the backbone learns by LoRA adapters alone.
+"""Add CMDL to SegFormer and train with transformers' Trainer; with `--lora`, train the backbone by LoRA only.
 
     python examples/plug_into_transformers.py --output-dir outputs/segformer_with_cmdl
 
-`--model NAME` starts from a SegFormer of the Hub; without it a small one starts from scratch. In several processes:
+`--model NAME` loads a SegFormer from the Hub. Without it, a small SegFormer starts from scratch. In several processes:
 torchrun --nproc_per_node 2 examples/plug_into_transformers.py --output-dir outputs/segformer_with_cmdl
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder or Hub name of a SegFormer")
     parser.add_argument("--lora", action="store_true", help="train LoRA adapters instead of the whole backbone")
     parser.add_argument("--max-steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=8, help="images of one process")
+    parser.add_argument("--batch-size", type=int, default=8, help="images per process")
     parser.add_argument("--image-size", type=int, nargs=2, default=(128, 160), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     args = parser.parse_args()
@@ -40,7 +40,7 @@ def main() -> None:
             segmenter = SegformerForSemanticSegmentation(
                 SegformerConfig(depths=[1, 1, 1, 1], decoder_hidden_size=128, id2label=scenes.id2label)
             )
-        if args.lora:  # the decoder has no queries and values, so it would stay as it is without modules_to_save
+        if args.lora:  # the decoder has no queries and values; modules_to_save trains it as a whole
             lora = LoraConfig(
                 r=8, target_modules=["q_proj", "v_proj", "query", "value"], modules_to_save=["decode_head"]
             )
@@ -59,8 +59,8 @@ def main() -> None:
             logging_steps=max(1, args.max_steps // 20),
             save_strategy="no",
             report_to="none",
-            use_cpu=not torch.accelerator.is_available(),  # or processes without a GPU would not find together
-            remove_unused_columns=False,  # the transform makes pixel_values and labels of image and label
+            use_cpu=not torch.accelerator.is_available(),  # without a GPU, several processes need this to connect
+            remove_unused_columns=False,  # the transform needs the columns image and label
             torch_compile=args.compile,
             seed=0,
         ),
@@ -72,12 +72,12 @@ def main() -> None:
     if trainer.is_world_process_zero():
         learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         print(
-            f"{learning / 1e6:.2f} of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million weights learned"
+            f"{learning / 1e6:.2f} of {sum(p.numel() for p in model.parameters()) / 1e6:.2f} million weights trained"
         )
         print(f"loss: {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
         print(f"test: mean IoU {100 * scores['mean_iou']:.1f} %")
         model.save_pretrained(args.output_dir)
-        segmenter = make_segmenter() if args.lora else None  # a plain SegFormer is built as config.json says
+        segmenter = make_segmenter() if args.lora else None  # a plain SegFormer is rebuilt from config.json
         loaded = CMDLAdapter.from_pretrained(args.output_dir, segmenter=segmenter).to(trainer.args.device)
         pixel_values = scenes["test"].with_transform(EvalTransform())[0]["pixel_values"][None].to(trainer.args.device)
         with torch.no_grad():

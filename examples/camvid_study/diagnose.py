@@ -1,8 +1,8 @@
-"""Why a run of the study scores what it scores: a look inside its model, on the validation split.
+"""Measure what each part of a trained model of the study does, on the validation split.
 
     python examples/camvid_study/diagnose.py fcn-cmdl-seed0 --data-dir CamVid
 
-One row per run goes to `diagnostics.jsonl`; a run that is there is looked at anew.
+Each run gives one row of `diagnostics.jsonl`. If the run is there already, its row is replaced.
 """
 
 import argparse
@@ -24,7 +24,7 @@ DIAGNOSTICS = Path(__file__).with_name("diagnostics.jsonl")
 
 
 class Watch:
-    """Keeps what goes through the layers of CMDL in a pass."""
+    """Hooks that store the outputs of CMDL's layers during a forward pass."""
 
     is_voting = True
 
@@ -49,14 +49,18 @@ class Watch:
 
 
 def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tensor]]) -> dict[str, Any]:
-    """Measure on images with labels what each part of CMDL does.
+    """Measure what each part of CMDL does on labelled images.
 
     Returns:
-        Mean IoU of the coarse head, of the network and of the network with its aggregated features at zero; entropy of
-        the attention as a share of that of a uniform one; share of the variance of the aggregated features that is
-        within images; mean cosine between the distributions of a class; dead and duplicate distributions; and the
-        value of each loss, with the norm of its gradient in the pixel features as a multiple of that of the
-        segmentation loss.
+        A `dict` of:
+            - `mean_iou`: of the coarse head, of the network, and of the network with zero aggregated features;
+            - `attention_entropy`: divided by the entropy of a uniform attention;
+            - `within_images`: share of the aggregated features' variance that is within images;
+            - `cosine_within_class`: mean cosine between the distributions of a class;
+            - `dead`, `duplicates`: numbers of such distributions;
+            - `losses`: value of each loss;
+            - `gradients`: norm of each loss's gradient with respect to the pixel features, as a multiple of that of
+              the segmentation loss.
     """
     model.eval()
     watch = Watch(model)
@@ -104,7 +108,7 @@ def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tens
 
 
 def main() -> None:
-    """Look inside the models of the runs that are named."""
+    """Measure the models of the named runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runs = {name: fields for group in GROUPS.values() for name, fields in group.items()}
     parser.add_argument("runs", nargs="+", choices=runs, metavar="RUN", help="names of finished runs with CMDL")

@@ -1,8 +1,8 @@
-"""Tables and plots of the study, from `results.jsonl` and `test_counts/`, into `README.md` and beside it.
+"""Write the tables and plots of the study, from `results.jsonl` and `test_counts/`, to `README.md` and its folder.
 
     python examples/camvid_study/report.py
 
-The card of the best model with CMDL goes to `model_cards/`.
+This also writes the model card of the best CMDL model to `model_cards/`.
 """
 
 import argparse
@@ -31,8 +31,8 @@ CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
 NUM_RESAMPLES = 10_000
-BLOCK_SIZE = 10  # test images that are drawn together
-DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # of the test images, in the order of the data set's list
+BLOCK_SIZE = 10  # neighbouring test images that are drawn together
+DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # positions in the list of test images
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 
 def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean IoU of one run for each resampling.
+    """Compute the mean IoU of one run for each resampling.
 
     Args:
         counts: (images, 2, K), intersection and union of each class.
@@ -56,9 +56,9 @@ def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float, float]:
-    """Draw the test images again and again, the same for both arms, and compare the means over their seeds.
+    """Resample the test images, with the same draws for both arms, and compare the arms' means over their seeds.
 
-    They are drawn in blocks of neighbours: a second of driving lies between two of them, so they resemble each other.
+    Neighbouring images are one second apart and resemble each other. They are therefore drawn in blocks.
 
     Returns:
         The difference of the mean IoUs on the test images themselves, the ends of the interval that holds 95 % of the
@@ -88,13 +88,13 @@ def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def describe_spread(values: list[float]) -> str:
-    """Mean and standard deviation of percentages."""
+    """Format mean and standard deviation in percent."""
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
-    """Scores of the arms, and how they differ."""
+    """Make the tables of the arms' scores and of their differences."""
     lines = ["| arm | seeds | training loss | validation mIoU | test mIoU |", "|---|---|---|---|---|"]
     for name, rows in arms.items():
         validation, test = ([row["scores"][split]["mean_iou"] for row in rows] for split in ("validation", "test"))
@@ -113,7 +113,7 @@ def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def pair_arms(arms: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair every arm with what it is compared with: its framework's plain network and the control of its kind."""
+    """Pair every arm with the plain network of its framework and with its own control."""
     pairs = (
         (name, f"{kind}-{other}")
         for name in arms
@@ -123,12 +123,12 @@ def pair_arms(arms: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def read_counts(rows: list[dict[str, Any]]) -> list[np.ndarray]:
-    """Read what each run of an arm counted on the test images: (images, 2, K)."""
+    """Read the counts (images, 2, K) of each run of an arm on the test images."""
     return [np.load(FOLDER / "test_counts" / f"{row['name']}.npz")["counts"] for row in rows]
 
 
 def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
-    """Scores on each of the drives that the images of validation and test split are taken from."""
+    """Make the table of scores on each drive of the validation and test images."""
     lines = [f"| | 0016E5, validation | {', test | '.join(DRIVES)}, test |", "|---|---|" + "---|" * len(DRIVES)]
     validation = {name: [row["scores"]["validation"]["mean_iou"] for row in rows] for name, rows in arms.items()}
     counts = {name: read_counts(rows) for name, rows in arms.items()}
@@ -151,7 +151,7 @@ def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
-    """IoU of each class on the test split, the rarest class first, rare and other classes apart."""
+    """Make the table of IoU by class on the test split: rare classes first, the rarest at the top."""
     shares = read_counts(next(iter(arms.values())))[0][:, 1].sum(axis=0)
     order = sorted(CLASSES, key=lambda name: shares[CLASSES.index(name)])
     rare, others = ([name for name in order if (name in RARE) == is_rare] for is_rare in (True, False))
@@ -168,7 +168,7 @@ def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
-    """Scores of one-seed runs on the validation split, the best first."""
+    """Make the table of one-seed runs by score on the validation split, the best first."""
     found = [row for row in rows if row["name"].startswith(prefix)]
     found.sort(key=lambda row: -row["scores"]["validation"]["mean_iou"])
     lines = ["| run | mean IoU | of rare classes | weighted by frequency | training loss |", "|---|---|---|---|---|"]
@@ -183,12 +183,12 @@ def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
 
 
 def mean_iou_of(per_class_iou: list[float], names: Iterable[str]) -> float:
-    """Average the IoUs of the classes that are named."""
+    """Average the IoUs of the named classes."""
     return statistics.mean(per_class_iou[CLASSES.index(name)] for name in names)
 
 
 def tabulate_diagnostics(rows: list[dict[str, Any]]) -> str:
-    """What `diagnose.py` found inside the models."""
+    """Make the table of the results of `diagnose.py`."""
     names = ("prototype_loss", "contrastive_loss", "class_margin_loss")
     lines = [
         "| run | coarse head | without votes | network | attention entropy | cosine within class | dead | "
@@ -204,7 +204,7 @@ def tabulate_diagnostics(rows: list[dict[str, Any]]) -> str:
 
 
 def draw_arms(arms: dict[str, list[dict[str, Any]]]) -> Figure:
-    """A dot for each seed of each arm, on both splits."""
+    """Plot a dot for each seed of each arm, on both splits."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.7 + 0.45 * len(arms)), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("validation", "test"), strict=True):
         for height, (name, rows) in enumerate(arms.items()):
@@ -222,7 +222,7 @@ def draw_arms(arms: dict[str, list[dict[str, Any]]]) -> Figure:
 
 
 def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
-    """A dot for each one-seed run."""
+    """Plot a dot for each one-seed run."""
     found = sorted(
         (row["scores"]["validation"]["mean_iou"], row["name"].removeprefix(prefix))
         for row in rows
@@ -242,13 +242,13 @@ def draw_validation(rows: list[dict[str, Any]], prefix: str) -> Figure:
 
 
 def choose_model(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Choose the run of CMDL as it is by default that is best on the validation split."""
+    """Choose the run with CMDL's defaults that is best on the validation split."""
     runs = [row for name, rows in arms.items() for row in rows if name.split("-")[1] == "cmdl"]
     return max(runs, key=lambda row: row["scores"]["validation"]["mean_iou"])
 
 
 def publish_card(row: dict[str, Any], cards: Path = MODEL_CARDS) -> Path:
-    """Write the card of a run's model from its row and its recipe; without pictures, as they show the data set."""
+    """Write the model card of a run from its row and its recipe, without pictures, as those show the data set."""
     args = make_recipe(GROUPS[row["name"].split("-")[0]][row["name"]])
     facts = {
         "best_metric": args.best_metric,
@@ -267,7 +267,7 @@ def publish_card(row: dict[str, Any], cards: Path = MODEL_CARDS) -> Path:
 
 
 def main() -> None:
-    """Write what there is to write."""
+    """Write tables, plots and model card."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = read_rows("results.jsonl")
     arms = group_arms(rows)

@@ -1,10 +1,10 @@
-"""What CMDL brings on CamVid: every run of the study, one after the other.
+"""Run the study of CMDL on CamVid, one run after the other.
 
     python examples/camvid_study/study.py fcn pspnet --data-dir CamVid --weights mobilenetv2_100.safetensors
 
-A run that was interrupted goes on where it was, and one that is in `results.jsonl` is not repeated. All runs share one
-recipe and differ in what their row of `GROUPS` says. Models are chosen on the validation split; only the arms that are
-compared at the end read the test split, once each.
+An interrupted run is continued. A run that is in `results.jsonl` is not repeated. All runs share one recipe; the rows
+of `GROUPS` contain their differences. Models are chosen on the validation split. Only the final comparison reads the
+test split, once for each run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cmdl_hf.hub import write_card
 from cmdl_hf.training import CMDLTrainingArguments, run
 
 RESULTS = Path(__file__).with_name("results.jsonl")
-COUNTS = Path(__file__).with_name("test_counts")  # of each final run, by which test images are drawn again and again
+COUNTS = Path(__file__).with_name("test_counts")  # counts of each final run, used to resample the test images
 STEPS_PER_EPOCH = 46  # 367 images, 8 at a time
 
 BASE: dict[str, Any] = {
@@ -40,7 +40,7 @@ BASE: dict[str, Any] = {
     "hidden_size": 256,
     "attention_size": 128,
     "total_batch_size": 8,
-    "optimizer": "adamw",  # of the pilot runs the best, with and without CMDL
+    "optimizer": "adamw",  # the best optimiser of the pilot runs, with and without CMDL
     "learning_rate": 0.001,
     "min_learning_rate": 1e-6,
     "weight_decay": 0.01,
@@ -82,7 +82,7 @@ SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
 
 def _pilot() -> dict[str, dict[str, Any]]:
-    """Optimisers and learning rates, four epochs, on validation."""
+    """Compare optimisers and learning rates: four epochs, on validation."""
     rates = {
         "sgd": ((0.02, 1.0), (0.01, 10.0), (0.005, 10.0), (0.002, 10.0)),
         "adamw": ((0.001, 1.0), (0.0005, 4.0), (0.0002, 10.0)),
@@ -101,7 +101,7 @@ def _pilot() -> dict[str, dict[str, Any]]:
 
 
 def _sgd() -> dict[str, dict[str, Any]]:
-    """What SGD comes to: ten epochs, and one run of twenty, on validation."""
+    """Train with SGD: ten epochs, and one run of twenty, on validation."""
     sgd = SGD | {"learning_rate": 0.005, "head_learning_rate_factor": 10.0, "epochs": 10}
     options = {
         "contrast": REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 1.0},
@@ -114,7 +114,7 @@ def _sgd() -> dict[str, dict[str, Any]]:
 
 
 def _search() -> dict[str, dict[str, Any]]:
-    """The way to the defaults: ten epochs, on validation."""
+    """Search for the defaults: ten epochs, on validation."""
     contrast = REFERENCE_CONTRAST | {"contrastive_temperature": 0.1, "contrastive_loss_weight": 0.2}
     strong = contrast | {"contrastive_loss_weight": 1.0}
     runs: dict[str, dict[str, Any]] = {
@@ -131,7 +131,7 @@ def _search() -> dict[str, dict[str, Any]]:
 
 
 def _long() -> dict[str, dict[str, Any]]:
-    """What the contrast should be over twenty epochs, on validation."""
+    """Compare contrastive losses over twenty epochs, on validation."""
     runs = {
         f"contrastive-weight-{weight}{name}": {"model_options": CMDL | fields | {"contrastive_loss_weight": weight}}
         for name, fields, weights in (("-unscaled", UNSCALED, (0.05, 0.2, 1.0)), ("", {}, (0.05, 1.0)))
@@ -144,7 +144,7 @@ def _long() -> dict[str, dict[str, Any]]:
 
 
 def _ablations() -> dict[str, dict[str, Any]]:
-    """CMDL with one thing changed at a time, ten epochs, on validation; for the contrast's weight see `_long`."""
+    """Change one setting of CMDL at a time: ten epochs, on validation. For the contrastive weight, see `_long`."""
     options: dict[str, dict[str, Any]] = {
         "m1": {"num_distributions": 1},
         "m3": {"num_distributions": 3},
@@ -163,7 +163,7 @@ def _ablations() -> dict[str, dict[str, Any]]:
 
 
 def _context() -> dict[str, dict[str, Any]]:
-    """How the context should reach the pixels of PSPNet: four epochs, on validation."""
+    """Compare how PSPNet's context reaches the classifier: four epochs, on validation."""
     runs = {name: ARMS[name] for name in ("plain", "cmdl")}
     runs |= {path: ARMS["cmdl"] | {"context_path": path} for path in ("indirect", "direct", "residual")}
     runs["indirect-control"] = ARMS["control"] | {"context_path": "indirect"}
@@ -171,7 +171,7 @@ def _context() -> dict[str, dict[str, Any]]:
 
 
 def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The comparison: three seeds, twenty epochs, and the test split."""
+    """Make the final comparison: three seeds, twenty epochs, and the test split."""
     return {
         f"{framework}-{arm}-seed{seed}": ARMS[arm]
         | {"framework": framework, "seed": seed, "epochs": 20, "is_final": True}
@@ -181,7 +181,7 @@ def _arms(framework: str, arms: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _paths() -> dict[str, dict[str, Any]]:
-    """The ways of the context that were left, over twenty epochs, and the test split."""
+    """Run the rejected context paths: twenty epochs, and the test split."""
     shared: dict[str, Any] = {"framework": "pspnet", "epochs": 20, "is_final": True}
     return {
         f"pspnet-{path}-{arm}-seed{seed}": ARMS[arm] | {"context_path": path, "seed": seed} | shared
@@ -195,7 +195,7 @@ def _paths() -> dict[str, dict[str, Any]]:
 
 
 def _full_size() -> dict[str, dict[str, Any]]:
-    """The comparison at 480×360 over a hundred epochs, for a GPU."""
+    """Make the comparison at 480×360 over a hundred epochs, for a GPU."""
     settings: dict[str, Any] = {
         "resize": None,
         "crop_size": (360, 480),
@@ -247,26 +247,26 @@ def make_recipe(fields: dict[str, Any]) -> CMDLTrainingArguments:
 
 
 class UnfilteredMemory(CMDLMemoryBank):
-    """A bank whose prototypes misclassified pixels move as well."""
+    """A memory bank that misclassified pixels also update."""
 
     def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
-        """Move the prototypes, in place."""
+        """Update the prototypes in place."""
         super().update(pixel_embeddings, similarity, labels, torch.ones_like(is_correct))
 
 
 def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
-    """Make of the network what the row of a run says and no recipe can."""
+    """Apply the settings of a run's row that a recipe cannot express."""
     if not torch.cuda.is_available():
         replace_dilated_depthwise(model)
     set_context_path(model, fields)
-    if fields.get("is_fusion_zeroed"):  # the weights by which it reads the aggregated features
+    if fields.get("is_fusion_zeroed"):  # the fusion's weights for the aggregated features
         torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])
     if not fields.get("is_memory_filtered", True):
         model.memory_bank.__class__ = UnfilteredMemory
 
 
 def set_context_path(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
-    """Let the context take another way than the model's own, where the row of a run says so."""
+    """Replace the model's context path, if the row of a run names another one."""
     if path := fields.get("context_path"):
         model._sharpen = functools.partial(sharpen, model, path)
 
@@ -278,16 +278,16 @@ def sharpen(
     coarse_logits: Tensor,
     feature_maps: tuple[Tensor, ...],
 ) -> Tensor:
-    """Sharpen as CMDL does, but for the way of the context.
+    """Refine the pixel features as CMDL does, but with another context path.
 
     Args:
-        model: With pyramid pooling.
-        path: `"indirect"`: as in the reference, the fusion of the sharpened features with what the attention found in
-            the context. `"direct"`: the attention, scaled, is added to the context before. `"residual"`: the fusion,
-            scaled, is added to the context.
+        model: A model with pyramid pooling.
+        path: `"indirect"`: the fusion of the refined features with the output of the context attention, as in the
+            reference. `"direct"`: the scaled attention output is added to the context before the fusion. `"residual"`:
+            the scaled fusion is added to the context.
         pixel_features: (B, C, h, w).
         coarse_logits: (B, K, h, w).
-        feature_maps: Of the backbone.
+        feature_maps: Feature maps of the backbone.
 
     Returns:
         (B, C, h, w).
@@ -305,7 +305,7 @@ def sharpen(
 
 
 def read_results() -> dict[str, dict[str, Any]]:
-    """Read the rows of the runs that are finished, by name."""
+    """Read the rows of the finished runs, by name."""
     if not RESULTS.is_file():
         return {}
     return {row["name"]: row for row in map(json.loads, RESULTS.read_text().splitlines())}
@@ -318,7 +318,7 @@ def score_test(
     """Score a model on the test split, in float32.
 
     Returns:
-        The scores, and (images, 2, K) pixels: the intersection and the union of each class in each image.
+        The scores, and pixel counts (images, 2, K): intersection and union of each class in each image.
     """
     dataset = load_benchmark("camvid", data_dir)
     model = CMDLForSemanticSegmentation.from_pretrained(folder)
@@ -349,7 +349,7 @@ def read_training_loss(folder: Path) -> float:
 
 
 def main() -> None:
-    """Train what is not trained yet."""
+    """Train the runs that are not in the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = GROUPS | {name: {name: fields} for group in GROUPS.values() for name, fields in group.items()}
     parser.add_argument(
@@ -357,7 +357,7 @@ def main() -> None:
         nargs="+",
         choices=names,
         metavar="RUN",
-        help=f"what to run, in this order: {', '.join(GROUPS)}, or one run",
+        help=f"groups of runs, in this order: {', '.join(GROUPS)}; or single runs",
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--weights", type=Path, required=True, help="timm's weights of the backbone, safetensors")
@@ -365,7 +365,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, fields in (item for group in options.runs for item in names[group].items()):
         if name in read_results():
-            print(f"{name} is in {RESULTS.name} already")
+            print(f"{name} is already in {RESULTS.name}")
             continue
         print(f"\n{name}", flush=True)
         args = make_recipe(fields)
@@ -374,7 +374,7 @@ def main() -> None:
         weights = None if fields.get("is_from_scratch") else options.weights
         scores = run(args, folder, options.data_dir, weights=weights, prepare_model=prepare)
         if scores is None:
-            return  # stopped by a signal; the next call goes on
+            return  # stopped by a signal; the next call continues the run
         facts = json.loads((folder / "run.json").read_text())
         if fields.get("is_final"):
             scores["test"], counts = score_test(folder, fields, options.data_dir, args.resize)

@@ -1,4 +1,4 @@
-"""A transform of your own: for aerial images, which have no up and no down.
+"""An example of your own transform, for aerial images, which have no upright direction.
 
 cmdl train own --transform aerial --plugin examples/plugins/aerial.py --data-dir my_data --id2label my_data/classes.txt
 """
@@ -14,7 +14,7 @@ from cmdl_hf.data import Augmentation
 
 
 class RandomQuarterTurn(v2.Transform):
-    """Turn image and mask by 0, 90, 180 or 270 degrees, each as likely."""
+    """Turn image and mask by 0, 90, 180 or 270 degrees, with equal probability."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the number of quarter turns."""
@@ -26,10 +26,10 @@ class RandomQuarterTurn(v2.Transform):
 
 
 def make_aerial_transform(augmentation: Augmentation) -> v2.Transform:
-    """Make quarter turns, a crop, a flip and a slight change of light.
+    """Make a transform of quarter turns, a crop, a flip and a slight change of brightness and contrast.
 
     Args:
-        augmentation (`Augmentation`): What the recipe says; crop and void are taken from it.
+        augmentation (`Augmentation`): Settings of the recipe. Only crop size and ignore index are used.
     """
     fill = {tv_tensors.Mask: augmentation.ignore_index, "others": 0}
     return v2.Compose(

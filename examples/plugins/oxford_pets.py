@@ -1,4 +1,4 @@
-"""A benchmark of your own: the Oxford-IIIT Pet data set, pets against background, in this file and a table beside it.
+"""An example of your own benchmark: the Oxford-IIIT Pet data set, with the classes pet and background.
 
     cmdl check-data oxford_pets --data-dir path/to/pets --plugin examples/plugins/oxford_pets.py
     cmdl train own --benchmark oxford_pets --data-dir path/to/pets --plugin examples/plugins/oxford_pets.py
@@ -24,7 +24,7 @@ from cmdl_hf.data import (
 OXFORD_PETS = Benchmark(
     name="oxford_pets",
     title="Oxford-IIIT Pet",
-    label_table=LabelTable.from_file(Path(__file__).with_name("oxford_pets.csv")),  # trimaps hold 1, 2 and 3
+    label_table=LabelTable.from_file(Path(__file__).with_name("oxford_pets.csv")),  # trimaps contain 1, 2 and 3
     layouts=(
         Layout(
             "owner's",
@@ -51,7 +51,7 @@ class OxfordPets(BenchmarkBuilder):
     benchmark = OXFORD_PETS
 
     def find_files(self) -> dict[str, SplitFiles]:
-        """Find the files of both splits, in the order of their lists."""
+        """Find the files of both splits, in the order of the split lists."""
         images = index_by_id(list_files(self.data_dir / "images", (".jpg",)))
         masks = index_by_id(list_files(self.data_dir / "annotations" / "trimaps", (".png",)))
         lists = {"train": "trainval.txt", "test": "test.txt"}

@@ -1,4 +1,4 @@
-"""Registers the context module of `strip_pooling.py`: a plug-in that makes the framework `stripnet`.
+"""A plug-in that registers the context module of `strip_pooling.py` as the framework `stripnet`.
 
 cmdl train camvid --framework stripnet --plugin examples/plugins/strip_net.py --data-dir path/to/CamVid
 cmdl predict outputs/camvid-cmdl-stripnet-resnet50c.gluon_in1k photos/ --out outputs/segmented \

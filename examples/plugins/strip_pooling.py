@@ -1,6 +1,7 @@
-"""A context module of your own: strip pooling, which looks along whole rows and columns.
+"""An example of your own context module: strip pooling, which averages whole rows and columns.
 
-A saved model takes this file along, so it holds the module alone and imports torch only; `strip_net.py` registers it.
+Every saved model includes a copy of this file. The file therefore contains only the module and imports only torch.
+`strip_net.py` registers the module.
 
 Reference: "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing" (arXiv 2003.13328).
 """
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 
 
 class StripPooling(nn.Module):
-    """Weigh every pixel by what its row and its column hold on average.
+    """Weight every pixel by the averages of its row and its column.
 
     Args:
-        config (`CMDLConfig`): `hidden_size` is the number of channels C of what comes out.
+        config (`CMDLConfig`): `hidden_size` is the number of output channels C.
         channels (`Sequence[int]`): Channels of the backbone's feature maps, finest first.
     """
 
@@ -30,7 +31,7 @@ class StripPooling(nn.Module):
         self.gate = nn.Conv2d(C, C, 1)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Look at the last map (B, channels[-1], h, w); returns (B, C, h, w)."""
+        """Return features (B, C, h, w), computed from the last feature map (B, channels[-1], h, w)."""
         hidden_state = self.reduction(feature_maps[-1])
         rows = self.along_rows(hidden_state.mean(dim=3, keepdim=True))  # (B, C, h, 1)
         columns = self.along_columns(hidden_state.mean(dim=2, keepdim=True))  # (B, C, 1, w)

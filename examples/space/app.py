@@ -1,9 +1,9 @@
-"""Gradio app that looks inside a semantic segmenter: classes, their distributions, outliers and single pixels.
+"""Gradio app that shows the classes, distributions, outliers and pixel probabilities of a semantic segmenter.
 
     CMDL_MODEL=outputs/demo/model python app.py
 
-It takes CMDL models, whose code travels in their folder, so that cmdl_hf need not be installed, and any other model
-that `AutoModelForSemanticSegmentation` loads. Of the latter it shows classes and pixels.
+It accepts CMDL models and any other model that `AutoModelForSemanticSegmentation` loads. For models without
+distributions, it shows classes and pixels only. It does not need cmdl_hf: a CMDL model's folder contains its code.
 """
 
 import logging
@@ -40,7 +40,7 @@ def build_page() -> gr.Blocks:
                 photo = gr.Image(
                     type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", elem_id="photo"
                 )
-                # The path as it is: `read_image` says what is wrong with a file that Pillow cannot open.
+                # Pass the path unchanged: if Pillow cannot open the file, `read_image` reports why.
                 photo.preprocess = lambda payload: payload and payload.path
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 gr.Examples(EXAMPLE_IMAGES, photo, label="Generated examples")

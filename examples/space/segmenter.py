@@ -1,4 +1,4 @@
-"""Loading any semantic segmenter and segmenting one image; of a CMDL model also its distributions."""
+"""Load a semantic segmenter and segment one image; for CMDL models, also find the distributions."""
 
 import colorsys
 import functools
@@ -19,13 +19,13 @@ if importlib.util.find_spec("cmdl_hf"):
     import cmdl_hf  # noqa: F401 (registers CMDL with the auto classes)
 
 OWN_MODELS = [name.strip() for name in os.environ.get("CMDL_MODEL", "").split(",") if name.strip()]
-"""Models whose own code may run here: those the owner of the app lists, separated by commas."""
+"""Models whose remote code may run: the owner of the app lists them, separated by commas."""
 
 MAX_PIXELS = 100_000_000
-"""Larger files are refused before they are decoded."""
+"""Images with more pixels are rejected before they are decoded."""
 
 MAX_WORK_PIXELS = 2048 * 1024
-"""Larger images are shrunk to this many pixels."""
+"""Images with more pixels are shrunk to this number of pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Result:
         segmentation (`np.ndarray` of shape (H, W)): Class ids.
         names (`list[str]`): Names of the K classes.
         palette (`np.ndarray` of shape (K, 3), uint8): Their colours.
-        similarity (`Tensor` of shape (h, w, K, M), *optional*): Cosines to the distributions; of CMDL models.
+        similarity (`Tensor` of shape (h, w, K, M), *optional*): Cosines to the distributions. CMDL models only.
         distribution_ids (`np.ndarray` of shape (H, W), *optional*): The nearest distribution of the pixel's class.
         outliers (`np.ndarray` of shape (H, W), *optional*): One minus the best cosine to any distribution.
         epsilon (`float`): Divides the cosines in the probabilities of the distributions.
@@ -59,8 +59,8 @@ class Result:
 def load(name: str) -> tuple[Any, Any]:
     """Load model and image processor from a folder or the Hub.
 
-    The code in a model's folder runs only for `OWN_MODELS`, and for local folders unless this is a Space: visitors
-    type names, and a name must not be enough to run a stranger's code here.
+    The remote code of a model runs only for `OWN_MODELS` and, outside a Space, for local folders. In a Space, visitors
+    type the names, and they must not be able to run code of other people.
     """
     is_own = name in OWN_MODELS or (Path(name).is_dir() and "SPACE_ID" not in os.environ)
     options = {"trust_remote_code": is_own, "token": None if is_own else False}
@@ -70,7 +70,7 @@ def load(name: str) -> tuple[Any, Any]:
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]
         if "trust_remote_code" in str(error):
-            reason = "it carries its own code, which runs only for the models named in CMDL_MODEL at the start"
+            reason = "it has remote code, which runs only for the models that CMDL_MODEL lists when the app starts"
         raise ValueError(
             f"The model must be a folder or a Hub name of a semantic segmenter with its image processor; "
             f"{name!r} cannot be loaded: {reason}"
@@ -86,15 +86,15 @@ def read_image(path: str | None) -> Image.Image:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            file.draft("RGB", (4096, 4096))  # a large JPEG is decoded small
+            file.draft("RGB", (4096, 4096))  # a large JPEG is decoded at a smaller size
             return ImageOps.exif_transpose(file).convert("RGB")
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"An image may have up to {MAX_PIXELS:,} pixels, this file has more; shrink or crop it."
+            f"An image may have up to {MAX_PIXELS:,} pixels. This file has more; shrink or crop it."
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(
-            f"The file must be an image such as PNG or JPEG; {Path(path).name!r} cannot be read as one, save it anew."
+            f"The file must be an image such as PNG or JPEG; {Path(path).name!r} cannot be read. Save it again."
         ) from error
 
 
@@ -109,7 +109,7 @@ def shrink(image: Image.Image) -> Image.Image:
 
 @torch.inference_mode()
 def segment(model: Any, processor: Any, image: Image.Image) -> Result:
-    """Segment an image with any semantic segmenter; of a CMDL model also take the distributions."""
+    """Segment an image with any semantic segmenter; for CMDL models, also find the distributions."""
     config = model.config
     has_distributions = bool(getattr(config, "use_distributions", False))
     options = {"output_distributions": True} if has_distributions else {}
@@ -140,13 +140,13 @@ def segment(model: Any, processor: Any, image: Image.Image) -> Result:
 
 
 def _default_color(class_id: int) -> list[int]:
-    """Colours of models that have none: hues a golden section apart, in three lightnesses."""
+    """Return a colour for models without a palette: hues at golden-ratio steps, in three lightnesses."""
     color = colorsys.hls_to_rgb((0.6 + class_id * 0.618034) % 1, (0.5, 0.65, 0.38)[class_id % 3], 0.65)
     return [round(255 * channel) for channel in color]
 
 
 def class_probabilities(result: Result, x: int, y: int) -> Tensor:
-    """Probabilities (K,) at a pixel: the softmax of the logits enlarged to the image."""
+    """Return the probabilities (K,) of a pixel: the softmax of the logits, resized to the image."""
     size = torch.tensor([result.image.width, result.image.height])
     place = (2 * torch.tensor([x, y]) + 1) / size - 1
     logits = F.grid_sample(result.logits, place.view(1, 1, 1, 2), padding_mode="border", align_corners=False)
@@ -154,7 +154,7 @@ def class_probabilities(result: Result, x: int, y: int) -> Tensor:
 
 
 def distribution_similarity(result: Result, x: int, y: int) -> Tensor | None:
-    """Cosines (K, M) of the feature that a pixel lies in, or None for models without distributions."""
+    """Return the cosines (K, M) of the grid feature at a pixel, or None for models without distributions."""
     if result.similarity is None:
         return None
     h, w = result.similarity.shape[:2]
@@ -162,7 +162,7 @@ def distribution_similarity(result: Result, x: int, y: int) -> Tensor | None:
 
 
 def classes_present(result: Result) -> list[tuple[int, float]]:
-    """Classes of the segmentation with their shares of the pixels, the largest first."""
+    """List the classes of the segmentation with their shares of the pixels, the largest first."""
     ids, counts = np.unique(result.segmentation, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return [(int(ids[i]), float(counts[i] / counts.sum())) for i in order if ids[i] < len(result.names)]

@@ -1,4 +1,4 @@
-"""Pictures and tables of a segmented image; HTML that stands on its own."""
+"""Pictures and HTML tables of a segmented image."""
 
 import colorsys
 import html
@@ -36,18 +36,18 @@ CSS = """
 
 
 def draw(result: Result, pixel: tuple[int, int] | None, shown: Iterable[int], opacity: float) -> list[Any]:
-    """Draw classes, distributions and outliers as the page shows them: enlarged, with a ring at the chosen pixel."""
+    """Draw classes, distributions and outliers, enlarged, with a ring at the selected pixel."""
     maps = [finish(picture, pixel) for picture in (draw_distributions(result), draw_outliers(result))]
     return [draw_overlay(result, pixel, shown, opacity), *maps]
 
 
 def draw_overlay(result: Result, pixel: tuple[int, int] | None, shown: Iterable[int], opacity: float) -> Image.Image:
-    """Draw the classes as the page shows them."""
+    """Draw the class overlay, enlarged, with a ring at the selected pixel."""
     return finish(draw_classes(result, shown, opacity), pixel, Image.Resampling.BICUBIC)
 
 
 def draw_classes(result: Result, shown: Iterable[int], opacity: float) -> Image.Image:
-    """Lay the colours of the shown classes over the image."""
+    """Blend the colours of the shown classes with the image."""
     weights = np.where(np.isin(result.segmentation, list(shown)), round(255 * opacity), 0).astype(np.uint8)
     colors = Image.fromarray(result.palette[result.segmentation])
     return Image.composite(colors, result.image, Image.fromarray(weights))
@@ -73,14 +73,14 @@ def draw_outliers(result: Result) -> Image.Image | None:
 
 
 def zoom(size: tuple[int, int]) -> int:
-    """How many times larger a picture of an image (width, height) is: Gradio shrinks pictures, but enlarges none."""
+    """Return the factor by which a picture (width, height) is enlarged, because Gradio only shrinks pictures."""
     return max(1, 1024 // max(size))
 
 
 def finish(
     picture: Image.Image | None, pixel: tuple[int, int] | None, resample: int = Image.Resampling.NEAREST
 ) -> Image.Image | None:
-    """Enlarge a small picture, and ring the chosen pixel."""
+    """Enlarge a small picture, and draw a ring around the selected pixel."""
     if picture is None:
         return None
     factor = zoom(picture.size)
@@ -103,7 +103,7 @@ def shades(color: Sequence[int], num_distributions: int) -> np.ndarray:
 
 
 def describe_pixel(result: Result, x: int, y: int) -> str:
-    """Tables of a pixel: its five likeliest classes, and its distributions where there are any."""
+    """Make the tables of a pixel: its five most probable classes, and its distributions if there are any."""
     class_id = int(result.segmentation[y, x])
     name = result.names[class_id]
     probabilities = class_probabilities(result, x, y)
@@ -126,17 +126,17 @@ def describe_pixel(result: Result, x: int, y: int) -> str:
     return (
         text
         + _table("pixel-distributions", ["Distribution", "", "probability", "cosine"], rows)
-        + f"<p class='muted'>The probabilities of the distributions are the softmax of their cosine similarities over "
-        f"the model's sinkhorn_epsilon, {result.epsilon:g}: its assignment before Sinkhorn balances it. Most similar "
-        f"of all classes: {html.escape(result.names[best_class])} {m + 1}, cosine {similarity.max():.3f}, outlier "
-        f"value {1 - similarity.max():.3f}.</p>"
+        + f"<p class='muted'>The probabilities of the distributions are the softmax of their cosine similarities, "
+        f"divided by the model's sinkhorn_epsilon, {result.epsilon:g}. This is the assignment before Sinkhorn "
+        f"balances it. The most similar distribution is {html.escape(result.names[best_class])} {m + 1}: cosine "
+        f"{similarity.max():.3f}, outlier value {1 - similarity.max():.3f}.</p>"
     )
 
 
 def describe_distributions(result: Result) -> str:
-    """Legend of the distribution map: every class present with its shades and their shares, or why there is none."""
+    """Make the legend of the distribution map, or say why there is no map."""
     if result.similarity is None:
-        return "<p>This model has no class distributions: it is not a CMDL model, or one without them.</p>"
+        return "<p>This model has no class distributions. It is no CMDL model, or one without distributions.</p>"
     M = result.similarity.shape[-1]
     rows = []
     for class_id, _ in classes_present(result):
@@ -150,27 +150,27 @@ def describe_distributions(result: Result) -> str:
         name = html.escape(result.names[class_id])
         rows.append([name, f"<div class='shares'>{bars}</div>", f"{np.count_nonzero(counts)} of {M}"])
     return (
-        f"<p>{M} distributions describe each class, drawn in shades from dark (1) to light ({M}). A pixel has the "
+        f"<p>{M} distributions describe each class. Their shades go from dark (1) to light ({M}). A pixel has the "
         "shade of the nearest distribution of its class.</p>"
         + _table("distributions-present", ["Class", "share of each distribution", "present"], rows)
     )
 
 
 def describe_outliers(result: Result) -> str:
-    """Colour scale of the outlier map, or why there is none."""
+    """Make the colour scale of the outlier map, or give the reason why there is no map."""
     if result.outliers is None:
         return describe_distributions(result)
     return (
         f"<div class='scale' style='background: linear-gradient(to right, {', '.join(COLOR_SCALE)})'></div>"
         f"<div class='ends'><span>{result.outliers.min():.3f}</span><span>{result.outliers.max():.3f}</span></div>"
-        "<p>One minus the best cosine similarity of a pixel to any distribution of any class, on the scale of this "
-        "image. It is no probability: it ranks the pixels of one model by how little they resemble what the model "
-        "has learned, and unusual light raises it as an unknown object does.</p>"
+        "<p>The outlier value of a pixel is one minus its best cosine similarity to any distribution of any class. "
+        "The colours span the values of this image. The value is not a probability. It ranks the pixels of one model "
+        "by how little they resemble the training data. Unknown objects raise it, and so does unusual light.</p>"
     )
 
 
 def toggle_colors(result: Result) -> str:
-    """Style that puts the colour of its class beside each toggle."""
+    """Make the CSS that shows the class colour beside each toggle."""
     rules = "".join(
         f"#toggles .wrap label:nth-of-type({place}) span::before {{background: {_css(result.palette[class_id])}}}"
         for place, (class_id, _) in enumerate(classes_present(result), start=1)
@@ -179,14 +179,14 @@ def toggle_colors(result: Result) -> str:
 
 
 def _bar_row(color: Sequence[int], name: str, share: float, *more: str) -> list[str]:
-    """Cells of a swatch with a name, a bar as long as the share, the share, and more numbers."""
+    """Make the cells of a table row: colour and name, a bar for the share, the share, and more numbers."""
     swatch = f"<span class='swatch' style='background: {_css(color)}'></span>"
     bar = f"<div class='bar' style='background: {_css(color)}; width: {share:.1%}'></div>"
     return [swatch + html.escape(name), bar, f"{share:.1%}", *more]
 
 
 def _table(element: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out cells of HTML; the second column takes the room there is."""
+    """Make an HTML table; its second column takes the remaining width."""
     lines = ["".join(f"<th{' class=wide' * (i == 1)}>{header}</th>" for i, header in enumerate(headers))]
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     return f"<table class='table' id='{element}'>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

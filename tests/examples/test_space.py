@@ -366,7 +366,8 @@ def test_page_in_chromium(address, image, tmp_path):
 
         await browser.click("#tab-outliers-button")
         await browser.wait_for("document.querySelector('#outliers img')?.naturalWidth === 900")
-        assert "It is no probability" in await browser.evaluate("document.querySelector('#outliers-text').innerText")
+        text = await browser.evaluate("document.querySelector('#outliers-text').innerText")
+        assert "The value is not a probability" in text
 
         await browser.click("#model input")
         await browser.evaluate("document.querySelector('#model input').select()")
