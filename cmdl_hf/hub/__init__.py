@@ -1,4 +1,4 @@
-"""Models and data sets on the Hub: their cards, what of a folder goes there, pushing at once or as a run goes on."""
+"""Models and data sets on the Hub: model cards, and pushing at once or during a training."""
 
 from .cards import write_card
 from .datasets import check_can_push_dataset, push_dataset

@@ -1,4 +1,4 @@
-"""The sections of a model's card, in words and tables: what its folder says, and nothing that was not measured."""
+"""The sections of a model card. They contain only facts from the model's folder and measured scores."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,32 +15,33 @@ METRICS = {
     "frequency_weighted_iou": "frequency-weighted IoU",
     "mean_dice": "mean Dice",
 }
-"""Scores of a card, and what it calls them."""
+"""Scores of a model card, with the names that it shows."""
 
 
 def summarize(folder: ModelFolder) -> str:
-    """Say in two sentences what the model is, and whether its training is over."""
+    """Describe the model, and say whether its training is finished."""
     trained = f", trained on {folder.data_title}" if folder.benchmark else ""
     network = f"{folder.network} on {folder.backbone}{trained}"
     start = f"Semantic segmentation into {len(folder.classes)} classes with {network}."
     if not folder.is_finished:
         which = "the best model of the first {:,} steps" if folder.run.get("best_metric") else "the model of step {:,}"
-        start = f"{start} Training is not over: this is {which.format(folder.run['steps'])}."
+        start = f"{start} The training is not finished. This is {which.format(folder.run['steps'])}."
     if not folder.config.get("use_distributions", True):
         return f"{start} This is the plain framework, without class-wise distributions."
     return (
-        f"{start} Every class is described by {folder.config.get('num_distributions')} distributions, prototypes in a "
-        "memory bank; each pixel votes for them, and what the votes bring back sharpens its features."
+        f"{start} A memory bank describes every class by {folder.config.get('num_distributions')} distributions, one "
+        "prototype for each. Each pixel weights the prototypes by its class probabilities, and the result refines its "
+        "features."
     )
 
 
 def tabulate_recipe(folder: ModelFolder) -> str:
-    """Lay out the recipe; empty where the folder has none."""
+    """Make the table of the recipe; empty if the folder has none."""
     return _table(("", ""), _recipe_rows(folder)) if folder.recipe else ""
 
 
 def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
-    """The recipe in words; fields that a recipe has not are left out."""
+    """List the recipe's settings in words. Missing settings are left out."""
     recipe, run = folder.recipe, folder.run
     weights = run.get("weights")
     start = "not recorded" if "weights" not in run else "timm's weights" if weights == "timm" else weights
@@ -83,7 +84,7 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
 
 
 def _flips(recipe: Mapping[str, Any]) -> str | None:
-    """How training images were mirrored, where it was not as usual, from left to right."""
+    """Describe how training images were mirrored, unless it was the usual left to right."""
     flips = {"left to right": recipe.get("flip", True), "top to bottom": recipe.get("vertical_flip", False)}
     names = [name for name, is_used in flips.items() if is_used]
     return None if names == ["left to right"] else ", ".join(names) or "no"
@@ -108,7 +109,7 @@ def _schedule(recipe: Mapping[str, Any]) -> str | None:
 
 
 def describe_protocol(folder: ModelFolder) -> str:
-    """Say how the scores came about."""
+    """Describe how the scores were measured."""
     resize = folder.recipe.get("resize")
     size = f"whole images of {_edges(resize)}" if resize else "whole images at their own size"
     if not folder.recipe:
@@ -122,21 +123,21 @@ def describe_protocol(folder: ModelFolder) -> str:
     if metric and step and "validation" in folder.scores:
         of_all = f" of {steps:,}" if steps else ""
         text += (
-            f" The model is that of step {step:,}{of_all}, chosen by the {metric} on the validation split, whose "
-            "scores are therefore on the high side."
+            f" The model is that of step {step:,}{of_all}, chosen by the {metric} on the validation split. The "
+            "validation scores are therefore optimistic."
         )
         if "test" in folder.scores:
-            text += " The test split had no part in the choice."
+            text += " The test split was not used for this choice."
     if folder.scores.keys() - {"train", "validation", "test"}:
-        text += " A column that names a protocol or a data set was scored by that one."
+        text += " If a column names a protocol or a data set, its scores were measured with that one."
     return (
-        f"{text} A class that is neither labelled nor predicted has no IoU (–), one that is not labelled no accuracy; "
-        "they are left out of the means."
+        f"{text} A class that is neither labelled nor predicted has no IoU (–). A class that is not labelled has no "
+        "accuracy. Such classes are left out of the means."
     )
 
 
 def tabulate_scores(folder: ModelFolder) -> str:
-    """Lay out the scores, a column for each split; empty where nothing was measured."""
+    """Make the table of scores, with a column for each split; empty if there are no scores."""
     if not folder.scores:
         return ""
     rows = [
@@ -148,7 +149,7 @@ def tabulate_scores(folder: ModelFolder) -> str:
 
 
 def tabulate_class_scores(folder: ModelFolder) -> dict[str, str]:
-    """Lay out the scores of every class, a table for each split that has them."""
+    """Make the tables of class scores, one for each split that has them."""
     tables = {}
     for split, scores in folder.scores.items():
         ious, accuracies = scores.get("per_class_iou") or [], scores.get("per_class_accuracy") or []
@@ -160,37 +161,38 @@ def tabulate_class_scores(folder: ModelFolder) -> dict[str, str]:
 
 
 def describe_data(folder: ModelFolder) -> str:
-    """Say which data the model was trained on, and under which terms they stand."""
+    """Name the training data and their terms of use."""
     if benchmark := BENCHMARKS.get(folder.benchmark or ""):
-        return f"{benchmark.title}, {benchmark.homepage}. Its owners' terms: {benchmark.license}."
+        return f"{benchmark.title}, {benchmark.homepage}. Terms of its owners: {benchmark.license}."
     if folder.benchmark == "synthetic":
         return (
-            "Street scenes that `cmdl_hf.data.load_synthetic` generates: drawn, not photographed, free of any terms."
+            "Street scenes generated by `cmdl_hf.data.load_synthetic`. They are drawn, not photographed, and have no "
+            "terms of use."
         )
     if folder.benchmark == "own":
-        return "Data of the model's owner. What they show and under which terms they stand is not recorded."
-    return "Which data the model was trained on, and under which terms they stand, is not recorded."
+        return "Data of the model's owner. Their content and their terms of use are not recorded."
+    return "The training data and their terms of use are not recorded."
 
 
 def list_limits(folder: ModelFolder) -> list[str]:
-    """List what the model is not good for, or was not tried on."""
-    limits = ["Every pixel gets one of the classes above, also where none of them is right."]
+    """List what the model cannot do, and what was not tested."""
+    limits = ["Every pixel gets one of the classes above, even if none of them is correct."]
     if folder.benchmark == "synthetic":
-        limits.append("It has seen drawn scenes only; on photographs it was not tried.")
+        limits.append("It was trained only on drawn scenes. It was not tested on photographs.")
     elif folder.benchmark:
-        limits.append(f"What it does on images unlike those of {folder.data_title} was not measured.")
+        limits.append(f"It was not tested on images that differ from those of {folder.data_title}.")
     if not folder.scores:
-        limits.append("How good it is was not measured.")
+        limits.append("Its scores were not measured.")
     else:
-        limits.append("The scores hold for the splits and the protocol named with them, not for other data.")
-    return [*limits, "Not tested for uses in which a wrong pixel can do harm."]
+        limits.append("The scores are valid only for the splits and the protocol that are given with them.")
+    return [*limits, "It was not tested for uses in which a wrong pixel can do harm."]
 
 
 def find_license(folder: ModelFolder) -> tuple[dict[str, Any], str]:
-    """Find out what can be said of the licence: metadata, and a sentence.
+    """Find the licence of a model, as metadata and as text.
 
-    The code is Apache-2.0. Weights inherit the terms of what they were trained on, so they are called Apache-2.0 only
-    where nothing else went into them: generated scenes, and a backbone from scratch.
+    The code is Apache-2.0. Weights inherit the terms of their training data. They are therefore called Apache-2.0 only
+    if they were trained from scratch on generated scenes.
     """
     code = "The Python files are part of `cmdl_hf`, Apache-2.0."
     if benchmark := BENCHMARKS.get(folder.benchmark or ""):
@@ -200,16 +202,16 @@ def find_license(folder: ModelFolder) -> tuple[dict[str, Any], str]:
             "license_link": benchmark.homepage.split()[0],
         }
         return metadata, (
-            f"{code} The weights were trained on {benchmark.title}; its terms ({benchmark.license}) say what they may "
-            "be used for."
+            f"{code} The weights were trained on {benchmark.title}. Its terms ({benchmark.license}) say how they may "
+            "be used."
         )
     if folder.benchmark == "synthetic" and "weights" in folder.run and folder.run["weights"] is None:
-        return {"license": "apache-2.0"}, f"{code} So are the weights: nothing but generated scenes went into them."
-    return {}, f"{code} The weights have no licence yet: it depends on the terms of what they were trained on."
+        return {"license": "apache-2.0"}, f"{code} So are the weights, which were trained only on generated scenes."
+    return {}, f"{code} The weights have no licence yet; it depends on the terms of their training data."
 
 
 def is_measured(value: Any) -> bool:
-    """Whether a score is a number; one of a class without pixels is not."""
+    """Whether a score is a number. A class without pixels has none."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -233,6 +235,6 @@ def _duration(seconds: float | None) -> str | None:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out a table of Markdown."""
+    """Make a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""The card of a trained model: what the files of its folder say, and nothing that was not measured."""
+"""The model card of a trained model, written from the files of its folder."""
 
 import hashlib
 import logging
@@ -35,14 +35,14 @@ _HUB_METRICS = {"mean_iou": "mean_iou", "mean_accuracy": "mean_accuracy", "overa
 def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, Any] | None = None) -> Path:
     """Write the card of a model, `README.md`, from the files beside it.
 
-    It tells what `config.json`, `recipe.yaml`, `run.json` and `scores.json` say; what a folder lacks, the card calls
-    unknown, and without scores it claims none. Pictures are shown if they are there. A card that was changed by hand,
-    or written by others, is left as it is: remove it to have a new one.
+    The card contains the facts of `config.json`, `recipe.yaml`, `run.json` and `scores.json`. If a file is missing,
+    the card says that its facts are not recorded, and without scores it shows none. It shows pictures if they exist. A
+    card that was edited or written by hand is kept; remove it to get a new one.
 
     Args:
-        folder (`str` or `Path`): Folder of the model; a run's, or what `save_pretrained` wrote.
-        repo_id (`str`, *optional*): `"organisation/name"` that the examples of the card load.
-        run (`dict`, *optional*): What `run.json` is about to say, where it does not yet.
+        folder (`str` or `Path`): Folder of the model, from a run or from `save_pretrained`.
+        repo_id (`str`, *optional*): `"organisation/name"` that the code examples of the card load.
+        run (`dict`, *optional*): Content of `run.json`, if it is not written yet.
 
     Returns:
         `Path`: the card.
@@ -53,7 +53,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, An
     """
     path = Path(folder) / CARD_FILE
     if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
-        logger.warning("%s was written by hand and is kept; remove it to have a new card", path)
+        logger.warning("%s was written by hand and is kept; remove it to get a new card", path)
         return path
     contents = ModelFolder.read(Path(folder))
     contents.run = contents.run if run is None else run
@@ -63,7 +63,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, An
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card is as `write_card` wrote it: its last line has the digest of the others."""
+    """Whether `write_card` wrote this card and nobody edited it: the last line has the digest of the others."""
     body, _, mark = text.rpartition("\n<!--")
     return f"<!--{mark}" == _mark(body)
 
@@ -98,7 +98,7 @@ def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
 
 
 def _metadata(folder: ModelFolder, repo_id: str | None) -> ModelCardData:
-    """What the Hub reads: tags, licence and the scores as a model-index."""
+    """Make the metadata for the Hub: tags, licence, and the scores as a model-index."""
     results = [
         EvalResult(
             task_type="image-segmentation",

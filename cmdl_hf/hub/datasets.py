@@ -8,14 +8,14 @@ from .uploading import with_retries
 
 
 def check_can_push_dataset(repo_id: str) -> None:
-    """Find out whether a data set could be pushed, before hours are spent on preparing it.
+    """Check that a data set can be pushed, before it is prepared, which takes long.
 
     Args:
         repo_id (`str`): `"organisation/name"` on the Hub.
 
     Raises:
-        ValueError: if `repo_id` is no such name.
-        OSError: if nobody is logged in, or the Hub cannot be reached.
+        ValueError: if `repo_id` is not of this form.
+        OSError: if you are not logged in, or the Hub cannot be reached.
     """
     if repo_id.count("/") != 1 or not all(repo_id.split("/")):
         raise ValueError(f"a data set is pushed to organisation/name, found {repo_id!r}")
@@ -23,20 +23,20 @@ def check_can_push_dataset(repo_id: str) -> None:
 
 
 def push_dataset(folder: str | Path, repo_id: str, private: bool = True) -> str:
-    """Upload a folder of a data set to the Hub, in place of what the data set held there before.
+    """Upload the folder of a data set to the Hub, and replace the data files of an earlier upload.
 
     Args:
         folder (`str` or `Path`): The folder.
-        repo_id (`str`): `"organisation/name"`; it is made where it does not exist.
-        private (`bool`): Whether only its owners see it, should it have to be made; most benchmarks' terms do not
-            allow others to pass their files on.
+        repo_id (`str`): `"organisation/name"`. It is created if it does not exist.
+        private (`bool`): Whether a new repository is private. The terms of most benchmarks do not allow you to share
+            their files.
 
     Returns:
         `str`: address of the data set.
 
     Raises:
-        PermissionError: if the Hub does not know the user or does not let them; the message names the cure.
-        ConnectionError: if the Hub stays out of reach.
+        PermissionError: if the Hub does not accept the token, or the token has no right to write.
+        ConnectionError: if the Hub cannot be reached after several attempts.
     """
     api = HfApi(library_name="cmdl_hf")
 
@@ -47,7 +47,7 @@ def push_dataset(folder: str | Path, repo_id: str, private: bool = True) -> str:
             folder_path=folder,
             repo_type="dataset",
             commit_message="Upload data set",
-            delete_patterns="data/*.parquet",  # another number of shards has other names
+            delete_patterns="data/*.parquet",  # a different number of shards has different file names
         )
         return str(repo)
 

@@ -1,4 +1,4 @@
-"""What the files of a model's folder say of it."""
+"""The facts about a model in the files of its folder."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from ..yaml_files import read_yaml
 
 @dataclass
 class ModelFolder:
-    """What a folder says of its model; what it lacks is empty.
+    """The facts about a model in its folder. A missing file is an empty `dict`.
 
     Args:
         path (`Path`): The folder.
-        config (`dict`): What `config.json` says.
-        recipe (`dict`): What `recipe.yaml` says.
-        run (`dict`): What `run.json` says.
-        scores (`dict`): What `scores.json` says, by split.
+        config (`dict`): Content of `config.json`.
+        recipe (`dict`): Content of `recipe.yaml`.
+        run (`dict`): Content of `run.json`.
+        scores (`dict`): Content of `scores.json`, by split.
     """
 
     path: Path
@@ -46,12 +46,12 @@ class ModelFolder:
 
     @property
     def benchmark(self) -> str | None:
-        """Name of the data set, None where it is not known."""
+        """Name of the data set, or None if it is not known."""
         return self.recipe.get("benchmark")
 
     @property
     def data_title(self) -> str:
-        """What sentences call the data set."""
+        """Name of the data set for use in sentences."""
         if benchmark := BENCHMARKS.get(self.benchmark or ""):
             return benchmark.title
         return {"synthetic": "generated street scenes", "own": "own data"}.get(self.benchmark or "", "unknown data")
@@ -65,13 +65,13 @@ class ModelFolder:
 
     @property
     def backbone(self) -> str:
-        """Name of the backbone, as timm or transformers has it."""
+        """Name of the backbone in timm or transformers."""
         backbone = self.config.get("backbone_config") or {}
         return str(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone")
 
     @property
     def is_finished(self) -> bool:
-        """Whether no run says that it goes on."""
+        """Whether the training is finished; also true without a run."""
         return self.run.get("is_finished", True)
 
     @property
@@ -85,7 +85,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     """Read a JSON or YAML file of a folder. A missing file is empty, but `config.json` must exist."""
     if not path.is_file():
         if path.name == "config.json":
-            raise FileNotFoundError(f"{path.parent} holds no model: there is no config.json in it")
+            raise FileNotFoundError(f"{path.parent} contains no model: it has no config.json")
         return {}
     if path.suffix == ".yaml":
         return read_yaml(path)
@@ -94,5 +94,5 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values, found {type(content).__name__}")
+        raise ValueError(f"{path} must contain names and values, found {type(content).__name__}")
     return content

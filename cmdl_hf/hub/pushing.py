@@ -1,4 +1,4 @@
-"""Models on the Hub: what of a folder goes there, pushing it at once, and pushing it while a run goes on."""
+"""Push models to the Hub, at once or during a training."""
 
 import json
 import logging
@@ -30,9 +30,9 @@ _SNAPSHOTS = ".push-"
 
 
 def list_files(folder: str | Path) -> list[Path]:
-    """List what of a model's folder goes to the Hub: its own files and those of `last`.
+    """List the files of a model's folder that are pushed to the Hub: its own files and those of `last`.
 
-    Other folders (checkpoints, the trackers' records), hidden files and half-written ones (.tmp) stay.
+    Other folders (such as checkpoints and trackers' logs), hidden files and unfinished files (.tmp) are not pushed.
 
     Args:
         folder (`str` or `Path`): The folder.
@@ -52,34 +52,33 @@ def list_files(folder: str | Path) -> list[Path]:
 def push(
     folder: str | Path, repo_id: str, private: bool | None = None, message: str = "Upload model with cmdl_hf"
 ) -> str:
-    """Push a model's folder to the Hub, with its card.
+    """Push a model's folder to the Hub, with a model card.
 
-    Files there that the folder lacks stay, and so does a card that was changed there, unless the folder's own was
-    written by hand.
+    Files on the Hub that the folder does not have are kept. A model card that was edited on the Hub is kept, too,
+    unless the folder's own card was written by hand.
 
     Args:
-        folder (`str` or `Path`): Folder that `from_pretrained` loads, such as a run leaves it. Only its `README.md` is
+        folder (`str` or `Path`): Folder that `from_pretrained` loads, for example of a run. Only its `README.md` is
             written; see `write_card`.
-        repo_id (`str`): `"organisation/name"`; it is made where it does not exist.
-        private (`bool`, *optional*): Whether only its owners see it, should it have to be made; by default what the
-            organisation has set.
-        message (`str`): Of the commit.
+        repo_id (`str`): `"organisation/name"`. It is created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private. By default, the organisation's setting.
+        message (`str`): Message of the commit.
 
     Returns:
         `str`: address of the model.
 
     Raises:
-        NotADirectoryError, FileNotFoundError: if there is no such folder, or no model in it.
-        ValueError: if `repo_id` is no such name, or it is public and `private` is asked for.
-        PermissionError: if the Hub does not know the user or does not let them; the message names the cure.
-        ConnectionError: if the Hub stays out of reach. The folder is as it was, and pushing can be repeated.
+        NotADirectoryError, FileNotFoundError: if the folder does not exist or contains no model.
+        ValueError: if `repo_id` is not of this form, or the repository is public and `private` is set.
+        PermissionError: if the Hub does not accept the token, or the token has no right to write.
+        ConnectionError: if the Hub cannot be reached after several attempts. You can repeat the push.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder; name the output folder of a run, or of save_pretrained")
+        raise NotADirectoryError(f"{folder} is not a folder; name the output folder of a run or of save_pretrained")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} holds no model: there is no config.json in it; name a folder that from_pretrained loads"
+            f"{folder} contains no model: it has no config.json; name a folder that from_pretrained loads"
         )
     _check_name(repo_id)
     _check_token(repo_id)
@@ -88,15 +87,15 @@ def push(
 
 
 def check_can_push(repo_id: str, private: bool | None = None) -> None:
-    """Find out whether a model can be pushed, before hours are spent on training it; its repository is made.
+    """Check before a training that its model can be pushed. This creates the repository.
 
     Args:
         repo_id (`str`): `"organisation/name"`.
-        private (`bool`, *optional*): As `push` takes it.
+        private (`bool`, *optional*): As for `push`.
 
     Raises:
-        ValueError, PermissionError: as `push` raises them.
-        ConnectionError: if huggingface_hub is told to be offline. A Hub out of reach is only logged.
+        ValueError, PermissionError: as for `push`.
+        ConnectionError: if huggingface_hub is in offline mode. If the Hub cannot be reached, this is only logged.
     """
     _check_name(repo_id)
     _check_token(repo_id)
@@ -108,25 +107,24 @@ def check_can_push(repo_id: str, private: bool | None = None) -> None:
         if not is_passing(error):
             raise explain(error, repo_id) from None
         logger.warning(
-            "%s: whether it can be pushed to is not known yet, tried again later: %s", repo_id, describe(error)
+            "%s: it is not known yet whether it can be pushed to, tried again later: %s", repo_id, describe(error)
         )
 
 
 class HubPusher:
-    """Pushes the folder of a run to the Hub while the run goes on, and never stops it.
+    """Pushes the folder of a run to the Hub during the training. It never stops the training.
 
-    Only one process of a run may have one. What is pushed is the folder as it was when `push` was called: files that
-    the run replaces meanwhile do not mix in. One upload runs at a time, in a thread of its own; of the states that
-    wait for it only the newest is kept. A state that could not be pushed is logged; the next one, or `finish`, takes
-    its place.
+    Use it in one process of a run only. `push` takes a snapshot of the folder, so files that the run replaces later do
+    not mix in. One upload runs at a time, in a separate thread. Of the snapshots that wait, only the newest is kept.
+    If a push fails, this is logged, and the next push or `finish` replaces it.
 
     Args:
         folder (`str` or `Path`): Folder of the run.
         repo_id (`str`): `"organisation/name"`.
-        private (`bool`, *optional*): As `push` takes it.
+        private (`bool`, *optional*): As for `push`.
 
     Raises:
-        ValueError, PermissionError, ConnectionError: as `check_can_push` raises them.
+        ValueError, PermissionError, ConnectionError: as for `check_can_push`.
 
     Example:
         ```python
@@ -143,7 +141,7 @@ class HubPusher:
         self.repo_id = repo_id
         self.private = private
         check_can_push(repo_id, private)
-        for snapshot in self.folder.glob(f"{_SNAPSHOTS}*"):  # of a run that was killed
+        for snapshot in self.folder.glob(f"{_SNAPSHOTS}*"):  # left by a run that was killed
             shutil.rmtree(snapshot, ignore_errors=True)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -153,10 +151,10 @@ class HubPusher:
         self._address = ""
 
     def push(self, message: str) -> None:
-        """Take the folder as it is now and push it in the background, with its card.
+        """Take a snapshot of the folder and push it in the background, with a model card.
 
         Args:
-            message (`str`): Of the commit.
+            message (`str`): Message of the commit.
         """
         self._last_state += 1
         try:
@@ -180,7 +178,7 @@ class HubPusher:
             `str`: address of the model.
 
         Raises:
-            ValueError, PermissionError, ConnectionError: as `push` raises them; the message says how to push later.
+            ValueError, PermissionError, ConnectionError: as for `push`. The message says how to push later.
         """
         while (thread := self._thread) is not None:
             thread.join()
@@ -191,10 +189,10 @@ class HubPusher:
         except (OSError, ValueError) as error:
             kind = next(k for k in (PermissionError, ConnectionError, OSError, ValueError) if isinstance(error, k))
             again = shlex.join(["cmdl", "push", str(self.folder), self.repo_id, *["--private"] * bool(self.private)])
-            raise kind(f"{error}\nNothing is lost: {self.folder} is as it was. Push it later: {again}") from None
+            raise kind(f"{error}\nThe model is still in {self.folder}. Push it later: {again}") from None
 
     def _take_snapshot(self) -> Path:
-        """Hold on to the files as they are: weights are replaced, never rewritten, so that a hard link is enough."""
+        """Copy the files. Weights are replaced, never changed in place, so a hard link is enough for them."""
         snapshot = Path(tempfile.mkdtemp(prefix=_SNAPSHOTS, dir=self.folder))
         try:
             for path in list_files(self.folder):
@@ -210,7 +208,7 @@ class HubPusher:
         return snapshot
 
     def _work(self) -> None:
-        """Upload what waits until nothing does."""
+        """Upload the waiting snapshots until there are none."""
         while True:
             with self._lock:
                 if self._waiting is None:
@@ -218,11 +216,11 @@ class HubPusher:
                     return
                 (state, snapshot, message), self._waiting = self._waiting, None
             has_bars = not are_progress_bars_disabled()
-            disable_progress_bars()  # they would write over the run's own
+            disable_progress_bars()  # they would overwrite the run's progress bars
             try:
                 self._address = _upload(snapshot, self.repo_id, self.private, message)
                 self._pushed_state = state
-            except Exception as error:  # whatever it is, the run goes on
+            except Exception as error:  # no error may stop the run
                 logger.warning("%s: not pushed (%s), tried again later: %s", self.repo_id, message, describe(error))
             finally:
                 if has_bars:
@@ -231,9 +229,10 @@ class HubPusher:
 
 
 def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> str:
-    """Upload what of a folder belongs on the Hub, and return its address.
+    """Upload the files of a folder that belong on the Hub, and return the address.
 
-    In one commit, so that nobody meets half a state: `HfApi.upload_folder` cuts what the Hub refuses into several.
+    All files go into one commit, so that nobody loads a partial upload. `HfApi.upload_folder` would split a commit
+    that the Hub rejects into several.
     """
     api = HfApi(library_name="cmdl_hf")
 
@@ -250,7 +249,7 @@ def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> s
 
 
 def _must_keep_card(api: HfApi, repo_id: str, folder: Path) -> bool:
-    """Whether somebody changed the card on the Hub, where a folder has but a generated one to put in its place."""
+    """Whether the card on the Hub was edited, and the folder has only a generated card."""
     card = folder / CARD_FILE
     if not card.is_file() or not is_generated(card.read_text(encoding="utf-8")):
         return False
@@ -262,8 +261,8 @@ def _must_keep_card(api: HfApi, repo_id: str, folder: Path) -> bool:
     if is_generated(response.text) or not ModelCard(response.text, ignore_metadata_errors=True).text.strip():
         return False
     logger.warning(
-        "the card of %s was changed on the Hub and is kept there; remove it there, or put yours into %s, to have it "
-        "replaced",
+        "the model card of %s was changed on the Hub and is kept. To replace it, remove it there, or write your own "
+        "card to %s",
         repo_id,
         CARD_FILE,
     )
@@ -289,7 +288,7 @@ def _check_token(repo_id: str) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

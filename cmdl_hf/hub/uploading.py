@@ -1,4 +1,4 @@
-"""Requests to the Hub that outlast its bad minutes, and words for what it refuses."""
+"""Requests to the Hub: repeat them after temporary failures, and explain the errors."""
 
 import json
 import logging
@@ -12,34 +12,34 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 logger = logging.getLogger(__name__)
 
 RETRY_WAITS = (2.0, 10.0, 30.0, 60.0)
-"""Seconds before each further attempt.
+"""Seconds to wait before each further attempt.
 
-huggingface_hub repeats parts of an upload itself, for about 23 s: asking how to upload, sending large files, and the
-commits of `upload_folder`. It repeats neither making the repository, checking the card and the commit of
-`create_commit` nor any commit that another one got ahead of (412).
+huggingface_hub itself repeats some parts of an upload for about 23 s: the request how to upload, the transfer of
+large files, and the commits of `upload_folder`. It does not repeat the creation of the repository, the check of the
+card, the commit of `create_commit`, or a commit that lost against another one (412).
 """
 
 _PASSING_STATUSES = {408, 409, 412, 429}
-"""Statuses below 500 that another attempt may not meet."""
+"""HTTP statuses below 500 after which another attempt may succeed."""
 
 _Result = TypeVar("_Result")
 
 
 def with_retries(attempt: Callable[[], _Result], repo_id: str) -> _Result:
-    """Do something on the Hub, again and again where only the Hub or the way to it is in trouble.
+    """Call a function that uses the Hub, and repeat it after temporary failures of the Hub or the network.
 
-    Server errors, cut connections, timeouts and commits that others got ahead of are tried again after `RETRY_WAITS`.
+    Server errors, lost connections, timeouts and conflicting commits are tried again after `RETRY_WAITS`.
 
     Args:
-        attempt (`Callable`): What to do; it must be harmless to do it twice.
-        repo_id (`str`): The repository, which messages name.
+        attempt (`Callable`): The function. It must be safe to call it twice.
+        repo_id (`str`): The repository, for messages.
 
     Returns:
-        What `attempt` returns.
+        The result of `attempt`.
 
     Raises:
-        PermissionError: if the Hub does not know the user or does not let them (401, 403, 404).
-        ConnectionError: if the trouble lasts, or huggingface_hub is told to be offline.
+        PermissionError: if the Hub does not accept the token, or the token lacks a right (401, 403, 404).
+        ConnectionError: if all attempts fail, or huggingface_hub is in offline mode.
     """
     for wait in (*RETRY_WAITS, None):
         try:
@@ -58,18 +58,18 @@ def with_retries(attempt: Callable[[], _Result], repo_id: str) -> _Result:
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether another attempt may do better."""
+    """Whether the failure is temporary, so that another attempt may succeed."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in _PASSING_STATUSES
     if isinstance(error, LocalTokenNotFoundError | OfflineModeIsEnabled):
         return False
-    # What is left of OSError are files on this machine. huggingface_hub reads a JSON answer before its status.
+    # All other OSErrors concern local files. huggingface_hub parses a JSON answer before it checks the status.
     is_local = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError | HTTPError)
     return not is_local
 
 
 def explain(error: Exception, repo_id: str) -> Exception:
-    """Turn what huggingface_hub raised into an error that names the cure; what needs none is returned as it is."""
+    """Turn an error of huggingface_hub into one that names the cure. Other errors are returned unchanged."""
     if isinstance(error, OfflineModeIsEnabled):
         return ConnectionError(f"{repo_id} cannot be reached while HF_HUB_OFFLINE is set; unset it")
     if isinstance(error, LocalTokenNotFoundError):
@@ -80,32 +80,32 @@ def explain(error: Exception, repo_id: str) -> Exception:
     namespace = repo_id.split("/")[0]
     if status == 401:
         return PermissionError(
-            f"{repo_id}: the Hub does not accept the token (401); log in anew with `hf auth login`. "
-            "Where the variable HF_TOKEN is set, it is taken first"
+            f"{repo_id}: the Hub does not accept the token (401); log in again with `hf auth login`. "
+            "If the variable HF_TOKEN is set, its token is used instead"
         )
     if status == 403:
         return PermissionError(
-            f"{repo_id}: the token may not write there (403); let {namespace} give you the right to write, or log in "
-            "with `hf auth login` and a token that has it"
+            f"{repo_id}: the token may not write there (403); ask {namespace} for the right to write, or log in with "
+            "`hf auth login` and a token that has it"
         )
     if status == 404:
         return PermissionError(
-            f"{repo_id}: the Hub shows the token no such repository (404); check the name, or log in with "
-            f"`hf auth login` as someone who may write to {namespace}"
+            f"{repo_id}: the token finds no such repository on the Hub (404); check the name, or log in with "
+            f"`hf auth login` as a user who may write to {namespace}"
         )
     return OSError(f"{repo_id}: {describe(error)}")
 
 
 def not_logged_in(repo_id: str) -> PermissionError:
-    """The error for want of a token."""
+    """Make the error for a missing token."""
     return PermissionError(
-        f"{repo_id}: nobody is logged in to the Hub; run `hf auth login` with a token that may write to "
+        f"{repo_id}: you are not logged in to the Hub; run `hf auth login` with a token that may write to "
         f"{repo_id.split('/')[0]}, or set HF_TOKEN"
     )
 
 
 def describe(error: Exception) -> str:
-    """Put an error into one line, without the token whatever the Hub answered."""
+    """Format an error as one line, and remove the token from it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, HfHubHTTPError):
         request = f"{error.response.request.method} {error.response.request.url.path}"

@@ -72,7 +72,7 @@ def test_without_scores_the_card_claims_none(model, tmp_path):
     card, text = _write(folder)
     assert card.data.eval_results is None
     assert card.data.metrics is None
-    assert "How good it is was not measured." in text
+    assert "Its scores were not measured." in text
     for unknown in ("model-index", "## Results", "mean IoU", "validation split", "predictions.png", "Single scale"):
         assert unknown not in text
 
@@ -80,7 +80,7 @@ def test_without_scores_the_card_claims_none(model, tmp_path):
 def test_the_card_of_a_run_that_is_not_over_says_so(model, tmp_path):
     facts = FACTS | {"is_finished": False, "steps": 400, "best_step": 320}
     _, text = _write(make_run_folder(tmp_path, model, {"validation": SCORES}, facts))
-    assert "Training is not over: this is the best model of the first 400 steps." in text
+    assert "The training is not finished. This is the best model of the first 400 steps." in text
     assert "| optimiser steps | 400 of 800 |" in text
     assert "step 320 of 800, chosen by the mean IoU" in text
 
@@ -107,8 +107,8 @@ def test_a_folder_that_is_no_run_says_what_is_not_known(make_model, tmp_path):
         "# PSPNet with resnet\n",
         "This is the plain framework, without class-wise distributions.",
         "How this model was trained is not recorded.",
-        "Which data the model was trained on, and under which terms they stand, is not recorded.",
-        "How good it is was not measured.",
+        "The training data and their terms of use are not recorded.",
+        "Its scores were not measured.",
         'from_pretrained("path/to/this/folder")',
     ):
         assert expected in text

@@ -181,7 +181,7 @@ def test_lasting_trouble_is_an_error_that_loses_nothing(hub, folder):
 
 @pytest.mark.usefixtures("client")
 def test_who_may_not_write_learns_it_before_training(hub, monkeypatch):
-    with pytest.raises(PermissionError, match=r"they/toy: the token may not write .*let they give you the right"):
+    with pytest.raises(PermissionError, match=r"they/toy: the token may not write .*ask they for the right"):
         check_can_push("they/toy")
     check_can_push("me/toy", private=True)
     assert hub.repos["models", "me/toy"].private
@@ -198,7 +198,7 @@ def test_who_may_not_write_learns_it_before_training(hub, monkeypatch):
     with pytest.raises(PermissionError, match="does not accept the token"):
         check_can_push("me/new")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PermissionError, match=r"nobody is logged in.*hf auth login"):
+    with pytest.raises(PermissionError, match=r"you are not logged in.*hf auth login"):
         check_can_push("me/new")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -278,7 +278,7 @@ def test_finish_pushes_what_is_missing_or_says_how_to(hub, folder):
     pusher = HubPusher(folder, "me/toy", private=True)
     hub.fail("POST .*/commit/", 401, 2)
     pusher.push("Step 1")
-    with pytest.raises(PermissionError, match=rf"Nothing is lost: .*cmdl push {folder} me/toy --private"):
+    with pytest.raises(PermissionError, match=rf"The model is still in .*cmdl push {folder} me/toy --private"):
         pusher.finish()
     assert pusher.finish() == f"{hub.url}/me/toy"
     _assert_holds(hub.repos["models", "me/toy"], folder)
@@ -406,11 +406,11 @@ def test_cmdl_push(hub, folder, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "me/toy"], "nowhere is no folder"),
-        (["empty", "me/toy"], r"empty holds no model: there is no config\.json"),
+        (["nowhere", "me/toy"], "nowhere is not a folder"),
+        (["empty", "me/toy"], r"empty contains no model: it has no config\.json"),
         (["run", "toy"], "organisation/name, found 'toy'"),
         (["run", "me/to y"], "to y"),
-        (["run", "me/toy"], "nobody is logged in to the Hub; run `hf auth login`"),
+        (["run", "me/toy"], "you are not logged in to the Hub; run `hf auth login`"),
     ],
 )
 def test_cmdl_push_names_the_mistake(folder, tmp_path, monkeypatch, arguments, message):
