@@ -1,4 +1,4 @@
-"""Segmentation by any semantic segmenter: of pixels, and of image files by a saved model."""
+"""Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
 from .files import predict_files
 from .loading import choose_device, load_segmenter

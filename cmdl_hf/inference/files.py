@@ -1,4 +1,4 @@
-"""Segmentation of image files by a saved model."""
+"""Segment image files with a saved model."""
 
 import json
 import logging
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 
-_MAX_PALETTE = 256  # what 8 bits can tell apart
+_MAX_PALETTE = 256  # number of colours of an 8-bit palette
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """The files that an image gives."""
+    """The output files of an image."""
 
     segmentation: Path
     overlay: Path
@@ -51,7 +51,7 @@ class _Outputs:
 
 @dataclass
 class _Prepared:
-    """An image that was read, as the model takes it."""
+    """An image with its pixel values for the model."""
 
     path: Path
     image: Image.Image
@@ -68,32 +68,32 @@ def predict_files(
     max_pixels: int = MAX_PIXELS,
     trust_remote_code: bool = False,
 ) -> dict[Path, str]:
-    """Segment image files and folders of them, on a GPU where there is one.
+    """Segment image files and folders of image files. A GPU is used if there is one.
 
-    Every image gives `NAME.png`, class ids with the model's colours as palette (16 bits without a palette where there
-    are more than 256 classes), and `NAME_overlay.jpg`. `summary.json` lists the images with the classes in them.
-    Images are turned as their EXIF orientation says; transparency is dropped, as in training.
+    For every image, `NAME.png` has the class ids, with the model's colours as palette, and `NAME_overlay.jpg` shows
+    them. With more than 256 classes, `NAME.png` has 16 bits and no palette. `summary.json` lists the images and their
+    classes. Images are rotated by their EXIF orientation. Transparency is dropped, as in training.
 
     Args:
         model (`str` or `Path`): Folder or Hub name of a semantic segmenter that transformers loads.
         inputs (`Sequence`): Image files, folders (searched with their subfolders) or patterns such as `*.jpg` and
             `**/*.jpg`.
-        output_dir (`str` or `Path`): Where to write; folders below an input folder are kept.
-        batch_size (`int`): Images of one size, one after the other, that the model is given at once. Halved where
-            they do not fit memory.
-        use_outlier_map (`bool`): Also write `NAME_outlier.png`: black where a pixel is like a distribution that the
-            model has learned, white (one minus the best cosine is 1 or more) where it is like none; see
-            [`inference.outlier_map`]. For models with class distributions.
+        output_dir (`str` or `Path`): Folder to write to. The subfolders of an input folder are kept.
+        batch_size (`int`): Largest number of consecutive images of one size in a batch. It is halved if a batch does
+            not fit into memory.
+        use_outlier_map (`bool`): Also write `NAME_outlier.png`, for models with class distributions. A pixel is black
+            if it is similar to a learned distribution, and white if it is similar to none (one minus its best cosine
+            is 1 or more); see [`inference.outlier_map`].
         max_pixels (`int`): Images with more pixels are not read.
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Returns:
-        `dict`: the reason for every file that could not be segmented.
+        `dict`: files that could not be segmented, with the reasons.
 
     Raises:
-        FileNotFoundError: if an input is neither file nor folder, or there is no image in it; if there is no model.
-        ValueError: if two images would be written to one file, or one would replace an input; if the model is no
-            semantic segmenter, or has no distributions to map outliers with.
+        FileNotFoundError: if an input does not exist or contains no image, or if there is no model.
+        ValueError: if two images would be written to one file, or one would replace an input; if the model is not a
+            semantic segmenter, or has no distributions for an outlier map.
         PermissionError: if the output folder cannot be written to.
     """
     if batch_size < 1 or max_pixels < 1:
@@ -124,7 +124,7 @@ _Result: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 class _Batches:
-    """A model that is given fewer images at once when they do not fit memory."""
+    """Runs a model on batches, and reduces the batch size if a batch does not fit into memory."""
 
     def __init__(self, model: nn.Module, batch_size: int, use_outlier_map: bool) -> None:
         self.model = model
@@ -134,7 +134,7 @@ class _Batches:
 
     @torch.no_grad()
     def segment(self, group: Sequence[_Prepared]) -> Iterator[_Result | str]:
-        """Yield what is found in each image, or the reason why it cannot be segmented."""
+        """Yield the result of each image, or the reason why it cannot be segmented."""
         done = 0
         while done < len(group):
             images = group[done : done + self.batch_size]
@@ -150,20 +150,22 @@ class _Batches:
                 yield from results
                 done += len(images)
                 continue
-            # Not in the handler, which holds on to the memory.
+            # Not in the exception handler, which would keep the memory in use.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             if len(images) == 1:
-                yield "does not fit memory, even alone; make it smaller"
+                yield "does not fit into memory, even alone; make it smaller"
                 done += 1
             else:
                 self.batch_size = len(images) // 2
-                logger.warning("%d images do not fit memory at once, going on with %d", len(images), self.batch_size)
+                logger.warning(
+                    "%d images do not fit into memory at once; continuing with %d", len(images), self.batch_size
+                )
 
     def _segment_each(self, images: Sequence[_Prepared], error: Exception) -> Iterator[_Result | str]:
-        """Find out which images of a batch the model refuses, such as those too small for it."""
+        """Find the images of a batch that the model cannot process, for example too small ones."""
         if len(images) == 1:
-            yield f"the model refuses it: {str(error).strip().splitlines()[0]}"
+            yield f"the model cannot process it: {str(error).strip().splitlines()[0]}"
             return
         for prepared in images:
             yield from self.segment([prepared])
@@ -187,7 +189,7 @@ class _Batches:
 
 
 class _Writer:
-    """Writes what was found in each image, and at the end the summary."""
+    """Writes the results of each image and, at the end, the summary."""
 
     def __init__(self, config: Any, output_dir: Path, targets: dict[Path, _Outputs]) -> None:
         self.id2label = {int(id_): name for id_, name in config.id2label.items()}
@@ -199,11 +201,11 @@ class _Writer:
         self.rows: dict[Path, dict[str, Any]] = {}
 
     def try_to_write(self, prepared: _Prepared, ids: Tensor, outliers: Tensor | None) -> str | None:
-        """Write what was found in an image; returns the reason where it cannot be written."""
+        """Write the results of an image. If this fails, return the reason."""
         try:
             self.write(prepared, ids, outliers)
         except OSError as error:
-            if error.errno is not None:  # a full disk, say; Pillow's own have none
+            if error.errno is not None:  # a system error, such as a full disk; Pillow's own have none
                 raise
             return f"its results cannot be written: {error}"
         return None
@@ -242,7 +244,7 @@ class _Writer:
         write_text(self.output_dir / SUMMARY_FILE, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
     def _shares(self, ids: Tensor) -> list[dict[str, Any]]:
-        """The classes present with their shares of the pixels, the largest first."""
+        """List the classes of an image with their shares of the pixels, the largest first."""
         counts = torch.bincount(ids.flatten(), minlength=self.num_labels)
         order = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())].tolist()
         return [
@@ -251,7 +253,7 @@ class _Writer:
 
 
 def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict[Path, str]) -> Iterator[_Prepared]:
-    """Yield the images that can be read, and note why the others cannot."""
+    """Yield the readable images. Record the reasons for all others in `failures`."""
     for path in paths:
         try:
             image = read_image(path, max_pixels)
@@ -259,18 +261,18 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
             failures[path] = str(error) or type(error).__name__
             continue
         except MemoryError:
-            failures[path] = "does not fit memory; make it smaller"
+            failures[path] = "does not fit into memory; make it smaller"
             continue
         try:
             pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
         except (RuntimeError, ValueError) as error:
-            failures[path] = f"the model's image processor refuses it: {str(error).strip().splitlines()[0]}"
+            failures[path] = f"the model's image processor cannot process it: {str(error).strip().splitlines()[0]}"
         else:
             yield _Prepared(path, image, pixel_values)
 
 
 def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
-    """Collect neighbours whose pixel values are of one size."""
+    """Collect consecutive images whose pixel values have one size."""
     group: list[_Prepared] = []
     for prepared in images:
         if group and (len(group) == batch_size or prepared.pixel_values.shape != group[0].pixel_values.shape):
@@ -282,12 +284,12 @@ def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepa
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU, whose allocator has no error of its own."""
+    """Whether memory ran out, on an accelerator or on the CPU (torch has no separate error for the CPU)."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the output folder, and find out before the work whether it can be written to."""
+    """Create the output folder, and check that it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{SUMMARY_FILE}.tmp"
@@ -300,9 +302,9 @@ def _make_folder(folder: Path) -> None:
 
 
 def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, _Outputs]:
-    """Find the images, and name the files each gives."""
+    """Find the images, and name their output files."""
     if not inputs:
-        raise ValueError("there is nothing to segment; name image files, folders or quoted patterns")
+        raise ValueError("there is nothing to segment; name image files, folders, or patterns in quotes")
     targets: dict[Path, _Outputs] = {}
     sources: dict[Path, Path] = {}
     found = [image for given in inputs for image in find_images(given, output_dir)]
@@ -311,13 +313,13 @@ def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, 
         outputs = _Outputs.named(output_dir / name)
         for target in outputs.paths:
             if target.resolve() in originals:
-                raise ValueError(f"{target} would replace an image that is to be segmented; name another folder")
+                raise ValueError(f"{target} would replace an input image; name another folder")
             if target.exists() and not (output_dir / SUMMARY_FILE).exists():
-                raise ValueError(f"{target} exists, and cmdl predict has not written it; name another folder")
+                raise ValueError(f"{target} exists, and cmdl predict did not write it; name another folder")
             if sources.setdefault(target, path) != path:
                 raise ValueError(
-                    f"{sources[target]} and {path} would both be written to {target}; name the folder that holds "
-                    "both, whose subfolders are kept"
+                    f"{sources[target]} and {path} would both be written to {target}; name the folder that contains "
+                    "both: its subfolders are kept"
                 )
         targets[path] = outputs
     return targets

@@ -1,4 +1,4 @@
-"""Image files of a user: found by name, folder or pattern, and read with care for what files can be."""
+"""Find image files by name, folder or pattern, and read them safely."""
 
 import glob
 import re
@@ -11,21 +11,21 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is read, the limit at which Pillow suspects a decompression bomb."""
+"""Pixels of the largest image that is read. At this limit, Pillow suspects a decompression bomb."""
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises on files that are no whole image."""
+"""Errors that Pillow raises on files that are not a complete image."""
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image file, upright and as RGB; transparency is dropped.
+    """Read an image file as upright RGB. Transparency is dropped.
 
     Args:
         path (`Path`): The file.
-        max_pixels (`int`): Images with more pixels are refused before they are decoded.
+        max_pixels (`int`): Images with more pixels are rejected before they are decoded.
 
     Raises:
-        OSError, ValueError, SyntaxError, EOFError: if it is no whole image, or too large.
+        OSError, ValueError, SyntaxError, EOFError: if the file is not a complete image, or is too large.
     """
     with _without_pillows_limit(), Image.open(path) as file:
         width, height = file.size
@@ -34,16 +34,16 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         if width * height > max_pixels:
             raise ValueError(
                 f"has {width} × {height} = {width * height:,} pixels, more than {max_pixels:,}; raise the limit with "
-                "--max-pixels if it comes from a source you trust"
+                "--max-pixels if you trust its source"
             )
         if file.mode.startswith(("I", "F")):
-            raise ValueError(f"must have 8 bits a channel, found mode {file.mode}; convert it")
+            raise ValueError(f"must have 8 bits per channel, found mode {file.mode}; convert it")
         return ImageOps.exif_transpose(file).convert("RGB")
 
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Leave the limit of pixels to `max_pixels`."""
+    """Switch off Pillow's own pixel limit, because `max_pixels` replaces it."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -52,19 +52,19 @@ def _without_pillows_limit() -> Iterator[None]:
 
 
 def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
-    """Find the images that an input of the command line means.
+    """Find the images of one command-line input.
 
     Args:
-        given (`str` or `Path`): An image file, a folder, searched with its subfolders, or a pattern such as `*.jpg`
-            and `**/*.jpg`.
-        output_dir (`Path`): What lies there, below a folder that is searched, are results of an earlier call, which
-            are left out.
+        given (`str` or `Path`): An image file, a folder (searched with its subfolders), or a pattern such as `*.jpg`
+            or `**/*.jpg`.
+        output_dir (`Path`): Folder of the results. If it lies below the searched folder, its files are skipped as
+            results of an earlier call.
 
     Yields:
-        Every image, and its name relative to the folder that is searched.
+        Every image, and its name relative to the searched folder.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no image.
     """
     root = Path(given)
     if root.is_file():
@@ -78,18 +78,18 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
         root = _fixed_part(root)
     paths = sorted(path for path in found if not _is_earlier_output(path, root, output_dir))
     if not paths:
-        raise FileNotFoundError(f"{given} is no image file, no folder with images and no pattern that matches any")
+        raise FileNotFoundError(f"{given} is no image file, no folder with images, and no pattern that matches images")
     yield from ((path, path.relative_to(root)) for path in paths)
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folder that a pattern searches: its parts before the first with a wildcard."""
+    """Return the folder that a pattern searches: its parts before the first wildcard."""
     parts = pattern.parts
     first = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts) - 1)
     return Path(*parts[:first])
 
 
 def _is_earlier_output(path: Path, root: Path, output_dir: Path) -> bool:
-    """Whether a file lies in an output folder below the folder that is searched."""
+    """Whether a file lies in the output folder, and this lies below the searched folder."""
     output = output_dir.resolve()
     return output != root.resolve() and output in path.resolve().parents and root.resolve() in output.parents

@@ -1,4 +1,4 @@
-"""Semantic segmenters from folders and the Hub, with errors in one line."""
+"""Load semantic segmenters from folders and the Hub, with errors in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,20 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, P
 
 
 def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
-    """Load a semantic segmenter and its image processor, whatever its architecture.
+    """Load a semantic segmenter of any architecture, and its image processor.
 
-    CMDL models run the code of this package. Those whose code is in their own repository need `trust_remote_code`.
+    CMDL models use the code of this package. Models with remote code need `trust_remote_code`.
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
-        trust_remote_code (`bool`): Whether to run Python files that come with the model; read them first.
+        trust_remote_code (`bool`): Whether to run Python files that come with the model. Read them first.
 
     Returns:
         The model in eval mode, on the CPU, and its image processor.
 
     Raises:
-        FileNotFoundError: if there is no such folder, no config or no image processor in it, or no such model on the
-            Hub.
-        ValueError: if what is there is no semantic segmenter with all its weights.
+        FileNotFoundError: if the folder, its config, its image processor, or the model on the Hub does not exist.
+        ValueError: if the model is not a semantic segmenter with all its weights.
     """
     _check_folder(model)
     try:
@@ -36,36 +35,36 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
         raise ValueError(_explain(model, error)) from error
     if missing := sorted(name for name in info["missing_keys"] if not name.endswith("num_batches_tracked")):
         raise ValueError(
-            f"{model} is no trained semantic segmenter: {len(missing)} of its weights are missing, such as "
-            f"{missing[0]}; fine-tune it first, or name a model that was"
+            f"{model} is not a trained semantic segmenter: {len(missing)} of its weights are missing, such as "
+            f"{missing[0]}; fine-tune it first, or name a trained model"
         )
     try:
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one beside it: "
+            f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one in its folder: "
             "cmdl_hf.make_image_processor().save_pretrained(folder)"
         ) from error
     if getattr(processor, "do_center_crop", False):
-        processor.do_center_crop = False  # what is scored and drawn is the whole image
+        processor.do_center_crop = False  # the whole image is scored and drawn
     return segmenter.eval(), processor
 
 
 def choose_device() -> torch.device:
-    """The accelerator, such as a GPU, where there is one, or else the CPU."""
+    """Return the accelerator, such as a GPU, or the CPU if there is none."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device or torch.device("cpu")
 
 
 def _check_folder(model: str | Path) -> None:
-    """Refuse what can be neither a folder of a model nor a Hub name, before the Hub is asked."""
+    """Reject names that are neither a model's folder nor a Hub name, before the Hub is asked."""
     path = Path(model)
     if path.is_file():
-        raise ValueError(f"a model is a folder or a name on the Hub, found the file {model}; name the folder it is in")
+        raise ValueError(f"a model is a folder or a name on the Hub, found the file {model}; name its folder")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileNotFoundError(
-                f"{model} holds no model: there is no config.json in it; name a folder that from_pretrained loads, "
+                f"{model} contains no model: it has no config.json; name a folder that from_pretrained loads, "
                 "such as the output folder of cmdl train"
             )
     elif isinstance(model, Path) or str(model).count("/") > 1 or str(model).startswith((".", "/", "~")):
@@ -85,24 +84,24 @@ def _explain(model: str | Path, error: Exception) -> str:
     text = str(error)
     if "trust_remote_code" in text:
         return (
-            f"{model} brings Python code of its own, which runs on this machine: read it, then allow it with "
+            f"{model} has remote code, which would run on this machine: read it, then allow it with "
             "--trust-remote-code (in Python: trust_remote_code=True)"
         )
     if "Unrecognized model" in text and _is_adapter(model):
         return (
-            f"{model} is a CMDLAdapter, which cmdl's commands do not take: load it in Python with "
-            f"CMDLAdapter.from_pretrained({str(model)!r}), and score it with cmdl_hf.evaluation.evaluate"
+            f"{model} is a CMDLAdapter, and the cmdl commands do not accept adapters: load it with "
+            f"CMDLAdapter.from_pretrained({str(model)!r}) in Python, and score it with cmdl_hf.evaluation.evaluate"
         )
     if "Unrecognized configuration class" in text:
         return (
-            f"{model} is no semantic segmenter: transformers has no AutoModelForSemanticSegmentation for its "
-            "architecture; name one whose output has logits, such as SegFormer, UPerNet or CMDL"
+            f"{model} is not a semantic segmenter: transformers has no AutoModelForSemanticSegmentation for its "
+            "architecture; name a model whose output has logits, such as SegFormer, UPerNet or CMDL"
         )
     return f"{model} cannot be loaded: {_first_line(error)}"
 
 
 def _is_adapter(model: str | Path) -> bool:
-    """Whether a folder, or a repository whose config.json was just fetched, is one that CMDLAdapter saved."""
+    """Whether CMDLAdapter saved this folder, or this repository whose config.json was just downloaded."""
     config, _ = PreTrainedConfig.get_config_dict(model)
     return {"classifier", "segmenter", "options"} <= config.keys()
 

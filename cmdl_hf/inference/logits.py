@@ -1,4 +1,4 @@
-"""Segmentation of images by any semantic segmenter: functions of a model and pixels.
+"""Segment pixel values with any semantic segmenter.
 
 Reference: the test modes of mmsegmentation (whole, slide, test-time augmentation over scales and flips).
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ..models import find_logits
 
 ScoreImages: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
-"""Scores (B, K, *size) of a model, pixel values (B, channels, H, W) and a size, such as `whole_image_logits`."""
+"""A function from a model, pixel values (B, channels, H, W) and a size to scores (B, K, *size)."""
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 """Scales of the papers' multi-scale test."""
 
-_MAX_BYTES_ON_DEVICE = 2**30  # scores of larger images are added up on the CPU
+_MAX_BYTES_ON_DEVICE = 2**30  # larger scores are summed on the CPU
 
 
 @torch.no_grad()
@@ -26,10 +26,10 @@ def whole_image_logits(model: nn.Module, pixel_values: Tensor, size: Sequence[in
     """Score whole images in one pass.
 
     Args:
-        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
+        model (`nn.Module`): A semantic segmenter. It returns `logits` (B, K, h, w), or an output that contains them.
         pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images.
-        size (`Sequence[int]`, *optional*): Height and width of the scores, such as those of the labels; the images'
-            own by default. The logits are enlarged to it once, bilinear, align_corners=False.
+        size (`Sequence[int]`, *optional*): Height and width of the scores, such as those of the labels. By default,
+            those of the images. The logits are resized once, bilinear, align_corners=False.
 
     Returns:
         `Tensor` of shape (B, K, *size), float32.
@@ -47,30 +47,30 @@ def sliding_window_logits(
     batch_size: int = 4,
     accumulation_device: torch.device | str | None = None,
 ) -> Tensor:
-    """Score images window by window, such as those too large for one pass.
+    """Score images in sliding windows, for example images that are too large for one pass.
 
-    Logits are averaged where windows overlap, as mmsegmentation's slide mode does. The windows of one image differ in
-    context, not in scale: averaging before the softmax lets the surer window decide.
+    Logits are averaged where windows overlap, as in mmsegmentation's slide mode. The windows of one image differ in
+    context, not in scale. The average before the softmax therefore favours the more confident window.
 
     Args:
-        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
+        model (`nn.Module`): A semantic segmenter. It returns `logits` (B, K, h, w), or an output that contains them.
         pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
-        crop_size (`Sequence[int]`): Height and width of a window, usually those of the training's crops. An edge of
-            the image that is shorter bounds the window.
-        stride (`Sequence[int]`, *optional*): Steps down and to the right from window to window; the last ones are
-            shifted inwards. By default two thirds of the crop, mmsegmentation's choice.
-        size (`Sequence[int]`, *optional*): Height and width of the scores; the images' own by default. Windows are
-            averaged at the images' size, and the result is resized to it once.
-        batch_size (`int`): Windows, of all images together, that the model is given at once.
-        accumulation_device (`torch.device` or `str`, *optional*): Where the windows are added up. By default the
-            images' device, or the CPU where the scores take more than a GiB: the device then holds no more than
-            `batch_size` windows, however large the image.
+        crop_size (`Sequence[int]`): Height and width of a window, usually the crop size of the training. A window is
+            never larger than the image.
+        stride (`Sequence[int]`, *optional*): Vertical and horizontal step between windows. The last windows are
+            shifted inwards. By default two thirds of the crop, as in mmsegmentation.
+        size (`Sequence[int]`, *optional*): Height and width of the scores. By default, those of the images. Windows
+            are averaged at the images' size, and the result is resized once.
+        batch_size (`int`): Number of windows, of all images together, in one forward pass.
+        accumulation_device (`torch.device` or `str`, *optional*): Device on which the windows are summed. By default
+            the images' device, or the CPU if the scores take more than one GiB. The images' device then stores at
+            most `batch_size` windows, for images of any size.
 
     Returns:
-        `Tensor` of shape (B, K, *size), float32, on the device where the windows were added up.
+        `Tensor` of shape (B, K, *size), float32, on the device on which the windows were summed.
 
     Raises:
-        ValueError: if the crop has no pixels, or the stride leaves pixels out.
+        ValueError: if the crop has no pixels, or the stride skips pixels.
     """
     stride = default_stride(crop_size) if stride is None else stride
     _check_windows(crop_size, stride, batch_size)
@@ -114,32 +114,31 @@ def multi_scale_probabilities(
 ) -> Tensor:
     """Score images at several scales, each also mirrored: the papers' "MS" or "multi-scale + flip".
 
-    Softmax probabilities are averaged, as mmsegmentation's test-time augmentation does: logits of different scales
-    differ in magnitude, and the largest would outvote the others. At every scale the images are resized once from
-    what is given, and the logits once to `size`, before the softmax.
+    Softmax probabilities are averaged, as in mmsegmentation's test-time augmentation. Logits of different scales
+    differ in magnitude, so an average of logits would follow the largest. At every scale, the given images are resized
+    once, and the logits are resized once to `size`, before the softmax.
 
     Args:
-        model (`nn.Module`): A semantic segmenter: it returns `logits` (B, K, h, w), or has them in its output.
-        pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images, best at their original size.
+        model (`nn.Module`): A semantic segmenter. It returns `logits` (B, K, h, w), or an output that contains them.
+        pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images, preferably at their original size.
         scales (`Sequence[float]`): Sizes relative to `base_size`.
         use_flip (`bool`): Whether to add the mirrored images.
-        size (`Sequence[int]`, *optional*): Height and width of the scores; those of `pixel_values` by default.
-        base_size (`Sequence[int]`, *optional*): Height and width that scale 1 means; those of `pixel_values` by
-            default.
+        size (`Sequence[int]`, *optional*): Height and width of the scores. By default, those of `pixel_values`.
+        base_size (`Sequence[int]`, *optional*): Height and width at scale 1. By default, those of `pixel_values`.
         crop_size (`Sequence[int]`, *optional*): Score in windows of this size, see [`sliding_window_logits`].
-        stride (`Sequence[int]`, *optional*): Of the windows.
-        batch_size (`int`): Windows that the model is given at once.
-        accumulation_device (`torch.device` or `str`, *optional*): Where the scales are added up. By default the
-            images' device, or the CPU where the scores take more than a GiB.
+        stride (`Sequence[int]`, *optional*): Step between the windows.
+        batch_size (`int`): Number of windows in one forward pass.
+        accumulation_device (`torch.device` or `str`, *optional*): Device on which the scales are summed. By default
+            the images' device, or the CPU if the scores take more than one GiB.
 
     Returns:
-        `Tensor` of shape (B, K, *size), float32, sums over K are 1.
+        `Tensor` of shape (B, K, *size), float32. The sums over K are 1.
 
     Raises:
-        ValueError: if there is no scale, or one is not above 0.
+        ValueError: if there is no scale, or a scale is not above 0.
     """
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be numbers above 0, at least one, found {tuple(scales)}")
+        raise ValueError(f"scales must be one or more numbers above 0, found {tuple(scales)}")
     height, width = base_size or pixel_values.shape[-2:]
     size = size or pixel_values.shape[-2:]
     flips = (False, True) if use_flip else (False,)
@@ -158,15 +157,15 @@ def multi_scale_probabilities(
 
 
 def default_stride(crop_size: Sequence[int]) -> tuple[int, int]:
-    """Two thirds of a crop, rounded: 512 × 1024 pixels are moved by 341 × 683."""
+    """Return two thirds of a crop size, rounded: 341 × 683 for windows of 512 × 1024 pixels."""
     return max(1, round(crop_size[0] * 2 / 3)), max(1, round(crop_size[1] * 2 / 3))
 
 
 def outlier_map(similarity: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
-    """How little each pixel resembles anything the memory bank has learned.
+    """Measure how little each pixel resembles the distributions of the memory bank.
 
-    One minus the best cosine to any distribution of any class. It is no probability: it ranks the pixels of one
-    model, and unusual lighting raises it as an unknown object does.
+    The value is one minus the best cosine to any distribution of any class. It is not a probability. It ranks the
+    pixels of one model. Unknown objects raise it, and so does unusual light.
 
     Args:
         similarity (`Tensor` of shape (N, K, M)): Cosines to the distributions, from `output_distributions=True`.
@@ -183,7 +182,7 @@ def outlier_map(similarity: Tensor, grid: Sequence[int], size: Sequence[int]) ->
 def _view_logits(
     model: nn.Module, images: Tensor, is_flipped: bool, crop_size: Sequence[int] | None, **options: Any
 ) -> Tensor:
-    """Score images of one scale as they are or mirrored, in windows if there is a crop; the result lies as they do."""
+    """Score images of one scale, mirrored or not, in windows if there is a crop; the scores are mirrored back."""
     views = images.flip(-1) if is_flipped else images
     if crop_size is None:
         logits = find_logits(model(views)).float()
@@ -200,7 +199,7 @@ def _enlarge(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _resize_images(pixel_values: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize images, with antialiasing where they shrink, as the evaluation transform does."""
+    """Resize images, with antialiasing when they shrink, as in the evaluation transform."""
     if pixel_values.shape[-2:] == tuple(size):
         return pixel_values
     return F.interpolate(pixel_values, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
@@ -211,21 +210,21 @@ def _check_windows(crop_size: Sequence[int], stride: Sequence[int], batch_size: 
         raise ValueError(f"crop_size must be (height, width) in pixels, both at least 1, found {tuple(crop_size)}")
     if min(stride) < 1 or any(step > edge for step, edge in zip(stride, crop_size, strict=True)):
         raise ValueError(
-            f"stride must lie between 1 and the crop's {tuple(crop_size)}, or pixels would be left out, found "
-            f"{tuple(stride)}; two thirds of the crop are usual"
+            f"stride must lie between 1 and the crop size {tuple(crop_size)}, or pixels would be skipped, found "
+            f"{tuple(stride)}; use two thirds of the crop size"
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, found {batch_size}")
 
 
 def _window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows along an edge; the last window ends where the edge does."""
+    """Return the first pixels of the windows along an edge. The last window ends at the end of the edge."""
     last = length - window
     return [*range(0, last, stride), last]
 
 
 def _count_windows(length: int, starts: Sequence[int], window: int) -> Tensor:
-    """How many windows cover each pixel along an edge, (length,)."""
+    """Count the windows that cover each pixel along an edge, (length,)."""
     counts = torch.zeros(length)
     for start in starts:
         counts[start : start + window] += 1
@@ -233,5 +232,5 @@ def _count_windows(length: int, starts: Sequence[int], window: int) -> Tensor:
 
 
 def _choose_device(shape: Sequence[int], device: torch.device) -> torch.device:
-    """The device itself, or the CPU where float32 scores of this shape would fill it."""
+    """Return the device, or the CPU if float32 scores of this shape are too large for it."""
     return device if 4 * torch.Size(shape).numel() <= _MAX_BYTES_ON_DEVICE else torch.device("cpu")

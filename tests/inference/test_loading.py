@@ -37,7 +37,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path):
     SegformerForImageClassification(SegformerConfig(**SMALL)).save_pretrained(tmp_path)
     make_image_processor().save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match=r"no trained semantic segmenter: .* weights are missing, such as decode_head"
+        ValueError, match=r"not a trained semantic segmenter: .* weights are missing, such as decode_head"
     ):
         load_segmenter(tmp_path)
 
@@ -82,12 +82,12 @@ def _of_another_kind(folder):
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (_without_config, FileNotFoundError, "there is no config.json in it"),
+        (_without_config, FileNotFoundError, "it has no config.json"),
         (_without_weights, FileNotFoundError, "model.safetensors"),
         (_with_damaged_weights, ValueError, "cannot be loaded"),
         (_with_damaged_config, FileNotFoundError, "cannot be loaded"),
         (_without_processor, FileNotFoundError, r"no image processor .*make_image_processor"),
-        (_of_another_kind, ValueError, "no semantic segmenter"),
+        (_of_another_kind, ValueError, "not a semantic segmenter"),
         (lambda folder: folder / "model.safetensors", ValueError, "found the file"),
         (lambda folder: folder / "missing", FileNotFoundError, "there is no folder"),
         (lambda _: "./missing", FileNotFoundError, "there is no folder"),
@@ -126,8 +126,8 @@ def test_a_saved_adapter_is_told_with_what_takes_it(tmp_path):
     segmenter = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 5, 1))
     CMDLAdapter(segmenter, "1", num_labels=5).save_pretrained(tmp_path)
     message = (
-        r"is a CMDLAdapter, which cmdl's commands do not take: load it in Python with CMDLAdapter.from_pretrained"
-        r"\('.*'\), and score it with cmdl_hf.evaluation.evaluate"
+        r"is a CMDLAdapter, and the cmdl commands do not accept adapters: load it with CMDLAdapter.from_pretrained"
+        r"\('.*'\) in Python, and score it with cmdl_hf.evaluation.evaluate"
     )
     for folder in (tmp_path, str(tmp_path)):
         with pytest.raises(ValueError, match=message):

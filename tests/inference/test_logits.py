@@ -124,7 +124,7 @@ def test_the_usual_stride_is_two_thirds():
     ("arguments", "message"),
     [
         (((0, 4),), "crop_size"),
-        (((4, 4), (5, 4)), "left out, found \\(5, 4\\)"),
+        (((4, 4), (5, 4)), "skipped, found \\(5, 4\\)"),
         (((4, 4), (0, 4)), "stride"),
         (((4, 4), (2, 2), None, 0), "batch_size"),
     ],

@@ -84,7 +84,7 @@ def test_command_line_lists_unreadable_files_and_goes_on(folder, images, tmp_pat
 
 def test_an_input_is_never_replaced(folder, images):
     before = (images / "b.png").read_bytes()
-    with pytest.raises(ValueError, match="would replace an image"):
+    with pytest.raises(ValueError, match="would replace an input image"):
         predict_files(folder, [images], images)
     assert (images / "b.png").read_bytes() == before
 
@@ -225,7 +225,7 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
     monkeypatch.setattr(prediction, "load_segmenter", load_small)
     failures = predict_files(folder, paths, tmp_path / "out", batch_size=8)
     assert list(failures) == [paths[8]]
-    assert "does not fit memory" in failures[paths[8]]
+    assert "does not fit into memory" in failures[paths[8]]
     assert small.batches == [8, 4, 2, 2, 2, 2, 1]  # what did not fit once is not tried again
     assert all((tmp_path / "out" / f"{index}.png").is_file() for index in range(8))
 
@@ -243,14 +243,14 @@ def test_what_the_model_refuses_is_listed_and_the_others_are_done(folder, images
     assert predict_files(folder, [images], tmp_path / "out") == {}
     faulty.most = 0
     failures = predict_files(folder, [images], tmp_path / "none")
-    assert set(failures.values()) == {"the model refuses it: Kernel size can't be greater"}
+    assert set(failures.values()) == {"the model cannot process it: Kernel size can't be greater"}
     assert json.loads((tmp_path / "none" / "summary.json").read_text())["images"] == []
 
 
 def test_files_of_others_are_not_replaced(folder, images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("a mask")
-    with pytest.raises(ValueError, match=r"a.png exists, and cmdl predict has not written it; name another folder"):
+    with pytest.raises(ValueError, match=r"a.png exists, and cmdl predict did not write it; name another folder"):
         predict_files(folder, [images], tmp_path / "out")
     assert (tmp_path / "out" / "a.png").read_text() == "a mask"
 
@@ -265,7 +265,7 @@ def test_unfit_images_are_listed_with_the_reason(folder, images, tmp_path, monke
     reasons = {path.name: reason for path, reason in failures.items()}
     assert reasons.keys() == {"cut.jpg", "deep.png", "huge.png"}
     assert "truncated" in reasons["cut.jpg"]
-    assert "8 bits a channel" in reasons["deep.png"]
+    assert "8 bits per channel" in reasons["deep.png"]
     assert "30,000 pixels, more than 20,000" in reasons["huge.png"]
     assert "--max-pixels" in reasons["huge.png"]
     assert _ids(tmp_path / "out" / "tiny.png").shape == (1, 1)
@@ -306,7 +306,7 @@ def test_mistakes_are_told_in_one_line(folder, images, tmp_path, monkeypatch):
     cases = {
         "there is nothing to segment": [folder, *out],
         "is no image file, no folder with images": [folder, tmp_path / "empty", *out],
-        "there is no config.json in it": [tmp_path / "empty", images, *out],
+        "it has no config.json": [tmp_path / "empty", images, *out],
         "there is no folder": [tmp_path / "missing", images, *out],
         "cannot be loaded": ["nobody/nothing", images, *out],
         "is a file; name a folder to write to": [folder, images, "--out", tmp_path / "file"],
