@@ -1,4 +1,4 @@
-"""Scores of a model on a data set, the way papers measure them."""
+"""Score models on data sets, as papers do."""
 
 from .evaluating import run_evaluation
 from .protocols import Protocol, make_protocol

@@ -1,4 +1,4 @@
-"""`cmdl evaluate`: a model scored on a data set by a protocol of the papers, told in a table, a file and its card."""
+"""The work of `cmdl evaluate`: score a model on a data set with a protocol, and write the scores."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -42,33 +42,33 @@ def run_evaluation(
 ) -> Evaluation:
     """Score a semantic segmenter on a split of a data set, against labels at their original size.
 
-    In a process group each process scores its share of the images, and all count once.
+    In a process group, each process scores a share of the images, and every image counts once.
 
     Args:
         model (`str` or `Path`): Folder or Hub name of any semantic segmenter that transformers loads.
         benchmark (`str`): One of `BENCHMARKS`, `"own"` or `"synthetic"`.
-        data_dir (`str` or `Path`, *optional*): Folder of the data set; generated scenes have none.
+        data_dir (`str` or `Path`, *optional*): Folder of the data set. Generated scenes have none.
         split (`str`): `"train"`, `"validation"` or `"test"`.
-        protocol (`str`): `"whole"`: one pass over the whole image. `"slide"`: windows, see [`sliding_window_logits`].
+        protocol (`str`): `"whole"`: the whole image in one pass. `"slide"`: windows, see [`sliding_window_logits`].
             `"ms-flip"`: several scales, each also mirrored, see [`multi_scale_probabilities`].
-        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+        id2label (`str` or `Path`, *optional*): File with the class names of own data.
         resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge of images, never of labels.
-            By default what the model's image processor says; where it would distort images, what papers use.
-        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows: by default the crop of the model's
-            recipe, or else the papers'. With `"ms-flip"` windows are used only if this is given.
-        stride (`tuple[int, int]`, *optional*): From window to window; two thirds of the crop by default.
-        scales (`tuple[float, ...]`): Of `"ms-flip"`.
+            By default, the size in the model's image processor, or the papers' size if that would distort images.
+        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows. By default, the crop of the model's
+            recipe, or else the papers'. With `"ms-flip"`, windows are used only if this is given.
+        stride (`tuple[int, int]`, *optional*): Step between windows. By default, two thirds of the crop.
+        scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
         num_workers (`int`): Processes that read images.
         mixed_precision (`str`): Precision of the model's operations.
         out (`str` or `Path`, *optional*): JSON file to write.
-        save_predictions (`str` or `Path`, *optional*): Folder for a PNG of every image with the ids of the data set's
-            owner, as test servers take them. A split whose labels are withheld is then segmented without a score.
-        update_card (`bool`): Add the scores to `scores.json` of the model's folder and write its card anew.
+        save_predictions (`str` or `Path`, *optional*): Folder for a PNG per image, with the ids of the data set's
+            owner, for a test server. A split without public labels is then segmented but not scored.
+        update_card (`bool`): Add the scores to `scores.json` of the model's folder, and rewrite its model card.
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Raises:
-        FileNotFoundError: if there is no such model, or data are missing.
-        ValueError: if model and data set differ in their classes, labels are withheld, or options contradict.
+        FileNotFoundError: if the model or data do not exist.
+        ValueError: if model and data set have different classes, labels are not public, or options contradict.
     """
     start_processes()
     files = ResultFiles(Path(model), out, save_predictions, update_card)
@@ -91,10 +91,10 @@ def _load(
     data_dir: str | Path | None,
     id2label: str | Path | None,
 ) -> tuple[PreTrainedModel, Any, ScoredSplit]:
-    """Load a model, its image processor and the images to score it on, whose classes must be the model's."""
+    """Load a model, its image processor and the images, and check that model and data have the same classes."""
     segmenter, processor = load_segmenter(model, trust_remote_code)
     num_labels = int(segmenter.config.num_labels)
-    with PartialState().local_main_process_first():  # the others find the prepared data in the cache
+    with PartialState().local_main_process_first():  # the other processes find the prepared data in the cache
         dataset = load_split(benchmark, split, num_labels, data_dir, id2label)
     check_classes(segmenter.config, dataset, benchmark, model)
     return segmenter, processor, ScoredSplit(benchmark, split, data_dir, dataset)
@@ -110,7 +110,7 @@ def _score(
     num_workers: int,
     save: Callable[[Prediction], None] | None,
 ) -> Evaluation:
-    """Score a split by a protocol, and note down how."""
+    """Score a split with a protocol, and record the settings."""
     state = PartialState()
     transform = ProcessorTransform(None if protocol.name == "ms-flip" else protocol.resize, processor)
     options = {"score_images": protocol.score_images(), "num_workers": num_workers}
@@ -136,7 +136,7 @@ def _measure(
     save: Callable[[Prediction], None] | None,
     options: dict[str, Any],
 ) -> tuple[dict[str, Any], list[float]]:
-    """Score a split, or only save its predictions where labels are withheld; with the share of each class's pixels."""
+    """Score a split, or only save its predictions if it has no labels; also return the pixel share of each class."""
     num_labels, ignore_index = data.dataset.num_labels, data.dataset.ignore_index
     metrics = SegmentationMetrics(num_labels, ignore_index)
     scores: dict[str, Any] = {}

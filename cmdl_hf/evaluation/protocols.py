@@ -1,4 +1,4 @@
-"""The protocols by which papers score whole data sets: sizes, windows, scales, and the model's own normalisation.
+"""Evaluation protocols of papers: image sizes, windows, scales, and the model's own normalisation.
 
 Reference: the test settings of mmsegmentation's configurations.
 """
@@ -39,11 +39,11 @@ class Protocol:
 
     Args:
         name (`str`): `"whole"`, `"slide"` or `"ms-flip"`.
-        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge that images are brought to;
-            for `"ms-flip"` what scale 1 means. Omitted, they keep their size.
+        resize (`tuple[int, int]`, *optional*): Images are resized to this shorter edge and limit of the longer edge.
+            For `"ms-flip"`, this is the size at scale 1. By default, images keep their size.
         crop_size (`tuple[int, int]`, *optional*): Height and width of windows.
-        stride (`tuple[int, int]`, *optional*): From window to window.
-        scales (`tuple[float, ...]`): For `"ms-flip"`.
+        stride (`tuple[int, int]`, *optional*): Step between windows.
+        scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
     """
 
     name: ProtocolName = "whole"
@@ -64,7 +64,7 @@ class Protocol:
         return ", ".join(parts)
 
     def score_images(self) -> ScoreImages:
-        """The function that scores images so; `"ms-flip"` takes them at their original size."""
+        """Return the function that scores images. For `"ms-flip"`, it takes images at their original size."""
         if self.name == "ms-flip":
             return partial(_score_multi_scale, protocol=self)
         if self.name == "slide":
@@ -97,7 +97,7 @@ class ProcessorTransform(EvalTransform):
 
     Args:
         resize (`tuple[int, int]`, *optional*): See `EvalTransform`.
-        processor: Image processor of transformers; its mean, deviation, factor and order of channels count.
+        processor: Image processor of transformers. Its mean, deviation, rescale factor and channel order are used.
     """
 
     def __init__(self, resize: tuple[int, int] | None, processor: Any) -> None:
@@ -127,14 +127,14 @@ class ProcessorTransform(EvalTransform):
 
 
 def processor_resize(processor: Any, benchmark: str) -> tuple[int, int] | None:
-    """Find the edges that a model's image processor brings images to; the papers' where it would distort them.
+    """Find the size to which a model's image processor resizes images, or the papers' if it would distort them.
 
     Args:
         processor: Image processor of transformers.
         benchmark (`str`): Name of the data set.
 
     Returns:
-        Shorter edge and limit of the longer edge, or `None` where images keep their size.
+        Shorter edge and limit of the longer edge, or `None` if images keep their size.
     """
     if not getattr(processor, "do_resize", False):
         return None
@@ -143,8 +143,8 @@ def processor_resize(processor: Any, benchmark: str) -> tuple[int, int] | None:
         return size["shortest_edge"], size.get("longest_edge") or _NO_LIMIT
     resize = BENCHMARKS[benchmark].resize if benchmark in BENCHMARKS else None
     logger.info(
-        "the image processor brings all images to %s, which distorts them; as papers do, they keep their aspect ratio "
-        "and %s",
+        "the image processor would resize all images to %s and distort them; as in papers, images keep their aspect "
+        "ratio and %s",
         dict(size),
         f"have a shorter edge of {resize[0]}" if resize else "their size",
     )
@@ -160,11 +160,11 @@ def make_protocol(
     stride: tuple[int, int] | None = None,
     scales: tuple[float, ...] = SCALES,
 ) -> Protocol:
-    """Fill in what was not given: the crop of the model's recipe or of the papers, two thirds of it as stride.
+    """Make a protocol with default values: the crop of the model's recipe or of the papers, and its stride.
 
     Args:
         name (`str`): `"whole"`, `"slide"` or `"ms-flip"`.
-        model (`str` or `Path`): Folder or name of the model; a folder may have a recipe.
+        model (`str` or `Path`): Folder or name of the model. A folder may contain a recipe.
         benchmark (`str`): Name of the data set.
         resize (`tuple[int, int]`, *optional*): See [`Protocol`].
         crop_size (`tuple[int, int]`, *optional*): See [`Protocol`].
@@ -172,32 +172,32 @@ def make_protocol(
         scales (`tuple[float, ...]`): See [`Protocol`].
 
     Raises:
-        ValueError: if options contradict, there is no usual crop, or the recipe cannot be read.
+        ValueError: if options contradict each other, there is no usual crop, or the recipe cannot be read.
     """
     check_resize(resize)
     if name == "whole" and (crop_size or stride):
-        raise ValueError("whole images have no windows; leave out --crop-size and --stride, or give --protocol slide")
+        raise ValueError("whole images have no windows; leave out --crop-size and --stride, or use --protocol slide")
     if name == "slide" and crop_size is None:
         found = _read_recipe(Path(model) / "recipe.yaml").get("crop_size")
         crop_size = tuple(found) if found else _usual_crop(benchmark)
         if crop_size is None:
             raise ValueError(f"{benchmark} has no usual size of windows; give --crop-size HEIGHT WIDTH")
     if crop_size is None and stride is not None:
-        raise ValueError("a stride is of windows; give --crop-size HEIGHT WIDTH, too")
+        raise ValueError("a stride needs windows; also give --crop-size HEIGHT WIDTH")
     if crop_size is not None and stride is None:
         stride = default_stride(crop_size)
     return Protocol(name, resize, crop_size, stride, scales if name == "ms-flip" else (1.0,))
 
 
 def _usual_crop(benchmark: str) -> tuple[int, int] | None:
-    """The windows that papers slide over images of a data set."""
+    """Return the usual size of sliding windows for a data set."""
     if benchmark in BENCHMARKS:
         return BENCHMARKS[benchmark].crop_size
     return _SYNTHETIC_CROP if benchmark == "synthetic" else None
 
 
 def _read_recipe(file: Path) -> dict[str, Any]:
-    """Read the recipe of a model's folder; what has none has an empty one."""
+    """Read the recipe of a model's folder, or return an empty one."""
     if not file.is_file():
         return {}
     try:

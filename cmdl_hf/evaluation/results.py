@@ -1,4 +1,4 @@
-"""What an evaluation has measured, and where it goes: a table, a file, pictures of ids, the card of the model."""
+"""The results of an evaluation, written as a table, a file, images of class ids, and to the model card."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from .scoring import Prediction
 
 @dataclass
 class Evaluation:
-    """What was measured: of which model, on which images, how.
+    """The results of an evaluation.
 
     Args:
         facts (`dict`): Model, data, protocol and versions.
         id2label (`dict`): Name of every class.
-        scores (`dict`): What [`evaluate`] returns, or empty where labels are withheld.
+        scores (`dict`): Result of [`evaluate`], or empty if the labels are not public.
         pixel_shares (`list` of K floats): Shares of the classes in the labelled pixels.
     """
 
@@ -35,12 +35,12 @@ class Evaluation:
     pixel_shares: list[float]
 
     def to_json(self) -> str:
-        """Everything as text; a class without pixels scores null."""
+        """Return all results as JSON. A class without pixels scores null."""
         content = self.facts | {"id2label": self.id2label, "scores": self.scores, "pixel_shares": self.pixel_shares}
         return json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n"
 
     def format_table(self) -> str:
-        """Every class with IoU, accuracy and share of the pixels in %, then the means."""
+        """Make a table of IoU, accuracy and pixel share in % for every class, followed by the means."""
         scores = self.scores
         width = max(len(name) for name in (*self.id2label.values(), "frequency-weighted"))
         lines = [f"{'class':<{width}}{'IoU':>9}{'accuracy':>10}{'pixels':>9}   %"]
@@ -78,13 +78,13 @@ class ScoredSplit:
 
     @property
     def has_labels(self) -> bool:
-        """Whether the owner gives the labels away."""
+        """Whether the labels are public."""
         return self.images[0]["label"] is not None
 
     def name_scores(self, model: Path) -> str:
-        """Name the scores among those of a model's folder: after the split, and after the data set where it is new.
+        """Name the scores for the model's folder: after the split and, for other data, after the data set.
 
-        A data set is new to the model unless the model's run had these very images in this split.
+        Data are the same if the model's run had exactly these images in this split.
         """
         file = model / "run.json"
         run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -104,7 +104,7 @@ class ResultFiles:
         model (`Path`): Folder of the model, or its name on the Hub.
         out (`str` or `Path`, *optional*): JSON file for the scores.
         save_predictions (`str` or `Path`, *optional*): Folder for the predictions.
-        update_card (`bool`): Whether the model's folder gets the scores, and a new card.
+        update_card (`bool`): Whether to add the scores to the model's folder, and rewrite its model card.
     """
 
     model: Path
@@ -135,27 +135,27 @@ class ResultFiles:
             check_can_write(Path(self.out), is_folder=False)
 
     def check_labels(self, data: ScoredSplit) -> None:
-        """Refuse to score what the owner has withheld the labels of.
+        """Check that there are labels, if they are needed.
 
         Args:
-            data (`ScoredSplit`): What is to be scored, or only segmented where predictions are saved.
+            data (`ScoredSplit`): The split. If predictions are saved, it needs no labels.
 
         Raises:
-            ValueError: if there are no labels for what was asked.
+            ValueError: if labels are needed but not public.
         """
         if data.has_labels:
             return
-        withheld = f"the labels of {data.benchmark}'s {data.split} split are withheld"
+        withheld = f"the labels of {data.benchmark}'s {data.split} split are not public"
         if self.save_predictions is None:
             raise ValueError(
-                f"{withheld} by its owner, so it cannot be scored here; choose another split, or write predictions "
-                "for the owner's server with --save-predictions DIR"
+                f"{withheld}, so it cannot be scored here; choose another split, or write predictions for the owner's "
+                "test server with --save-predictions DIR"
             )
         if self.update_card:
             raise ValueError(f"{withheld}: there are no scores for the card")
 
     def prediction_writer(self, data: ScoredSplit) -> "PredictionWriter | None":
-        """Make what writes the predictions on a split, where that is asked for."""
+        """Make the writer of predictions, or return None if they are not saved."""
         if self.save_predictions is None:
             return None
         return PredictionWriter(Path(self.save_predictions), data.dataset.owner_table)
@@ -163,16 +163,16 @@ class ResultFiles:
     def write(
         self, evaluation: Evaluation, data: ScoredSplit, protocol: Protocol, own_resize: tuple[int, int] | None
     ) -> None:
-        """Write the scores and the card, in the main process; every process must call this.
+        """Write the scores and the model card in the main process. Every process must call this.
 
-        The card takes the names of scores for splits of the data set it was trained on. Those of other data, of
-        another protocol or precision than the training's own, get a name that says so, and replace nothing else.
+        Scores on the training's data set are named after the split. If data, protocol or precision differ from the
+        training's, the name says so. These scores replace no others.
 
         Args:
-            evaluation (`Evaluation`): What was measured.
-            data (`ScoredSplit`): On which images.
-            protocol (`Protocol`): How.
-            own_resize (`tuple[int, int]`, *optional*): Edges that the model's own image processor brings images to.
+            evaluation (`Evaluation`): The results.
+            data (`ScoredSplit`): The scored images.
+            protocol (`Protocol`): The protocol.
+            own_resize (`tuple[int, int]`, *optional*): Size to which the model's own image processor resizes images.
         """
         state = PartialState()
         if state.is_main_process:
@@ -188,11 +188,11 @@ class ResultFiles:
 
 
 class PredictionWriter:
-    """Writes class ids as the data set's owner numbers them.
+    """Writes predictions with the class ids of the data set's owner.
 
     Args:
-        folder (`Path`): Where to write; it and folders in it are made.
-        owner_table (`LabelTable`): Of the data set.
+        folder (`Path`): Folder to write to. It is created, and so are its subfolders.
+        owner_table (`LabelTable`): Label table of the data set's owner.
     """
 
     def __init__(self, folder: Path, owner_table: LabelTable) -> None:
@@ -205,19 +205,19 @@ class PredictionWriter:
 
     def __call__(self, prediction: Prediction) -> None:
         """Write the PNG of one image."""
-        # The id of a pair from a list is its path, which may lead anywhere; the prediction stays in the folder.
+        # In a list of pairs, the id is a path and may lead anywhere. The prediction must stay in the folder.
         parts = [
             part for part in Path(f"{prediction.id}.png").parts if part not in ("..", Path(str(prediction.id)).anchor)
         ]
         file = self.folder.joinpath(*parts)
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            raise FileExistsError(f"two images would both be written to {file}; give them names of their own")
+            raise FileExistsError(f"two images would both be written to {file}; give them different names")
         Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]).save(file)
 
 
 def _update_card(folder: Path, name: str, scores: Mapping[str, Any]) -> None:
-    """Put scores beside those that a model's folder has, and have its card written anew."""
+    """Add scores to those of a model's folder, and rewrite its model card."""
     file = folder / "scores.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     write_text(file, json.dumps(without_nan(there | {name: dict(scores)}), indent=2, ensure_ascii=False))

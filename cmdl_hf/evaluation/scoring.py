@@ -1,4 +1,4 @@
-"""Scores of a model on a data set, the way papers measure them."""
+"""Predict and score the images of a data set, at the original size of the labels."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from ..progress import progress_bar
 
 
 class Prediction(NamedTuple):
-    """What a model makes of one image of a data set; `labels` is `None` where they are withheld."""
+    """The prediction for one image of a data set. `labels` is `None` if they are not public."""
 
     id: str | None
     class_ids: Tensor  # (H, W)
@@ -38,32 +38,32 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a semantic segmenter at the original size of the labels, image by image.
 
-    In a process group each process scores its share of the images, all count once, and every process must call this.
+    In a process group, each process scores a share of the images, and every image counts once. Every process must call
+    this function.
 
     Args:
-        model (`nn.Module`): The segmenter; it is put into eval mode, and back as it was.
-        dataset (`datasets.Dataset`): With the columns `image` and `label`.
-        transform (`EvalTransform`): How images become pixel values.
+        model (`nn.Module`): The segmenter. It is set to eval mode during the call.
+        dataset (`datasets.Dataset`): Data set with the columns `image` and `label`.
+        transform (`EvalTransform`): Transform from images to pixel values.
         num_labels (`int`): Number of classes K.
         ignore_index (`int`): Label of void pixels.
         num_workers (`int`): Processes that read images.
-        description (`str`): Text before the progress bar.
-        score_images (`Callable`): The protocol; whole images by default.
-        metrics (`SegmentationMetrics`, *optional*): Where to count, for a caller that wants the counts, too.
+        description (`str`): Text in front of the progress bar.
+        score_images (`Callable`): The protocol. By default, whole images.
+        metrics (`SegmentationMetrics`, *optional*): Counter to use, if you also need the counts.
         on_prediction (`Callable`, *optional*): Called with every [`Prediction`] of this process.
 
     Returns:
-        `dict`: what `SegmentationMetrics.compute` returns, in [0, 1].
+        `dict`: result of `SegmentationMetrics.compute`, in [0, 1].
 
     Raises:
-        ValueError: if labels are withheld.
+        ValueError: if labels are missing.
     """
     metrics = SegmentationMetrics(num_labels, ignore_index) if metrics is None else metrics
     for prediction in predict(model, dataset, transform, score_images, num_workers, description):
         if prediction.labels is None:
             raise ValueError(
-                f"labels are needed to score, found none in sample {prediction.id}; choose a split whose labels are "
-                "not withheld"
+                f"labels are needed to score, found none in sample {prediction.id}; choose a split with public labels"
             )
         metrics.update(prediction.class_ids, prediction.labels)
         if on_prediction is not None:
@@ -79,16 +79,16 @@ def predict(
     num_workers: int = 0,
     description: str = "Segmenting",
 ) -> Iterator[Prediction]:
-    """Segment the images of a data set at their original size, in a process group this process's share of them.
+    """Segment the images of a data set at their original size. In a process group, each process takes a share.
 
-    Args are those of [`evaluate`].
+    The arguments are those of [`evaluate`].
 
     Yields:
         [`Prediction`], on the device of the scores.
 
     Raises:
-        MemoryError: if an image does not fit memory.
-        ValueError: if the model does not take an image of its size.
+        MemoryError: if an image does not fit into memory.
+        ValueError: if the model does not accept an image of this size.
     """
     if dist.is_available() and dist.is_initialized():
         dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
@@ -100,7 +100,7 @@ def predict(
         batch_size=None,
         num_workers=num_workers,
         worker_init_fn=worker_init(),
-        generator=torch.Generator(),  # scoring in the middle of a training draws no number of the training's
+        generator=torch.Generator(),  # scoring must not use random numbers of a training
     )
     try:
         for sample in progress_bar(loader, desc=description, unit="image", leave=False):
@@ -114,18 +114,20 @@ def predict(
 
 
 def _explain(error: RuntimeError, sample: dict[str, Any]) -> Exception:
-    """Name the image that a model fails on."""
+    """Make an error that names the image on which a model fails."""
     height, width = sample["pixel_values"].shape[-2:]
     image = f"image {sample['id']} of {height} × {width} pixels"
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return MemoryError(f"{image} does not fit memory; resize images to less, or score in windows (protocol slide)")
+        return MemoryError(
+            f"{image} does not fit into memory; resize images to a smaller size, or use windows (protocol slide)"
+        )
     return ValueError(
-        f"the model cannot score {image}: {str(error).strip().splitlines()[0]}; resize images to another"
+        f"the model cannot score {image}: {str(error).strip().splitlines()[0]}; resize images to another size"
     )
 
 
 class _TransformWithSize:
-    """Lets a transform's samples keep their id and the original size of the image."""
+    """Adds the id and the original image size to the samples of a transform."""
 
     def __init__(self, transform: EvalTransform) -> None:
         self.transform = transform

@@ -1,3 +1,3 @@
-"""The segmentation scores as an `evaluate.Metric`; importing this imports `evaluate`, which takes seconds."""
+"""The segmentation scores as an `evaluate.Metric`. The import takes seconds, because it imports `evaluate`."""
 
 from .segmentation_metric import SegmentationMetric as SegmentationMetric

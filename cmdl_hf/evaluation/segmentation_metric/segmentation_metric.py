@@ -1,6 +1,6 @@
-"""`SegmentationMetrics` behind the interface of `evaluate`: streamed, without a cache of predictions.
+"""`SegmentationMetrics` with the interface of `evaluate`, without a cache of predictions.
 
-The folder loads by path as well, offline: `evaluate.load("cmdl_hf/evaluation/segmentation_metric", num_labels=19)`.
+The folder also loads by path, offline: `evaluate.load("cmdl_hf/evaluation/segmentation_metric", num_labels=19)`.
 """
 
 from typing import Any
@@ -18,8 +18,8 @@ _DESCRIPTION = "IoU, accuracy and Dice of semantic segmentation, over one stream
 _INPUTS = """
 Args:
     predictions: integer class ids of a batch of images: an array, a tensor, or a list of arrays, tensors or PIL
-        images, which may differ in size.
-    references: ids of the same shapes, `ignore_index` where a pixel is void.
+        images. The images of a list may differ in size.
+    references: class ids of the same shapes, with `ignore_index` for void pixels.
 """
 
 
@@ -28,12 +28,12 @@ class SegmentationMetric(evaluate.Metric):
 
     Args:
         num_labels (`int`): Number of classes K.
-        ignore_index (`int`): Label of void pixels, which count nowhere.
+        ignore_index (`int`): Label of void pixels, which are not counted.
         **kwargs: Passed on to `evaluate.Metric`.
 
     Note:
-        `evaluate` stores all predictions in an Arrow file, 1.4 GB of memory for 30 Cityscapes images; here
-        `add` and `add_batch` count pixels and store nothing. Processes are added up by `torch.distributed`.
+        `evaluate` stores all predictions in an Arrow file: 1.4 GB of memory for 30 Cityscapes images. This class only
+        counts pixels and stores no predictions. `torch.distributed` sums the counts of all processes.
     """
 
     def __init__(self, num_labels: int, ignore_index: int = 255, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class SegmentationMetric(evaluate.Metric):
             self.add(prediction=prediction, reference=reference)
 
     def compute(self, *, predictions: Any = None, references: Any = None) -> dict[str, float | list[float]]:
-        """Score what was added, and the pair given here if any, and start afresh."""
+        """Score everything that was added, and the pairs given here, then reset the counts."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
         scores = self.metrics.compute()
@@ -70,5 +70,5 @@ class SegmentationMetric(evaluate.Metric):
 
 
 def _to_tensor(class_ids: Any) -> Tensor:
-    """Take an image of class ids in whatever form it comes; tensors stay on their device."""
+    """Convert an image of class ids to a tensor. Tensors stay on their device."""
     return class_ids if isinstance(class_ids, Tensor) else torch.from_numpy(np.array(class_ids))
