@@ -1,6 +1,6 @@
-"""Class-wise Multiple Distributions Learning (CMDL) for semantic segmentation, on Hugging Face classes.
+"""Class-wise Multiple Distributions Learning (CMDL) for semantic segmentation, built on Hugging Face classes.
 
-Names are imported when first used: `import cmdl_hf` alone loads neither torch nor transformers.
+Names are imported on first use. `import cmdl_hf` alone loads neither torch nor transformers.
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,8 @@
-"""Registration with transformers' Auto classes that costs nothing until they are used.
+"""Lazy registration with transformers' Auto classes.
 
-After `import cmdl_hf`, `AutoModelForSemanticSegmentation.from_pretrained(folder)` must know CMDL, yet the import
-itself must not load torch. So the models are imported, and register themselves, once transformers has loaded its
-Auto classes.
+After `import cmdl_hf`, `AutoModelForSemanticSegmentation.from_pretrained(folder)` must know CMDL, but the import
+itself must not load torch. Therefore the models are imported only after transformers has loaded its Auto classes. They
+then register themselves.
 """
 
 import importlib
@@ -18,9 +18,10 @@ _AUTO_CLASSES = "transformers.models.auto.configuration_auto"
 
 
 class _AutoClassWatcher(MetaPathFinder):
-    """Finder that has the models imported when an import of transformers is over and brought its Auto classes.
+    """Import finder that imports the models after an import of transformers has loaded the Auto classes.
 
-    Not earlier: transformers' modules import one another in circles, and half a module is of no use to the models.
+    It waits until this import has ended, because transformers' modules import each other in circles, and the models
+    cannot use partly loaded modules.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class _AutoClassWatcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find transformers' modules through the other finders; leave every other module to them."""
+        """Find transformers' modules with the other finders. All other modules are left to those finders."""
         if self.is_searching or fullname.partition(".")[0] != "transformers":
             return None
         self.is_searching = True
@@ -56,7 +57,7 @@ class _AutoClassWatcher(MetaPathFinder):
 
 
 def register_with_auto_classes() -> None:
-    """Register the models now if the Auto classes are loaded, otherwise when they are."""
+    """Register the models now, or later if the Auto classes are not loaded yet."""
     if _AUTO_CLASSES in sys.modules:
         importlib.import_module(_MODELS)
     else:

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that importing the package costs nothing."""
+"""Lazy imports: names of a package are imported on first use."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy_names(package: str, module_of: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the `__getattr__` of a package.
+    """Make the `__getattr__` function of a package.
 
     Args:
-        package (`str`): Its `__name__`.
-        module_of (`Mapping[str, str]`): The module below the package that has each public name.
+        package (`str`): `__name__` of the package.
+        module_of (`Mapping[str, str]`): For each public name, the sub-module that defines it.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a reader, or an interruption, never meets half of one."""
+"""Atomic file writing: a reader never finds a partly written file, even after an interruption."""
 
 import math
 import os
@@ -11,41 +11,43 @@ from safetensors import SafetensorError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
+    """Write a text file atomically."""
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
 
 def write_files(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a folder, then put its files into `folder` one by one, each in one step; one writer at a time.
+    """Let `write` fill a temporary folder, then move its files into `folder`, each atomically.
+
+    Only one writer may use a folder at a time.
 
     Args:
-        folder (`Path`): Where the files end up; those of the same names are replaced.
-        write (`Callable`): Takes the folder to write into.
+        folder (`Path`): Final folder of the files. Files of the same names are replaced.
+        write (`Callable`): Function that takes the temporary folder and writes the files into it.
 
     Raises:
-        OSError: if they cannot be written; what was there is as it was, but for files that are replaced already.
+        OSError: if a file cannot be written. Old files are kept, unless they were replaced before the error.
     """
     unfinished = folder / ".writing"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     unfinished.mkdir(parents=True)
     try:
         write(unfinished)
         for file in sorted(unfinished.iterdir()):
             os.replace(file, folder / file.name)
-    except SafetensorError as error:  # its word for a full disk
+    except SafetensorError as error:  # safetensors raises this on a full disk
         raise OSError(f"cannot write to {folder}: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_can_write(path: Path, is_folder: bool) -> None:
-    """Find out before the work whether a file, or files in a folder, can be written; missing folders are made.
+    """Check that a file, or files in a folder, can be written. Missing folders are created.
 
     Raises:
-        PermissionError: if they cannot.
-        IsADirectoryError: if there is a folder where a file is to be.
+        PermissionError: if they cannot be written.
+        IsADirectoryError: if the path of the file is a folder.
     """
     folder = path if is_folder else path.parent
     try:
@@ -60,7 +62,7 @@ def check_can_write(path: Path, is_folder: bool) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """Put None, which JSON has, for nan, which it has not."""
+    """Replace nan and infinite numbers by None, because JSON has no such numbers."""
     if isinstance(value, Mapping):
         return {name: without_nan(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

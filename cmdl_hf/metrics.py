@@ -1,7 +1,7 @@
-"""Dataset-level segmentation scores over one streamed confusion matrix.
+"""Segmentation scores of a whole data set, computed from one confusion matrix.
 
-Reference: "The Cityscapes Dataset for Semantic Urban Scene Understanding" (arXiv 1604.01685), whose evaluation
-this one agrees with: void pixels leave the count whatever was predicted there.
+Reference: "The Cityscapes Dataset for Semantic Urban Scene Understanding" (arXiv 1604.01685). As in its evaluation,
+void pixels are not counted, whatever the prediction.
 """
 
 import math
@@ -12,22 +12,22 @@ from torch import Tensor
 
 
 class SegmentationMetrics:
-    """Intersection over union, accuracy and Dice of a whole data set, in the memory of one K×K matrix.
+    """Intersection over union, accuracy and Dice of a whole data set, from one K×K confusion matrix.
 
-    Pixels are counted batch by batch where the predictions live, so no prediction is ever kept or gathered.
-    A class that is neither in the labels nor in the predictions scores nan and stays out of the means.
+    Pixels are counted batch by batch on the device of the predictions. Predictions are never stored or gathered. A
+    class that is neither in the labels nor in the predictions scores nan and is left out of the means.
 
     Args:
         num_labels (`int`): Number of classes K.
-        ignore_index (`int`): Label of void pixels; what is predicted there does not count.
-        device (`torch.device` or `str`, *optional*): Where the counts are kept. Omitted, they follow the predictions.
+        ignore_index (`int`): Label of void pixels, which are not counted.
+        device (`torch.device` or `str`, *optional*): Device of the counts. By default, that of the predictions.
 
     Shape:
         - `confusion_matrix`: (K, K), int64, pixels of this process by label (row) and prediction (column).
 
     Note:
-        In a process group `compute` adds the processes up, so each must call it and each sample must be seen by
-        one process only: let the loader drop no sample and repeat none (accelerate: `even_batches=False`).
+        In a process group, `compute` sums over the processes, so every process must call it. Every sample must be
+        counted by exactly one process: the loader must not drop or repeat samples (accelerate: `even_batches=False`).
 
     Example:
         ```python
@@ -47,7 +47,7 @@ class SegmentationMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pixels."""
+        """Delete all counts."""
         self.confusion_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=self.device)
 
     @torch.no_grad()
@@ -55,11 +55,11 @@ class SegmentationMetrics:
         """Count one batch, or one image.
 
         Args:
-            predictions (`Tensor` of any shape, integer): Predicted classes in 0..K-1; free where labels are void.
+            predictions (`Tensor` of any shape, integer): Predicted classes in 0..K-1. Void pixels may have any value.
             labels (`Tensor` of the same shape, integer): True classes in 0..K-1, or `ignore_index`.
 
         Raises:
-            TypeError: If either holds no integers.
+            TypeError: If one of them is not of an integer type.
             ValueError: If the shapes differ or an id lies outside its range.
         """
         _check_pair(predictions, labels)
@@ -71,17 +71,17 @@ class SegmentationMetrics:
         if (is_unknown & ~is_void).any():
             raise ValueError(self._describe_unknown_ids(predictions[~is_void], labels[~is_void]))
 
-        # Void pixels fall into one bin of their own: a third of the time of selecting the others.
+        # Void pixels are counted in an extra bin. This takes a third of the time of selecting the other pixels.
         cells = torch.where(is_void, K * K, torch.add(predictions, labels, alpha=K))
         counts = torch.bincount(cells, minlength=K * K + 1)[:-1].view(K, K)
         target = counts.device if self.device is None else self.device
         self.confusion_matrix = self.confusion_matrix.to(target) + counts.to(target)
 
     def compute(self) -> dict[str, float | list[float]]:
-        """Score everything counted since the last `reset`, by all processes; counting may go on afterwards.
+        """Score all pixels that all processes have counted since the last `reset`. Counting can continue afterwards.
 
         Returns:
-            `dict` of Python floats in [0, 1], nan where nothing was there to count:
+            `dict` of Python floats in [0, 1], or nan if there are no pixels to count:
                 - `mean_iou`, `per_class_iou` (K values): tp / (tp + fp + fn);
                 - `mean_accuracy`, `per_class_accuracy`: tp / (tp + fn), of the classes in the labels;
                 - `overall_accuracy`: correct pixels / pixels;
@@ -106,7 +106,7 @@ class SegmentationMetrics:
         }
 
     def _describe_unknown_ids(self, predictions: Tensor, labels: Tensor) -> str:
-        """Word the error for ids outside 0..K-1; void pixels are already left out."""
+        """Make the error message for ids outside 0..K-1. Void pixels are already removed."""
         K = self.num_labels
         unknown = labels[(labels < 0) | (labels >= K)]
         rule = f"labels must lie in 0..{K - 1} or be {self.ignore_index} (void)"
@@ -114,31 +114,31 @@ class SegmentationMetrics:
         if len(unknown) == 0:
             unknown = predictions[(predictions < 0) | (predictions >= K)]
             rule = f"predictions must lie in 0..{K - 1}"
-            cure = "num_labels must be the number of classes the model predicts"
+            cure = "num_labels must be the number of classes that the model predicts"
         found = ", ".join(map(str, unknown.unique()[:8].tolist()))
         return f"{rule}, found {found} on {len(unknown)} pixels; {cure}"
 
 
 def _check_pair(predictions: Tensor, labels: Tensor) -> None:
-    """Refuse anything but two integer tensors of one shape."""
+    """Check that both are integer tensors of the same shape."""
     for name, ids in (("predictions", predictions), ("labels", labels)):
         if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
             raise TypeError(
                 f"{name} must hold integer class ids, found {ids.dtype} of shape {tuple(ids.shape)}; "
-                "take logits.argmax(dim=1) of scores, .long() of a mask"
+                "use logits.argmax(dim=1) for scores, .long() for a mask"
             )
     if predictions.shape != labels.shape:
         raise ValueError(
             f"predictions and labels must have one shape, found {tuple(predictions.shape)} and {tuple(labels.shape)}; "
-            "enlarge the logits to the labels' size before taking the argmax"
+            "resize the logits to the labels' size before the argmax"
         )
 
 
 def _sum_over_processes(counts: Tensor) -> Tensor:
-    """Return the sum of `counts` over all processes and leave `counts` itself as it is."""
+    """Return the sum of `counts` over all processes. `counts` itself is not changed."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return counts
-    # A process that has seen no batch still holds its counts on the CPU, where NCCL cannot reach them.
+    # A process without batches has its counts on the CPU, but NCCL works only on the accelerator.
     is_on_cpu = dist.get_backend() == "gloo" or not torch.accelerator.is_available()
     device = torch.device("cpu") if is_on_cpu else torch.accelerator.current_accelerator()
     total = counts.to(device, copy=True)

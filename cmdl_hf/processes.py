@@ -1,4 +1,4 @@
-"""Processes that a launcher started, and data loading workers that outlast a signal to stop."""
+"""Processes of a launcher, and data-loading workers that do not stop before their process does."""
 
 import os
 import signal
@@ -16,21 +16,21 @@ from .plugins import import_plugins, imported_plugins
 
 
 def start_processes() -> PartialState:
-    """Join the processes that a launcher started; on a machine without an accelerator they use the CPU."""
+    """Join the processes that a launcher started. Without an accelerator, they use the CPU."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 @cache
 def stop_flag() -> Any:
-    """Return the flag whose `value` is set while this process has been told to stop, and still has to finish."""
-    return RawValue("b", False)  # without a lock, on which a signal handler could wait for ever
+    """Return the flag whose `value` is set from a signal to stop until the end of this process."""
+    return RawValue("b", False)  # without a lock, because a signal handler could wait for it forever
 
 
 def worker_init() -> Callable[[int], None]:
     """Make the `worker_init_fn` of a `DataLoader`.
 
-    Launchers send signals to whole groups of processes. A worker that obeyed at once would take from its process the
-    step it is in, and the checkpoint it is about to write. It imports the plug-ins that its process has imported.
+    Launchers send signals to whole groups of processes. If a worker stopped at once, its process could not finish the
+    current step and write a checkpoint. A worker also imports the plug-ins of its process.
     """
     return partial(_start, stop_flag(), imported_plugins())
 
@@ -42,9 +42,9 @@ def _start(flag: Any, plugins: Sequence[str], _: int) -> None:
 
 
 def _on_termination(flag: Any, *_: object) -> None:
-    for _attempt in range(20):  # the process may hear of it a moment later
+    for _attempt in range(20):  # the process may receive the signal a moment later
         if flag.value:
             return
         time.sleep(0.1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it does not stop, but has ended: so do its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the process has ended without this flag, so the worker ends, too
     os.kill(os.getpid(), signal.SIGTERM)

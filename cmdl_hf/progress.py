@@ -1,4 +1,4 @@
-"""Progress bars: on the main process, and with few lines where nobody watches a terminal."""
+"""Progress bars: only on the main process, and with few lines in log files."""
 
 import sys
 from typing import Any
@@ -7,9 +7,9 @@ from accelerate.utils import tqdm
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
-    """Make a tqdm bar; the arguments are tqdm's.
+    """Make a tqdm progress bar. The arguments are those of tqdm.
 
-    In a log file, where every update is a line of its own, one comes every 30 seconds.
+    In a log file, every update is a separate line, so there is one update every 30 seconds.
     """
     interval = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(*args, **({"mininterval": interval, "maxinterval": 2 * interval, "dynamic_ncols": True} | kwargs))

@@ -1,4 +1,4 @@
-"""Things by name, where ours and those of others are registered alike."""
+"""A registry of names, for this package and for plug-ins."""
 
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -7,11 +7,11 @@ _Value = TypeVar("_Value")
 
 
 class Registry(Mapping[str, _Value]):
-    """A mapping in which a name is taken once, and an unknown one is refused with those that are known.
+    """A mapping in which a name can be registered only once. The error for an unknown name lists the known names.
 
     Args:
-        kind (`str`): What is registered, as messages call it.
-        reserved (`tuple[str, ...]`): Names that mean something else already.
+        kind (`str`): Kind of the registered objects, for messages.
+        reserved (`tuple[str, ...]`): Names that cannot be registered because they have another meaning.
     """
 
     def __init__(self, kind: str, reserved: tuple[str, ...] = ()) -> None:
@@ -23,24 +23,24 @@ class Registry(Mapping[str, _Value]):
         """Add a value.
 
         Raises:
-            ValueError: if the name is taken.
+            ValueError: if the name exists already.
         """
         if name in self._values or name in self.reserved:
             known = ", ".join((*self._values, *self.reserved))
-            raise ValueError(f"there is a {self.kind} {name!r} already (known are {known}); choose another name")
+            raise ValueError(f"there is already a {self.kind} {name!r} (known: {known}); choose another name")
         self._values[name] = value
 
     def find(self, name: str) -> _Value:
-        """Look a value up.
+        """Look up a value.
 
         Raises:
-            ValueError: if there is none of that name.
+            ValueError: if the name is unknown.
         """
         if name not in self._values:
             known = ", ".join((*self._values, *self.reserved))
             raise ValueError(
-                f"there is no {self.kind} {name!r}; known are {known}. Your own are known once their plug-in is "
-                "imported: --plugin FILE, or an import in Python"
+                f"there is no {self.kind} {name!r}; known are {known}. If a plug-in registers it, import the plug-in "
+                "first: --plugin FILE, or an import in Python"
             )
         return self._values[name]
 

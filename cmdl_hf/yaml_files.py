@@ -1,15 +1,15 @@
-"""Reading of YAML files that others wrote: names and values, without aliases, tags or great size."""
+"""Safe reading of YAML files from other people: names and values, without aliases and tags, of limited size."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-_LARGEST = 2**20  # bytes; a recipe has two thousand
+_LARGEST = 2**20  # bytes; a recipe has about two thousand
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, by which a few bytes stand for billions of values."""
+    """PyYAML's safe loader without aliases. With aliases, a few bytes can expand to billions of values."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -19,16 +19,16 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of names and values; an empty one has none.
+    """Read a YAML file of names and values. An empty file gives an empty `dict`.
 
     Args:
         path (`Path`): The file.
 
     Raises:
-        ValueError: if it is larger than a MiB, has aliases or tags, is no YAML, or holds something else.
+        ValueError: if it is larger than one MiB, has aliases or tags, is not YAML, or contains something else.
     """
     if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {_LARGEST:,}: it is no recipe of ours")
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {_LARGEST:,}: it is not a recipe")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold names and values, found {type(content).__name__}")
+        raise ValueError(f"{path} must contain names and values, found {type(content).__name__}")
     return content
 
 
@@ -44,7 +44,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML text without aliases and tags.
 
     Raises:
-        ValueError: if it has any, or is no YAML.
+        ValueError: if it has any, or is not YAML.
     """
     try:
         return yaml.load(text, _PlainLoader)  # a SafeLoader

@@ -55,13 +55,13 @@ def test_a_module_is_imported_by_name(write, tmp_path, monkeypatch):
     [
         ("broken.py", "1 / 0", ImportError, "broken.py cannot be imported: ZeroDivisionError: division by zero"),
         ("half.py", "def (", ImportError, "half.py cannot be imported: SyntaxError"),
-        ("json.py", "", ValueError, "json.py has the name of another module, .*rename it"),
-        ("my-plugin.py", "", ValueError, "'my-plugin' is no name of a Python module; rename the file"),
+        ("json.py", "", ValueError, "json.py has the same name as another module, .*rename it"),
+        ("my-plugin.py", "", ValueError, "'my-plugin' is no valid module name; rename the file"),
         (
             "own.py",
             "from cmdl_hf import register_transform\nregister_transform('papers', print)",
             ImportError,
-            "a transform 'papers' already",
+            "already a transform 'papers'",
         ),
     ],
 )

@@ -15,9 +15,9 @@ VOID_COLOR = (24, 24, 28)
 
 
 def default_palette(num_labels: int) -> list[list[int]]:
-    """Choose distinct colours, each the farthest from all before it as the eye sees them.
+    """Choose distinct colours. Each one is as far as possible from all earlier ones, in a perceptual colour space.
 
-    Deterministic, and up to 2,000 or so classes the palette of fewer classes is the beginning of that of more.
+    The result is deterministic. Up to about 2,000 classes, a shorter palette is the beginning of a longer one.
 
     Args:
         num_labels (`int`): Number of classes K.
@@ -38,7 +38,7 @@ def default_palette(num_labels: int) -> list[list[int]]:
     distances = np.linalg.norm(seen_as - _to_oklab(np.array([0.27, 0.45, 0.80])), axis=1)
     chosen: list[int] = []
     for _ in range(num_labels):
-        # The first is the nearest to a calm blue, each of the others the farthest from those before it.
+        # The first colour is the nearest to a calm blue. Each other colour is the farthest from all earlier ones.
         chosen.append(int(distances.argmax()) if chosen else int(distances.argmin()))
         to_newest = np.linalg.norm(seen_as - seen_as[chosen[-1]], axis=1)
         distances = np.minimum(distances, to_newest) if len(chosen) > 1 else to_newest
@@ -49,13 +49,13 @@ def distribution_shades(color: Sequence[int], num_distributions: int) -> list[li
     """Shade a class's colour from dark to light, one shade for each of its M distributions; M rows of RGB."""
     hue, _, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
     lightnesses = np.linspace(0.18, 0.88, num_distributions) if num_distributions > 1 else [0.5]
-    saturation = min(saturation, 0.65)  # full saturation outshines the differences between shades
+    saturation = min(saturation, 0.65)  # full saturation would hide the differences between shades
     shades = [colorsys.hls_to_rgb(hue, float(lightness), saturation) for lightness in lightnesses]
     return [[round(255 * channel) for channel in shade] for shade in shades]
 
 
 def value_colors(num_colors: int) -> list[list[int]]:
-    """Rows of RGB, the colours of `paint_values` from low to high, for a colour bar."""
+    """Return the colours of `paint_values` from low to high, as rows of RGB, for a colour bar."""
     from matplotlib import colormaps
 
     colors = colormaps["inferno"](np.linspace(0, 1, num_colors))[:, :3]
@@ -63,7 +63,7 @@ def value_colors(num_colors: int) -> list[list[int]]:
 
 
 def _to_oklab(colors: np.ndarray) -> np.ndarray:
-    """Convert sRGB in [0, 1] (..., 3) to Oklab, in which distances are those the eye sees."""
+    """Convert sRGB in [0, 1] (..., 3) to Oklab, a perceptual colour space."""
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
     to_lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]

@@ -1,4 +1,4 @@
-"""One figure of a prediction: panels of pictures, and a legend of classes and distributions beside them."""
+"""A figure of a prediction: panels, and a legend of classes and distributions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,23 +35,23 @@ def draw_prediction(
     num_distributions: int | None = None,
     ignore_index: int = 255,
 ) -> None:
-    """Save one PNG of an image, its truth, its prediction, and the class distribution that each pixel belongs to.
+    """Save one PNG with an image, its labels, its prediction, and the class distribution of each pixel.
 
-    Every distribution is a shade of its class's colour; the legend lists the classes present with their shades.
+    Every distribution has a shade of its class's colour. The legend lists the classes and the shades.
 
     Args:
         image (PIL image): Of any mode.
-        label (`np.ndarray`, `Tensor` or PIL image of shape (H, W), *optional*): True class ids; its panel is left out
-            without it.
+        label (`np.ndarray`, `Tensor` or PIL image of shape (H, W), *optional*): True class ids. Without
+            them, this panel is left out.
         prediction (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Predicted class ids.
         distribution_ids (`np.ndarray` or `Tensor` of shape (h, w), *optional*): Distribution in 0..M-1 of each pixel
-            within its predicted class, on any grid; its panel is left out without it.
+            within its predicted class, on any grid. Without them, this panel is left out.
         id2label (`Mapping`): Name of every class.
         palette (`Sequence` of K rows): Colours of the classes.
-        path (`str` or `PathLike`): Where to save, ending in .png.
+        path (`str` or `PathLike`): File to write, ending in .png.
         per_class_iou (`Sequence` of K floats, *optional*): IoU of every class, for the legend.
-        num_distributions (`int`, *optional*): Distributions M of a class, so that a distribution looks the same in
-            every picture; by default the largest id and one.
+        num_distributions (`int`, *optional*): Distributions M per class. Set it to give a distribution the same
+            shade in every picture. By default, the largest id plus one.
         ignore_index (`int`): Id of void pixels.
 
     Raises:
@@ -96,7 +96,7 @@ def _legend_rows(
     num_distributions: int,
     ignore_index: int,
 ) -> list[_LegendRow]:
-    """Describe one row of the legend for every class present, and one for void, below the titles."""
+    """Make the rows of the legend: the titles, each class that is present, and void."""
     rows = [_LegendRow("Class", None, [], "" if per_class_iou is None else "IoU")]
     for class_id in present:
         if class_id == ignore_index:
@@ -110,12 +110,12 @@ def _legend_rows(
 
 
 def _lay_out(num_panels: int, aspect: float, num_rows: int) -> "tuple[Figure, list[Axes], Axes]":
-    """Make a figure of two columns of panels and a legend, all placed in inches so that nothing overlaps.
+    """Make a figure with two columns of panels and a legend, placed in inches without overlaps.
 
     Args:
-        num_panels (`int`): Panels, at least 2.
+        num_panels (`int`): Number of panels, at least 2.
         aspect (`float`): Height of a panel divided by its width.
-        num_rows (`int`): Rows of the legend.
+        num_rows (`int`): Number of rows of the legend.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -125,7 +125,7 @@ def _lay_out(num_panels: int, aspect: float, num_rows: int) -> "tuple[Figure, li
 
     grid_rows = math.ceil(num_panels / 2)
     width = (_WIDTH - _LEGEND_WIDTH - 3 * _MARGIN) / 2
-    panel = min(width * aspect, 8.0)  # a tall image is fitted into its panel
+    panel = min(width * aspect, 8.0)  # a tall image is scaled down to its panel
     legend = num_rows * _LEGEND_ROW + _TITLE
     total = max(grid_rows * (panel + _TITLE), legend) + 2 * _MARGIN
     figure = Figure(figsize=(_WIDTH, total), dpi=100, facecolor="white")
@@ -149,7 +149,7 @@ def _lay_out(num_panels: int, aspect: float, num_rows: int) -> "tuple[Figure, li
 
 
 def _draw_legend(axes: "Axes", rows: Sequence[_LegendRow]) -> None:
-    """Draw swatch, name, shades and IoU of every row; the axes' unit is the inch."""
+    """Draw swatch, name, shades and IoU of every row. The axes' unit is one inch."""
     from matplotlib.patches import Rectangle
 
     def fill(x: float, y: float, width: float, color: Sequence[int]) -> None:
@@ -166,7 +166,7 @@ def _draw_legend(axes: "Axes", rows: Sequence[_LegendRow]) -> None:
         if row.color is not None:
             fill(0.1, y, 0.2, row.color)
         name = axes.text(0.4, y + 0.08, row.name, **style)
-        while name.get_window_extent().width > 150:  # pixels, at 100 an inch
+        while name.get_window_extent().width > 150:  # pixels, at 100 per inch
             name.set_text(name.get_text()[:-2] + "…")
         for place, shade in enumerate(row.shades):
             fill(1.95 + place / len(row.shades), y, 1 / len(row.shades), shade)

@@ -1,4 +1,4 @@
-"""Class ids in any of their forms, as one array."""
+"""Conversion of class ids to arrays."""
 
 from typing import TypeAlias
 
@@ -10,11 +10,11 @@ Segmentation: TypeAlias = np.ndarray | Tensor | Image.Image
 
 
 def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
-    """Take ids in any of their forms as an int64 array (H, W).
+    """Convert ids from an array, a tensor or an image to an int64 array (H, W).
 
     Args:
         segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Integer ids.
-        name (`str`): What a message calls them.
+        name (`str`): Name of the ids in error messages.
 
     Raises:
         ValueError: If they are scores, or a batch.
@@ -29,7 +29,7 @@ def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
 
 
 def check_size(image: Image.Image, ids: np.ndarray, name: str) -> None:
-    """Refuse ids that are not of the image's size; `name` is what the message calls them."""
+    """Check that ids have the image's size. `name` is their name in the error message."""
     if (image.height, image.width) != ids.shape:
         raise ValueError(
             f"image and {name} must have one size, found {(image.height, image.width)} and {ids.shape} "

@@ -1,4 +1,4 @@
-"""Maps of ids and of numbers as coloured images."""
+"""Coloured images of class ids, distributions and numbers."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from .ids import Segmentation, check_size, to_ids
 
 
 def colorize(segmentation: Segmentation, palette: Palette, ignore_index: int = 255) -> Image.Image:
-    """Paint class ids in the colours of their classes, void pixels in `VOID_COLOR`.
+    """Paint class ids in the colours of their classes, and void pixels in `VOID_COLOR`.
 
     Args:
         segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids in 0..K-1, or `ignore_index`.
@@ -42,13 +42,13 @@ def overlay(
     opacity: float = 0.5,
     ignore_index: int = 255,
 ) -> Image.Image:
-    """Lay the colours of a segmentation over its image; void pixels show the image alone.
+    """Blend the colours of a segmentation with its image. Void pixels show only the image.
 
     Args:
         image (PIL image): Of any mode.
         segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids at the image's size.
         palette (`Sequence` of K rows): Colours of the classes.
-        opacity (`float`): Share of the colours, from 0, the image alone, to 1.
+        opacity (`float`): Share of the colours in [0, 1]; 0 shows only the image.
         ignore_index (`int`): Id of void pixels.
 
     Returns:
@@ -69,7 +69,7 @@ def paint_distributions(
     num_distributions: int,
     ignore_index: int = 255,
 ) -> Image.Image:
-    """Paint every pixel in the shade of the class distribution it belongs to, borders of classes in `VOID_COLOR`.
+    """Paint every pixel in the shade of its class distribution, and borders of classes in `VOID_COLOR`.
 
     Args:
         prediction (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Class ids in 0..K-1, or `ignore_index`.
@@ -106,8 +106,8 @@ def paint_values(values: np.ndarray | Tensor, low: float, high: float) -> Image.
 
     Args:
         values (`np.ndarray` or `Tensor` of shape (H, W)): The numbers.
-        low (`float`): Where the colours of `value_colors` begin.
-        high (`float`): Where they end.
+        low (`float`): Value of the first colour of `value_colors`.
+        high (`float`): Value of the last colour.
 
     Returns:
         PIL image, RGB, of the same size.
@@ -118,6 +118,6 @@ def paint_values(values: np.ndarray | Tensor, low: float, high: float) -> Image.
 
 
 def _resize_ids(ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Enlarge ids to another grid by nearest neighbour."""
+    """Resize ids to another grid by nearest neighbour."""
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(shape, ids.shape, strict=True))
     return ids[rows[:, None], columns]

@@ -74,7 +74,7 @@ def test_a_recipe_that_came_with_a_model_imports_nothing_by_itself(run, tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "must hold names and values, found list"),
+        ("- a\n- b\n", "must contain names and values, found list"),
         ("x: " + "[" * 5000, "cannot be read"),
         ("x: " + "y" * 2**20, "more than 1,048,576"),
         ("x: [", "cannot be read"),
