@@ -1,11 +1,18 @@
 """Load semantic segmenters from folders and the Hub, with errors in one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.utils import find_adapter_config_file
+
+from ..models import check_transformers_config
+
+_LARGEST_EDGE = 16_384  # pixels
 
 
 def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -25,6 +32,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
         ValueError: if the model is not a semantic segmenter with all its weights.
     """
     _check_folder(model)
+    _check_configuration(model, trust_remote_code)
     try:
         segmenter, info = AutoModelForSemanticSegmentation.from_pretrained(
             model, trust_remote_code=trust_remote_code, output_loading_info=True
@@ -45,6 +53,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
             f"{model} has no image processor (preprocessor_config.json) that can be loaded; save one in its folder: "
             "cmdl_hf.make_image_processor().save_pretrained(folder)"
         ) from error
+    _check_sizes(model, processor)
     if getattr(processor, "do_center_crop", False):
         processor.do_center_crop = False  # the whole image is scored and drawn
     return segmenter.eval(), processor
@@ -69,6 +78,38 @@ def _check_folder(model: str | Path) -> None:
             )
     elif isinstance(model, Path) or str(model).count("/") > 1 or str(model).startswith((".", "/", "~")):
         raise FileNotFoundError(f"there is no folder {model}; name a folder of a model, or ORG/NAME on the Hub")
+
+
+def _check_configuration(model: str | Path, trust_remote_code: bool) -> None:
+    """Refuse a model whose files would load something else, such as another model or a repository's kernels.
+
+    CMDL models check their own configuration, and who trusts a model's code trusts its configuration.
+    """
+    try:
+        adapter = find_adapter_config_file(str(model))
+        config, _ = PreTrainedConfig.get_config_dict(model)
+    except (OSError, ValueError):
+        return  # which loading tells in its own words
+    if adapter is not None:
+        raise ValueError(
+            f"{model} is an adapter of peft, which would load another model; load it in Python with peft, and save the "
+            "merged model"
+        )
+    if not trust_remote_code and config.get("model_type") in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES:
+        check_transformers_config(config, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES, str(model), is_strict=False)
+
+
+def _check_sizes(model: str | Path, processor: Any) -> None:
+    """Refuse an image processor that enlarges images beyond what memory holds."""
+    settings = json.loads(processor.to_json_string())
+    for name in ("size", "crop_size", "pad_size", "size_divisor"):
+        value = settings.get(name)
+        edges = [edge for edge in (value.values() if isinstance(value, dict) else [value]) if isinstance(edge, int)]
+        if edges and max(edges) > _LARGEST_EDGE:
+            raise ValueError(
+                f"the image processor of {model} has {name} {max(edges):,}, and at most {_LARGEST_EDGE:,} pixels are "
+                "allowed; correct preprocessor_config.json"
+            )
 
 
 def _explain_missing(model: str | Path, error: OSError) -> str:

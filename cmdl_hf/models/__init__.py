@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
-from .allowed_cmdl import check_timm_name, check_timm_options
+from .allowed_cmdl import check_timm_name, check_timm_options, check_transformers_config
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import (
@@ -40,6 +40,7 @@ __all__ = [
     "CMDLSemanticSegmenterOutput",
     "check_timm_name",
     "check_timm_options",
+    "check_transformers_config",
     "find_context_module",
     "find_logits",
     "labels_on_grid",

@@ -60,6 +60,7 @@ _TEXTS = _words("id2label label2id architectures transformers_version _name_or_p
 # Ways of earlier versions to load a backbone.
 _LOADERS = _words("backbone use_pretrained_backbone use_timm_backbone backbone_kwargs")
 
+_LOADS = re.compile(r"implementation|kernel|quantization|auto_map|remote|pretrained|checkpoint|per_layer")
 _NAME = re.compile(r"[A-Za-z0-9_.+\-]{0,64}")
 _MOST_ITEMS = 512
 _LARGEST = 2**20
@@ -109,13 +110,17 @@ def check_timm_options(options: Mapping[str, Any] | None) -> None:
         check_plain(f"backbone_kwargs: {name}", value)
 
 
-def check_transformers_config(config: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
+def check_transformers_config(
+    config: Mapping[str, Any], allowed: Collection[str], where: str, is_strict: bool = True
+) -> None:
     """Refuse a configuration of transformers that does more than shape a network.
 
     Args:
         config (`Mapping`): The configuration, as `to_dict` lays it out.
         allowed (`Collection[str]`): Model types that it may have.
         where (`str`): What messages call it.
+        is_strict (`bool`): Whether to refuse fields that the installed version does not know. Models of earlier and
+            later versions have such fields; without `is_strict` they may hold plain values.
 
     Raises:
         NotAllowedError: naming what is not allowed.
@@ -138,12 +143,16 @@ def check_transformers_config(config: Mapping[str, Any], allowed: Collection[str
         elif name in ("dtype", "torch_dtype"):
             check_dtype(where, value)
         elif name == "backbone_config" and value is not None:
-            check_transformers_config(value, BACKBONES, f"{where}.backbone_config")
+            check_transformers_config(value, BACKBONES, f"{where}.backbone_config", is_strict)
         elif name in known:
             if name not in _TEXTS and not (name in _LOADERS and not value):
                 check_plain(f"{where}: {name}", value)
         elif value is not None and name not in _LOADERS:
-            raise NotAllowedError(f"{where}: {_shorten(name)} is no field of a {model_type} configuration; remove it")
+            if is_strict or _LOADS.search(name) or callable(getattr(CONFIG_MAPPING[model_type], name, None)):
+                raise NotAllowedError(
+                    f"{where}: {_shorten(name)} is no field of a {model_type} configuration; remove it"
+                )
+            check_plain(f"{where}: {name}", value)
 
 
 def check_extras(extras: Mapping[str, Any], kind: type) -> None:

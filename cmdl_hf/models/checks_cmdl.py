@@ -1,6 +1,7 @@
 """Checks of what a model is called with, and of the weights that it is loaded from."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_i
         )
 
 
-def check_weight_files(model: nn.Module, files: Sequence[str] | None) -> None:
+def check_weight_files(model: nn.Module, files: Sequence[str] | None, source: str = "") -> None:
     """Refuse a network that is far larger than its weights, before memory is asked for.
 
     A `config.json` of a few bytes can describe a network of many GB. Tensors that the files lack are made anew, which
@@ -82,10 +83,16 @@ def check_weight_files(model: nn.Module, files: Sequence[str] | None) -> None:
     Args:
         model (`nn.Module`): The network, on the meta device.
         files (`Sequence[str]`, *optional*): Its safetensors files; others are not looked at.
+        source (`str`): Folder or Hub name that the model is loaded from.
 
     Raises:
-        ValueError: if the network has more than twice the numbers of its files, and 64 million more.
+        ValueError: if the network has more than twice the numbers of its files, and 64 million more, or a file lies
+            outside the folder, where an index may lead.
     """
+    if os.path.isdir(source):
+        for file in files or ():
+            if Path(os.path.normpath(source)) not in Path(os.path.normpath(file)).parents:
+                raise ValueError(f"{source} names weights outside its folder, {file}; take a folder that holds them")
     if not files or not all(str(file).endswith(".safetensors") for file in files):
         return
     stored = sum(_count_numbers(Path(file)) for file in files)

@@ -85,7 +85,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _load_pretrained_model(model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, *args: Any) -> Any:
         """Load weights, after a look at how many the files hold; see transformers."""
-        check_weight_files(model, checkpoint_files)
+        check_weight_files(model, checkpoint_files, model.config.name_or_path)
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args)
 
     @torch.no_grad()

@@ -12,10 +12,16 @@ import timm
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tiny_models import TINY_BACKBONE
-from transformers import AutoConfig, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
-from cmdl_hf import CMDLAdapter, CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf import CMDLAdapter, CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
 from cmdl_hf.data import BENCHMARKS
+from cmdl_hf.inference import load_segmenter
 from cmdl_hf.models.segmenter_cmdl import build_segmenter
 from cmdl_hf.training import CMDLTrainingArguments, make_config
 
@@ -326,3 +332,59 @@ def test_a_small_configuration_still_loads_with_another_number_of_classes(folder
     model = CMDLForSemanticSegmentation.from_pretrained(folder, num_labels=9, ignore_mismatched_sizes=True)
     assert model.memory_bank.prototypes.shape[0] == 9
     assert CMDLConfig(num_labels=171).num_labels == 171
+
+
+def test_an_index_leads_to_no_weights_outside_the_folder(folder, make_model, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere" / "weights.safetensors")
+    names = make_model().state_dict()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../elsewhere/weights.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="names weights outside its folder"):
+        CMDLForSemanticSegmentation.from_pretrained(folder)
+
+
+@pytest.fixture
+def segformer(tmp_path):
+    """A saved SegFormer with its image processor."""
+    sizes = {"hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 1, 1]}
+    config = SegformerConfig(**sizes, decoder_hidden_size=4, num_labels=3)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "segformer")
+    make_image_processor().save_pretrained(tmp_path / "segformer")
+    return tmp_path / "segformer"
+
+
+def test_models_of_transformers_load_with_fields_of_other_versions(segformer):
+    edit(segformer, downsampling_rates=[1, 4, 8, 16], image_size=224, reshape_last_stage=True)
+    assert load_segmenter(segformer)[0].config.num_labels == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attn_implementation": "them/kernels"}, "attn_implementation must be eager or sdpa"),
+        ({"_experts_implementation": "them/kernels"}, "'_experts_implementation' is no field"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "'quantization_config' is no field"),
+        ({"to_dict": 1}, "'to_dict' is no field"),
+        ({"model_type": "dpt", "backbone": "them/x", "use_pretrained_backbone": True}, "backbone is not allowed"),
+        ({"model_type": "upernet", "backbone_config": {"backbone": "hf-hub:them/x"}}, "is no architecture of timm"),
+    ],
+)
+def test_so_nobody_elses_code_runs_for_them(segformer, changes, message):
+    edit(segformer, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_segmenter(segformer)
+
+
+def test_an_adapter_of_peft_loads_no_other_model(segformer):
+    (segformer / "adapter_config.json").write_text('{"base_model_name_or_path": "them/x", "peft_type": "LORA"}')
+    with pytest.raises(ValueError, match="is an adapter of peft, which would load another model"):
+        load_segmenter(segformer)
+
+
+@pytest.mark.parametrize("size", [{"height": 10**6, "width": 10**6}, {"shortest_edge": 10**6}])
+def test_an_image_processor_enlarges_no_image_beyond_memory(segformer, size):
+    file = segformer / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_resize": True, "size": size}))
+    with pytest.raises(ValueError, match="has size 1,000,000, and at most 16,384 pixels are allowed"):
+        load_segmenter(segformer)
