@@ -92,8 +92,8 @@ def _check_configuration(model: str | Path, trust_remote_code: bool) -> None:
         return  # which loading tells in its own words
     if adapter is not None:
         raise ValueError(
-            f"{model} is an adapter of peft, which would load another model; load it in Python with peft, and save the "
-            "merged model"
+            f"{model} is an adapter of peft, which would load another model; load it in Python with peft, and save "
+            "the merged model"
         )
     if not trust_remote_code and config.get("model_type") in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES:
         check_transformers_config(config, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES, str(model), is_strict=False)
