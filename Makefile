@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 # The stamp carries the interpreter's version, so that another PYTHON= gets an environment of its own.
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+FLOORS := .venv-floors
+
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-all demo bench clean
+.PHONY: help install check format test test-all test-floors demo bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +34,19 @@ format: $(STAMP)  ## let ruff format and fix
 test: $(STAMP)  ## the fast test suite
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP)  ## every test, the slow ones too
+test-all: $(STAMP)  ## every test, the slow ones and the lowest versions too
 	$(BIN)/python -m pytest -m ''
+	$(MAKE) test-floors
+
+$(FLOORS)/.installed: pyproject.toml tests/floors.py
+	$(PYTHON) -m venv --clear $(FLOORS)
+	$(FLOORS)/bin/python tests/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(FLOORS)/constraints.txt \
+		-e '.[all]' pytest pytest-xdist segmentation-models-pytorch peft
+	@touch $@
+
+test-floors: $(FLOORS)/.installed  ## tests of security, model and training on the lowest versions allowed
+	$(FLOORS)/bin/python -m pytest tests/security tests/models tests/training
 
 demo: $(STAMP)  ## train with and without CMDL and compare: make demo [DATA=CAMVID WEIGHTS=FILE OUT=DIR]
 	$(BIN)/cmdl demo $(if $(DATA),--data-dir "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(OUT),--output-dir "$(OUT)")
@@ -52,4 +66,4 @@ bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README
 	$(BIN)/python benchmarks/inference.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) $(FLOORS) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
