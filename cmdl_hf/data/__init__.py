@@ -1,4 +1,7 @@
-"""Data sets as `datasets.DatasetDict`s of image, label and id: public benchmarks, own files, generated scenes."""
+"""Data sets with the columns image, label and id: public benchmarks, own files, the Hub's data sets, synthetic scenes.
+
+Labels hold train ids: the classes are 0..K-1, and 255 marks void pixels, which are ignored.
+"""
 
 from .augmentation import Augmentation, check_transform, register_transform
 from .check_report import format_report

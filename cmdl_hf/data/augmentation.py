@@ -1,4 +1,4 @@
-"""How training images are varied: what a recipe says of it, and the transforms that follow, ours and those of others.
+"""Augmentation of training images: its settings, and the registry of transforms.
 
 Reference: mmsegmentation's pipeline of RandomResize, RandomCrop, RandomFlip and PhotoMetricDistortion.
 """
@@ -15,30 +15,33 @@ from ..registry import Registry
 from .photometric import PhotometricDistortion
 from .scale_crop import RandomScaleCrop, check_resize
 
-_MOST_COLOR = 5 / 3  # by which the hue's shift reaches a sixth of the turn
+_MOST_COLOR = 5 / 3  # at this strength the largest hue shift is a sixth of the full turn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are varied.
+    """Settings of the augmentation of training images.
 
     Args:
         crop_size (`tuple[int, int]`): Height and width of the crops, in pixels.
-        scale_range (`tuple[float, float]`): Range of the random scale, relative to the size after `resize`.
-        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge, in pixels, that scale 1
-            means; the aspect ratio stays. Omitted, scale 1 is the image's own size.
-        max_class_share (`float`): A class should have less than this share of a crop's non-void pixels; 1 takes any.
-        use_flip (`bool`): Whether to mirror images left to right, with probability 1/2.
-        use_vertical_flip (`bool`): Whether to mirror images top to bottom, with probability 1/2.
-        rotation (`float`): Largest angle in degrees, in [0, 180], by which crops are turned to either side. What turns
-            in from outside is black and void.
-        color_strength (`float`): How far colours are changed, in [0, 5/3]; 1 is as papers do, 0 leaves them.
-        swapped_classes (`Sequence[tuple[int, int]]`): Pairs of classes that a mirror image swaps, such as left and
-            right arm; either flip does.
+        scale_range (`tuple[float, float]`): Lowest and highest factor of the random scaling, relative to the size
+            after `resize`.
+        resize (`tuple[int, int]`, *optional*): Image size at scale 1: length of the shorter edge and upper limit of
+            the longer edge, in pixels. The aspect ratio is kept. By default scale 1 is the image's own size.
+        max_class_share (`float`): Largest share of one class among the non-void pixels of a crop. Crops are drawn
+            again, a limited number of times, until they meet this limit. 1 accepts every crop.
+        use_flip (`bool`): Mirror images left to right with probability 1/2.
+        use_vertical_flip (`bool`): Mirror images top to bottom with probability 1/2.
+        rotation (`float`): Largest angle of the random rotation, in degrees, in [0, 180]. Crops are rotated in both
+            directions. New pixels at the corners are black and void.
+        color_strength (`float`): Strength of the random colour changes, in [0, 5/3]. 1 is the strength in the papers,
+            0 changes no colours.
+        swapped_classes (`Sequence[tuple[int, int]]`): Pairs of class ids that are swapped in mirrored images, such as
+            left arm and right arm. Both flips swap them.
         ignore_index (`int`): Label of void pixels and of the padding, in 0..255.
 
     Raises:
-        ValueError: naming the field that is out of range.
+        ValueError: if a field is out of range. The message names the field.
     """
 
     crop_size: tuple[int, int]
@@ -60,9 +63,7 @@ class Augmentation:
         if not 0 < self.max_class_share <= 1:
             raise ValueError(f"max_class_share must lie in (0, 1], found {self.max_class_share}")
         if not 0 <= self.ignore_index <= 255:
-            raise ValueError(
-                f"ignore_index must lie in 0..255, as the ids of 8-bit labels do, found {self.ignore_index}"
-            )
+            raise ValueError(f"ignore_index must lie in 0..255, because labels have 8 bits, found {self.ignore_index}")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation must lie in [0, 180] degrees, found {self.rotation}")
         if not 0 <= self.color_strength <= _MOST_COLOR:
@@ -80,7 +81,10 @@ class Augmentation:
                 f"{[tuple(pair) for pair in self.swapped_classes]}"
             )
         if not (self.use_flip or self.use_vertical_flip):
-            raise ValueError("swapped_classes are swapped by a flip, and there is none: leave them out, or flip")
+            raise ValueError(
+                "swapped_classes needs a flip, but use_flip and use_vertical_flip are False: leave swapped_classes "
+                "out, or set a flip"
+            )
 
 
 MakeTransform = Callable[[Augmentation], Callable[..., Any]]
@@ -90,16 +94,16 @@ TRANSFORMS: Registry[MakeTransform] = Registry("transform")
 
 
 def register_transform(name: str, make: MakeTransform) -> None:
-    """Let recipes and `--transform` know a transform of training images in place of ours.
+    """Register a transform of training images, for recipes and for `--transform`.
 
     Args:
-        name (`str`): What recipes call it.
-        make (`Callable`): Takes an [`Augmentation`], what the recipe says of crop, scale and the rest, and returns a
-            transform of torchvision's v2. That is called with an RGB `PIL.Image` and its `tv_tensors.Mask` (H, W),
-            uint8, and returns both, varied and at most of `augmentation.crop_size`, the image as PIL image or tensor
-            (3, H', W'), uint8 or floating point in [0, 1]. Normalisation and padding follow. Take all randomness from
-            torch, so that a run can be repeated. In processes that read data it must be picklable: a class or function
-            at the top level of its file.
+        name (`str`): Name of the transform in recipes.
+        make (`Callable`): Function that takes an [`Augmentation`], the settings of the recipe, and returns a
+            transform of torchvision's v2. The transform takes an RGB `PIL.Image` and its `tv_tensors.Mask` (H, W),
+            uint8. It returns both, with a size of at most `augmentation.crop_size`; the image may be a PIL image or a
+            tensor (3, H', W'), uint8 or floating point in [0, 1]. Normalisation and padding follow automatically.
+            Use only random numbers of torch, so that a run can be repeated. The transform must be picklable for the
+            worker processes: define its class or function at the top level of a file.
 
     Raises:
         ValueError: if the name is taken.
@@ -122,19 +126,19 @@ def register_transform(name: str, make: MakeTransform) -> None:
 
 
 def check_transform(name: str) -> None:
-    """Refuse a transform that nobody has registered.
+    """Refuse an unknown transform.
 
     Raises:
-        ValueError: naming those that are known.
+        ValueError: if the transform is not registered. The message lists the registered ones.
     """
     TRANSFORMS.find(name)
 
 
 class RandomFlip(v2.Transform):
-    """Mirror images and masks with probability 1/2, and swap the classes that differ in a mirror.
+    """Mirror images and masks with probability 1/2, and swap pairs of classes in mirrored masks.
 
     Args:
-        is_vertical (`bool`): Top to bottom in place of left to right.
+        is_vertical (`bool`): Mirror top to bottom instead of left to right.
         swapped_classes (`Sequence[tuple[int, int]]`): See [`Augmentation`].
     """
 
@@ -148,7 +152,7 @@ class RandomFlip(v2.Transform):
         return {"is_flipped": bool(torch.rand(1) < 0.5)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Mirror an image or a mask, if that was drawn."""
+        """Mirror an image or a mask, if `make_params` decided so."""
         if not params["is_flipped"]:
             return inpt
         flipped = v2.functional.vertical_flip(inpt) if self.is_vertical else v2.functional.horizontal_flip(inpt)
@@ -157,7 +161,7 @@ class RandomFlip(v2.Transform):
         return flipped
 
     def _swap_table(self) -> torch.Tensor:
-        """The class (256,) that each becomes."""
+        """Return the new class of every class: a table (256,)."""
         table = torch.arange(256, dtype=torch.uint8)
         for first, second in self.swapped_classes:
             table[first], table[second] = second, first

@@ -1,4 +1,4 @@
-"""The report of a look through a data set, laid out for the terminal."""
+"""Formats the report of a data set check for the terminal."""
 
 import math
 import textwrap
@@ -10,11 +10,11 @@ from .checking import DataReport, IdCount, SplitReport
 from .label_table import IGNORE_INDEX, Label
 from .sets.own import explain_ignored_class
 
-_MOST_UNEXPECTED = 20  # ids listed; a mask of blended colours has thousands
+_MOST_UNEXPECTED = 20  # most ids to list; masks with blended colours have thousands
 
 
 def format_report(report: DataReport) -> str:
-    """Lay a report out for the terminal: splits, ids found against expected, classes, warnings and every error."""
+    """Format a report for the terminal: splits, found and expected ids, classes, warnings and all errors."""
     K = report.label_table.num_labels
     split_header = ("split", "images", "readable", "complete set", "size", "ignored %", "classes")
     splits = _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()])
@@ -23,7 +23,7 @@ def format_report(report: DataReport) -> str:
         parts += _class_parts(report)
     if ids := report.shared_ids:
         parts.append(
-            f"names in more than one split ({len(ids)}), such as {ids[0]}: make sure that these images differ"
+            f"names in more than one split ({len(ids)}), such as {ids[0]}: check that these are different images"
         )
     pixels = sum(found.pixels for found in report.splits.values())  # (256,)
     if explanation := explain_ignored_class(report.label_table, np.flatnonzero(pixels).tolist()):
@@ -49,7 +49,7 @@ def _split_row(split: str, found: SplitReport, num_labels: int) -> list[str]:
 
 
 def _describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
-    """Say which sizes there are: `480×360`, or `9: 500×375 to 640×480`."""
+    """Format the sizes: `480×360`, or `9: 500×375 to 640×480`, the number of sizes, the smallest and the largest."""
     texts = [f"{width}×{height}" for width, height in sorted(sizes, key=math.prod)]
     if len(texts) < 2:
         return texts[0] if texts else "–"
@@ -57,7 +57,7 @@ def _describe_sizes(sizes: Iterable[tuple[int, int]]) -> str:
 
 
 def _id_parts(report: DataReport) -> Iterator[str]:
-    """Set the ids found in the masks against those expected, in the order of their classes."""
+    """Compare the ids found in the masks with the expected ids, in the order of their classes."""
     header = ("id", "name", "class", *_share_header(report), "pixels", "in images")
     expected = sorted(report.expected, key=lambda row: (row.train_id, row.raw_id))
     found = [row for row in expected if any(row in split.raw_ids for split in report.splits.values())]
@@ -95,7 +95,7 @@ def _several_ids_make_a_class(expected: Sequence[Label]) -> bool:
 
 
 def _class_parts(report: DataReport) -> Iterator[str]:
-    """Describe the classes that ids are gathered to, and what is ignored."""
+    """Describe the classes and the ignored pixels, if several ids form one class."""
     header = ("class", "name", *_share_header(report), "pixels", "in images")
     pixels = np.stack([found.pixels for found in report.splits.values()])  # (splits, 256)
     images_with = np.sum([found.images_with for found in report.splits.values()], axis=0)  # (256,)
@@ -123,7 +123,7 @@ def _share_header(report: DataReport) -> list[str]:
 
 
 def _shares(pixels: Iterable[int], report: DataReport) -> list[str]:
-    """Write pixels of every split as shares of all that the split has."""
+    """Format the pixels of every split as percentages of all pixels of the split."""
     totals = [max(1, found.pixels.sum()) for found in report.splits.values()]
     return [f"{100 * count / total:.2f}" for count, total in zip(pixels, totals, strict=True)]
 
@@ -137,7 +137,7 @@ def _fill(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align columns, those of numbers at their right."""
+    """Format a table. Columns of numbers are right-aligned."""
     lines = [header, *rows]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -1,4 +1,4 @@
-"""Looking through every file of a data set, past those that break a rule, which are listed to the last one."""
+"""Checks every file of a data set, and lists all files that break a rule."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _SHEET_SIZE = 12  # samples on a contact sheet
 
 @dataclass
 class IdCount:
-    """How often an id occurs: in how many pixels, and in the masks of how many images."""
+    """Number of pixels and number of images in which an id occurs."""
 
     pixels: int = 0
     images: int = 0
@@ -33,17 +33,17 @@ class IdCount:
 
 @dataclass
 class SplitReport:
-    """What was found in one split.
+    """Report of one split.
 
     Args:
-        num_images (`int`): Images found with their masks, or without where the owner withholds these.
-        num_expected (`int`, *optional*): Images of the complete split, where that is known.
-        num_withheld (`int`): Images whose label the owner withholds.
-        readable (`list[Sample]`): Samples without any error.
-        sizes (`Counter`): Readable images by width and height.
-        raw_ids (`dict[Label, IdCount]`): What readable masks hold, by rows of their label tables.
-        pixels (`np.ndarray` of shape (256,), int64): Pixels of each id after mapping, in readable samples.
-        images_with (`np.ndarray` of shape (256,), int64): Readable samples in which each id occurs.
+        num_images (`int`): Number of images with a mask, or whose mask the owner withholds.
+        num_expected (`int`, *optional*): Number of images of the complete split, if known.
+        num_withheld (`int`): Number of images whose mask the owner withholds.
+        readable (`list[Sample]`): Samples without errors.
+        sizes (`Counter`): Number of readable images by width and height.
+        raw_ids (`dict[Label, IdCount]`): Counts of the raw ids in readable masks, by rows of their label tables.
+        pixels (`np.ndarray` of shape (256,), int64): Number of pixels of each train id, in readable samples.
+        images_with (`np.ndarray` of shape (256,), int64): Number of readable samples with each train id.
     """
 
     num_images: int
@@ -58,15 +58,15 @@ class SplitReport:
 
 @dataclass
 class DataReport:
-    """What was found in a data set.
+    """Report of a data set.
 
     Args:
-        title (`str`): What the data set is called.
-        label_table (`LabelTable`): The classes expected.
-        expected (`list[Label]`): Rows of the tables of all masks: what these may hold.
+        title (`str`): Name of the data set.
+        label_table (`LabelTable`): The expected classes.
+        expected (`list[Label]`): Ids that the masks may hold, as rows of their label tables.
         splits (`dict[str, SplitReport]`): Reports by split.
-        errors (`list[BadFileError]`): Every file that breaks a rule, lacks its partner or shares its id.
-        shared_ids (`list[str]`): Ids that occur in several splits; right only if those are different images.
+        errors (`list[BadFileError]`): Every file that breaks a rule, has no partner or shares an id.
+        shared_ids (`list[str]`): Ids that occur in several splits. This is correct only for different images.
     """
 
     title: str
@@ -78,7 +78,7 @@ class DataReport:
 
     @property
     def unexpected(self) -> dict[str, IdCount]:
-        """The ids and colours that no mask may hold, of bad masks; those of most pixels first."""
+        """Ids and colours in bad masks that are not allowed, those with most pixels first."""
         found: dict[str, IdCount] = {}
         for error in self.errors:
             for id_, pixels in error.unexpected_ids.items():
@@ -93,24 +93,25 @@ def check_data(
     id2label: str | Path | None = None,
     splits: Sequence[str] | None = None,
 ) -> tuple[DataReport, bool]:
-    """Look through all files of a data set, and draw some of them.
+    """Check all files of a data set, and draw some samples.
 
     Args:
         name (`str`): One of `BENCHMARKS`, with `data_dir`; or the folder of own data, with `id2label`.
         contact_sheet (`str` or `Path`): PNG file to write.
-        data_dir (`str` or `Path`, *optional*): The benchmark's folder.
-        id2label (`str` or `Path`, *optional*): The file with own data's classes.
-        splits (`Sequence[str]`, *optional*): The benchmark's splits to check; by default all.
+        data_dir (`str` or `Path`, *optional*): Folder of the benchmark.
+        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+        splits (`Sequence[str]`, *optional*): Splits of the benchmark to check; by default all.
 
     Returns:
-        `DataReport`, for [`format_report`], and whether there were readable samples with labels to draw.
+        `DataReport`, for [`format_report`], and whether a picture was drawn. It is drawn if there are readable samples
+        with labels.
 
     Raises:
         FileNotFoundError: if a folder or a split is missing.
-        ValueError: if `name` and the options do not fit.
+        ValueError: if the options do not fit `name`.
         ImportError: if matplotlib is not installed.
     """
-    load_font()  # whoever lacks it should know before all files are read
+    load_font()  # first, so that a missing font is reported before all files are read
     builder = _find_builder(name, data_dir, id2label, splits)
     report = check_files(builder)
     samples = list(_samples_to_draw(builder, report))
@@ -126,14 +127,14 @@ def _find_builder(
 ) -> SegmentationBuilder:
     if name in BENCHMARKS:
         if data_dir is None or id2label is not None:
-            raise ValueError(f"{name} needs --data-dir, and knows its classes: leave --id2label out")
+            raise ValueError(f"{name} needs --data-dir, and its classes are known: leave --id2label out")
         return make_builder(name, data_dir, splits=splits)
     if not Path(name).is_dir():
-        raise FileNotFoundError(f"{name!r} is neither a folder nor a benchmark; known are {', '.join(BENCHMARKS)}")
+        raise FileNotFoundError(f"{name!r} is neither a folder nor one of the benchmarks {', '.join(BENCHMARKS)}")
     if id2label is None or data_dir is not None or splits is not None:
         raise ValueError(
-            f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes, "
-            "and takes neither --data-dir nor --splits"
+            f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes; it can "
+            "have neither --data-dir nor --splits"
         )
     return find_folder(name, id2label)
 
@@ -151,13 +152,14 @@ def _samples_to_draw(
 
 
 def check_files(builder: SegmentationBuilder) -> DataReport:
-    """Decode all images and masks of a data set, and collect what is wrong instead of stopping at it.
+    """Decode all images and masks of a data set, and collect all errors.
 
     Args:
-        builder (`SegmentationBuilder`): The data set, by `make_builder` or `find_folder`; nothing is prepared.
+        builder (`SegmentationBuilder`): The data set, from `make_builder` or `find_folder`. It is not prepared.
 
     Returns:
-        `DataReport`. Without `errors` the data set loads; with some it may, because images are not decoded to load.
+        `DataReport`. A data set without `errors` can be loaded. With errors, loading may also succeed, because it does
+        not decode images.
     """
     expected = builder.layout.num_images if isinstance(builder, BenchmarkBuilder) else {}
     reports = {split: SplitReport(len(files.samples), expected.get(split)) for split, files in builder.files.items()}
@@ -175,19 +177,19 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
 
 
 def _expected(builder: SegmentationBuilder) -> list[Label]:
-    """What the masks of a data set may hold."""
+    """Return the ids that the masks of a data set may hold, as rows of their label tables."""
     masks = (sample.mask for files in builder.files.values() for sample in files.samples if sample.mask is not None)
     tables = dict.fromkeys(builder.mask_table(mask) for mask in masks)
     return [row for table in tables for row in _pixel_rows(table)]
 
 
 def _pixel_rows(table: LabelTable) -> list[Label]:
-    """The rows whose raw id can be a pixel's value; that of Cityscapes' licence plate, -1, cannot."""
+    """Return the rows whose raw id can be a pixel value. The -1 of Cityscapes' licence plate cannot."""
     return [row for row in table.rows if 0 <= row.raw_id <= 255]
 
 
 def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitReport) -> list[BadFileError]:
-    """Count a sample in `report` unless something is wrong with it, which is returned."""
+    """Check a sample. Count it in `report` if it has no errors; otherwise return the errors."""
     errors: list[BadFileError] = []
     with _collecting(errors, sample.image):
         size = decode(sample.image).size
@@ -225,7 +227,7 @@ def _add(count: IdCount, pixels: int) -> None:
 
 @contextmanager
 def _collecting(errors: list[BadFileError], path: Path) -> Iterator[None]:
-    """Append to `errors` what goes wrong with a file."""
+    """Append the errors of a file to `errors` instead of raising them."""
     try:
         yield
     except BadFileError as error:

@@ -1,4 +1,4 @@
-"""One picture of many samples of a data set: images beside their overlays, with names and the classes' colours."""
+"""One picture of many samples of a data set: images beside their overlays, with names and class colours."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..visualization import VOID_COLOR, Palette, overlay
 from .label_table import IGNORE_INDEX
 
-_PANEL = (360, 270)  # the most that an image takes, in pixels
+_PANEL = (360, 270)  # largest width and height of an image, in pixels
 _GAP = 12
 _CAPTION = 26  # height of the line above a pair
 _LEGEND_ENTRY = (186, 24)
@@ -24,11 +24,11 @@ def draw_contact_sheet(
     id2label: Mapping[int, str],
     palette: Palette,
 ) -> Image.Image:
-    """Draw pairs of an image and its overlay, each under its name, and a legend of the classes that occur.
+    """Draw pairs of an image and its overlay, each below its name, and a legend of the classes in them.
 
     Args:
-        samples (`Sequence` of name, PIL image and its label): Labels hold class ids at the image's size; void pixels,
-            255, show the image alone.
+        samples (`Sequence` of name, PIL image and its label): Labels hold class ids at the size of the image. Void
+            pixels (255) show only the image.
         id2label (`Mapping`): Name of every class.
         palette (`Sequence` of K rows): Colours of the classes.
 
@@ -36,7 +36,7 @@ def draw_contact_sheet(
         PIL image, RGB, about 1500 pixels wide.
 
     Raises:
-        ImportError: If matplotlib, whose font this uses, is not installed.
+        ImportError: If matplotlib is not installed, which has the font.
     """
     present = sorted({int(id_) for _, _, label in samples for id_ in np.unique(np.asarray(label))})
     legend = [(id2label[id_], tuple(palette[id_])) for id_ in present if id_ != IGNORE_INDEX]
@@ -68,7 +68,7 @@ def _draw_pair(name: str, image: Image.Image, painted: Image.Image) -> Image.Ima
 
 
 def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> Image.Image:
-    """Draw a swatch and a name for every class, in columns."""
+    """Draw the colour and the name of every class, in columns."""
     columns = width // _LEGEND_ENTRY[0]
     num_rows = -(-len(entries) // columns)
     legend = Image.new("RGB", (width, num_rows * _LEGEND_ENTRY[1] + _GAP), "white")
@@ -81,7 +81,7 @@ def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> 
 
 
 def _write(picture: Image.Image, place: tuple[int, int], text: str, width: int) -> None:
-    """Write a line of text, cut where it would exceed `width` pixels."""
+    """Write a line of text, shortened to `width` pixels."""
     font = load_font()
     text = "".join(letter if _has_glyph(letter) else letter.encode("unicode_escape").decode() for letter in text)
     if font.getlength(text) > width:
@@ -93,7 +93,7 @@ def _write(picture: Image.Image, place: tuple[int, int], text: str, width: int) 
 
 @cache
 def load_font() -> ImageFont.FreeTypeFont:
-    """Load the font of all text; that of matplotlib, because Pillow's own has no letters beyond ASCII.
+    """Load matplotlib's font, because Pillow's own font has only ASCII letters.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -107,6 +107,6 @@ def load_font() -> ImageFont.FreeTypeFont:
 
 @cache
 def _has_glyph(letter: str) -> bool:
-    """Whether the font draws `letter` other than as the box that stands for what it lacks."""
+    """Return whether the font has `letter`. Missing letters are drawn as a box."""
     drawn, box = (load_font().getmask(text) for text in (letter, "\U0010ffff"))
     return letter.isascii() or (drawn.size, bytes(drawn)) != (box.size, bytes(box))

@@ -1,4 +1,4 @@
-"""The card of a prepared data set: what `load_dataset` and the Hub read of it, and what people do."""
+"""The card of a prepared data set: metadata for `load_dataset` and the Hub, and a description for people."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ from .sets.base import SegmentationDataset
 from .sets.benchmark import Benchmark
 
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-"""The Hub's size categories, by the number of samples that each stays below."""
+"""The Hub's size categories, by upper limit of the number of samples."""
 
 _TEXT = """\
 ---
@@ -23,8 +23,8 @@ _TEXT = """\
 
 # {title}
 
-{title} for semantic segmentation: {num_images:,} images, {num_labels} classes. Prepared with `cmdl_hf` from the files
-as their owner distributes them (layout "{layout}"); images keep the bytes they had.
+{title} for semantic segmentation: {num_images:,} images, {num_labels} classes. Prepared with `cmdl_hf` from the
+owner's original files (layout "{layout}"). The images have their original bytes.
 
 ```python
 from datasets import load_dataset
@@ -35,9 +35,9 @@ sample = dataset["{split}"][0]  # image, label, id
 
 ## Labels
 
-`label` is an 8-bit image of the ids below, {ignore_index} where a pixel is to be ignored. The owner's ids are mapped
-already: they must be neither shifted nor reduced again. `{names_file}` has the names, `{classes_file}` the colours
-too; `cmdl_hf.data.load_hub("{path}", mask_column="label")` knows both.
+`label` is an 8-bit image of the ids below. The value {ignore_index} marks pixels to ignore. The owner's ids are
+already mapped to these ids: do not shift or reduce them again. `{names_file}` has the names of the classes,
+`{classes_file}` names and colours. `cmdl_hf.data.load_hub("{path}", mask_column="label")` loads both.
 
 {classes}
 
@@ -60,17 +60,17 @@ too; `cmdl_hf.data.load_hub("{path}", mask_column="label")` knows both.
 def make_dataset_card(
     dataset: SegmentationDataset, info: datasets.DatasetInfo, benchmark: Benchmark, layout: Layout, path: str
 ) -> DatasetCard:
-    """Write the card of a benchmark that `write_parquet` has written.
+    """Make the card of a benchmark written with `write_parquet`.
 
     Args:
         dataset (`SegmentationDataset`): The data set.
-        info (`datasets.DatasetInfo`): What `write_parquet` returned.
-        benchmark (`Benchmark`): Where the data set comes from.
-        layout (`Layout`): The layout it was read from, which knows how many images a complete split has.
-        path (`str`): What the card's example loads: `"organisation/name"`, or the folder's name.
+        info (`datasets.DatasetInfo`): The result of `write_parquet`.
+        benchmark (`Benchmark`): Description of the data set.
+        layout (`Layout`): Layout of the original files, with the number of images of complete splits.
+        path (`str`): `"organisation/name"` or name of the folder, for the example in the card.
 
     Returns:
-        `huggingface_hub.DatasetCard`, to be saved as `README.md` beside `data/`.
+        `huggingface_hub.DatasetCard`. Save it as `README.md` beside `data/`.
     """
     num_images = sum(len(rows) for rows in dataset.values())
     classes = zip(dataset.id2label.items(), dataset.palette, strict=True)
@@ -100,7 +100,7 @@ def make_dataset_card(
 def _metadata(info: datasets.DatasetInfo, benchmark: Benchmark, num_images: int) -> DatasetCardData:
     card_data = DatasetCardData(
         pretty_name=benchmark.title,
-        license="other",  # the owners' terms are in none of the Hub's words
+        license="other",  # the Hub has no name for the owners' licences
         license_name=f"{benchmark.name.replace('_', '-')}-terms",
         license_link=benchmark.homepage.split()[0],
         task_categories=["image-segmentation"],
@@ -122,7 +122,7 @@ def _split_rows(
 
 
 def _left_out(dataset: SegmentationDataset) -> str:
-    """Name the files that were skipped on request."""
+    """List the files that were skipped."""
     if not dataset.bad_files:
         return ""
     lines = [f"- `{error.path.name}`: {error.args[1]}" for error in dataset.bad_files]
@@ -130,6 +130,6 @@ def _left_out(dataset: SegmentationDataset) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table of Markdown."""
+    """Format a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

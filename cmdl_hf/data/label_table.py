@@ -1,4 +1,4 @@
-"""Label tables: which class a value of a mask file stands for, kept as CSV files beside the builders."""
+"""Label tables: the class of each value in a mask file, stored as CSV files in `labels/`."""
 
 import csv
 import hashlib
@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 IGNORE_INDEX = 255
-"""Train id of pixels that count nowhere."""
+"""Train id of void pixels, which are ignored."""
 
 COLUMNS = ("raw_id", "train_id", "name", "red", "green", "blue")
 """Columns of a label table's CSV file."""
@@ -26,7 +26,7 @@ class Label:
     Args:
         raw_id (`int`): Value in the owner's mask files.
         train_id (`int`): Class in 0..K-1, or 255 for pixels to ignore.
-        name (`str`): The owner's name of it.
+        name (`str`): The owner's name of the class.
         colour (`tuple[int, int, int]`): Red, green, blue in 0..255.
     """
 
@@ -41,7 +41,7 @@ _IGNORED = Label(IGNORE_INDEX, IGNORE_INDEX, "ignore", (0, 0, 0))
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The rows of a label table, of which those with a train id other than 255 are the classes.
+    """A table that maps raw ids (values in mask files) to train ids (the classes 0..K-1, or 255 to ignore).
 
     Args:
         rows (`tuple[Label, ...]`): One row per raw id.
@@ -55,7 +55,7 @@ class LabelTable:
     def __post_init__(self) -> None:
         raw_ids = [row.raw_id for row in self.rows]
         if repeated := sorted({raw_id for raw_id in raw_ids if raw_ids.count(raw_id) > 1}):
-            raise ValueError(f"a label table has one row per raw id, found several for {repeated}")
+            raise ValueError(f"a label table must have one row per raw id, found several for {repeated}")
         train_ids = sorted({row.train_id for row in self.rows} - {IGNORE_INDEX})
         if not train_ids or train_ids != list(range(len(train_ids))):
             raise ValueError(f"the train ids of a label table must be 0..K-1 (255 to ignore), found {train_ids}")
@@ -83,7 +83,7 @@ class LabelTable:
 
     @classmethod
     def from_names(cls, id2label: Mapping[int, str] | Sequence[str]) -> "LabelTable":
-        """Build a table for masks that hold train ids already, 255 to ignore; it is given PASCAL VOC's colours.
+        """Build a table for masks that already hold train ids (255 to ignore). The colours are those of PASCAL VOC.
 
         Args:
             id2label (`Mapping[int, str]` or `Sequence[str]`): Names of the classes 0..K-1, K at most 255.
@@ -98,18 +98,18 @@ class LabelTable:
 
         Args:
             path (`str` or `Path`): One of
-                - `.txt`: a name per line, for the classes 0..K-1;
-                - `.json`: a list of names, or an object of id and name;
-                - `.csv`: the columns id and name; or raw_id, train_id, name, red, green and blue where ids are to be
-                  mapped, as in this package's own tables.
+                - `.txt`: one name per line, for the classes 0..K-1;
+                - `.json`: a list of names, or an object that maps ids to names;
+                - `.csv`: the columns id and name; or raw_id, train_id, name, red, green and blue to map ids, as in the
+                  tables of this package.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file has another form, or the ids are not 0..K-1.
+            ValueError: if the file has another format, or the ids are not 0..K-1.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file of classes {path}; correct id2label (--id2label)")
+            raise FileNotFoundError(f"there is no file of classes {path}; correct the path in id2label (--id2label)")
         text = path.read_text(encoding="utf-8-sig")
         try:
             return cls._from_text(path.suffix.lower(), text)
@@ -121,7 +121,7 @@ class LabelTable:
         if suffix == ".txt":
             names = [line.strip() for line in text.strip().splitlines()]
             if not all(names):
-                raise ValueError(f"line {names.index('') + 1} is empty; every line names a class")
+                raise ValueError(f"line {names.index('') + 1} is empty; every line must name a class")
             return cls.from_names(names)
         if suffix == ".json":
             content = json.loads(text)
@@ -129,7 +129,7 @@ class LabelTable:
                 return cls.from_names({int(id_): name for id_, name in content.items()})
             if isinstance(content, list):
                 return cls.from_names(content)
-            raise ValueError("expected a list of names or an object of id and name")
+            raise ValueError("expected a list of names, or an object that maps ids to names")
         if suffix == ".csv":
             rows = list(csv.DictReader(text.splitlines()))
             columns = tuple(rows[0]) if rows else ()
@@ -147,13 +147,13 @@ class LabelTable:
 
     @property
     def of_train_ids(self) -> "LabelTable":
-        """The table of masks that hold train ids already."""
+        """The table for masks that already hold train ids."""
         classes = (replace(row, raw_id=train_id) for train_id, row in self._classes.items())
         return LabelTable((*classes, _IGNORED))
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Name of every class; that of its first row where several raw ids make one class."""
+        """Name of every class. If several raw ids form one class, the name in the first row."""
         return {train_id: row.name for train_id, row in self._classes.items()}
 
     @property
@@ -181,7 +181,7 @@ class LabelTable:
 
 
 class HasClasses:
-    """What data sets and their descriptions tell of their `label_table`."""
+    """Base class with the properties of a `label_table`."""
 
     label_table: LabelTable
     ignore_index = IGNORE_INDEX
@@ -207,7 +207,7 @@ Classes = str | PathLike[str] | LabelTable | Mapping[int, str] | Sequence[str]
 
 
 def to_label_table(classes: Classes) -> LabelTable:
-    """Make a label table of the classes of own data."""
+    """Make a label table from the classes of own data."""
     if isinstance(classes, LabelTable):
         return classes
     if isinstance(classes, str | PathLike):
@@ -216,6 +216,6 @@ def to_label_table(classes: Classes) -> LabelTable:
 
 
 def _voc_colour(index: int) -> Colour:
-    """Colour `index` of PASCAL VOC's map: the bits of the index, three by three, from the top of each channel."""
+    """Return colour `index` of PASCAL VOC's map: groups of three bits of the index set the channels' highest bits."""
     red, green, blue = (sum((index >> 3 * bit + channel & 1) << 7 - bit for bit in range(8)) for channel in range(3))
     return red, green, blue

@@ -1,4 +1,4 @@
-"""Finding a data set's files: its folder, its layout, which mask belongs to which image."""
+"""Finds the files of a data set: its folder, its layout, and pairs of images and masks."""
 
 import hashlib
 from collections import Counter
@@ -13,13 +13,13 @@ _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "te
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disk.
+    """Folder layout of a data set on disk.
 
     Args:
-        name (`str`): What the builder calls it.
-        needs (`tuple[str, ...]`): Glob patterns relative to the data set's folder; each must match.
-        num_images (`Mapping[str, int]`): Its splits, with the images each has when complete; empty for own data.
-        tree (`str`): The layout as drawn in error messages.
+        name (`str`): Name of the layout.
+        needs (`tuple[str, ...]`): Glob patterns relative to the folder of the data set. Each must match.
+        num_images (`Mapping[str, int]`): Number of images of each complete split; empty for own data.
+        tree (`str`): The folders and files, as error messages show them.
     """
 
     name: str
@@ -28,13 +28,13 @@ class Layout:
     tree: str
 
     def missing(self, folder: Path) -> list[str]:
-        """The patterns that match nothing in `folder`."""
+        """Return the patterns that match nothing in `folder`."""
         return [pattern for pattern in self.needs if next(folder.glob(pattern), None) is None]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its mask; `mask` is `None` where the owner withholds the labels."""
+    """An image and its mask. `mask` is `None` if the owner withholds the labels."""
 
     id: str
     image: Path
@@ -49,9 +49,9 @@ class SplitFiles:
         samples (`list[Sample]`): Pairs, in the split's order.
         images_without_mask (`list[Path]`): Images whose mask is missing.
         masks_without_image (`list[Path]`): Masks whose image is missing.
-        missing_ids (`list[str]`): Names in the split's list for which there is neither.
-        id_errors (`list[BadFileError]`): Files that have one id, and names that the split's list has several times;
-            they are in none of the other lists.
+        missing_ids (`list[str]`): Names in the split's list without image and mask.
+        id_errors (`list[BadFileError]`): Files that share an id, and names that occur several times in the split's
+            list. They are not in the other lists.
     """
 
     samples: list[Sample]
@@ -62,29 +62,29 @@ class SplitFiles:
 
     @property
     def is_paired(self) -> bool:
-        """Whether nothing lacks its partner."""
+        """Whether every image has a mask and every mask has an image."""
         return not (self.images_without_mask or self.masks_without_image or self.missing_ids)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no files at all, neither good nor bad."""
+        """Whether there are no files at all."""
         return not (self.samples or self.errors())
 
     def errors(self) -> list[BadFileError]:
-        """Why files are in none of the samples."""
-        cure = "add what is missing, or remove the file"
+        """Return the reasons why files do not belong to a sample."""
+        cure = "add the missing file, or remove this file"
         return [
             *self.id_errors,
             *(BadFileError(path, "the image has no mask", cure) for path in self.images_without_mask),
             *(BadFileError(path, "the mask has no image", cure) for path in self.masks_without_image),
             *(
-                BadFileError(Path(id_), "listed, but not there", "add it, or remove it from the list")
+                BadFileError(Path(id_), "listed, but missing", "add the files, or remove the name from the list")
                 for id_ in self.missing_ids
             ),
         ]
 
     def describe_unpaired(self) -> str:
-        """Say how many files lack a partner, with the first of each."""
+        """Describe how many files have no partner, with the first of each kind."""
         kinds: list[tuple[str, Sequence[Path | str]]] = [
             ("image(s) without mask", self.images_without_mask),
             ("mask(s) without image", self.masks_without_image),
@@ -94,10 +94,10 @@ class SplitFiles:
 
 
 def absolute(path: str | Path) -> Path:
-    """The absolute form of a path the caller named.
+    """Return the absolute form of a path.
 
-    Paths are made in this module rather than in those of builders, where `datasets` replaces `Path` by a class of its
-    own that takes `::` in a name for an address.
+    This function is not in the modules of the builders, because `datasets` replaces `Path` there by its own class,
+    which reads `::` in a name as part of a URL.
     """
     return Path(path).expanduser().absolute()
 
@@ -106,16 +106,16 @@ def locate(data_dir: Path, layouts: Sequence[Layout], origin: str) -> Layout:
     """Recognise the layout of a folder.
 
     Args:
-        data_dir (`Path`): The folder the caller named.
+        data_dir (`Path`): The folder of the data set.
         layouts (`Sequence[Layout]`): Layouts to try, in this order.
-        origin (`str`): Where the files come from, for the message.
+        origin (`str`): Source of the files, for the message.
 
     Returns:
-        The first layout of which nothing is missing.
+        The first complete layout.
 
     Raises:
-        FileNotFoundError: if there is no such folder, if one above or below it is the right one (which it names), or
-            if parts are missing.
+        FileNotFoundError: if the folder does not exist or is incomplete. If a folder above or below it is the right
+            one, the message names that folder.
     """
     if data_dir.is_dir():
         for layout in layouts:
@@ -123,7 +123,7 @@ def locate(data_dir: Path, layouts: Sequence[Layout], origin: str) -> Layout:
                 return layout
     expected = "\nor\n".join(layout.tree for layout in layouts)
     reason = _why_not(data_dir, layouts)
-    raise FileNotFoundError(f"{reason}\nThe folder looked for is the one that holds\n{expected}\n{origin}")
+    raise FileNotFoundError(f"{reason}\nThe folder of the data set must hold\n{expected}\n{origin}")
 
 
 def _why_not(data_dir: Path, layouts: Sequence[Layout]) -> str:
@@ -146,20 +146,20 @@ def _why_not(data_dir: Path, layouts: Sequence[Layout]) -> str:
     missing = nearest.missing(data_dir)
     if len(missing) < len(nearest.needs):
         found = [pattern for pattern in nearest.needs if pattern not in missing]
-        question = "is it half a download?" if nearest.num_images else "is that folder missing, or named otherwise?"
+        question = "is the download incomplete?" if nearest.num_images else "is that folder missing or renamed?"
         return f"{data_dir} has {', '.join(found)} but not {', '.join(missing)}: {question}"
     return f"{data_dir} holds none of {', '.join(nearest.needs)}"
 
 
 def _splits_beside(folder: Path, layout: Layout) -> list[str]:
-    """The folders of splits at this level, each of which would pass for own data by itself."""
+    """Return the folders of splits at this level that each hold images and masks."""
     if layout.num_images:
         return []
     return [name for name in _SPLIT_FOLDERS if not layout.missing(folder.parent / name)]
 
 
 def _neighbours(folder: Path) -> Iterator[Path]:
-    """The three folders above `folder`, then those one and two levels below it."""
+    """Yield the three folders above `folder`, then the folders one and two levels below it."""
     yield from list(folder.absolute().parents)[:3]
     below = sorted(child for child in folder.iterdir() if child.is_dir())
     yield from below
@@ -168,25 +168,25 @@ def _neighbours(folder: Path) -> Iterator[Path]:
 
 
 def list_files(folder: Path, suffixes: Sequence[str], pattern: str = "*") -> list[Path]:
-    """The files of `folder` with one of `suffixes` in either case, sorted; hidden files are none of the data set's."""
+    """Return the files of `folder` with one of `suffixes` (any case), sorted, without hidden files."""
     return sorted(
         path for path in folder.glob(pattern) if path.suffix.lower() in suffixes and not path.name.startswith(".")
     )
 
 
 def read_stems(list_file: Path) -> list[str]:
-    """The names in a split's list: the stem of each line's first entry, be it a bare name or a path of its own."""
+    """Read the names in a split's list: the stem of the first entry of each line, which may be a name or a path."""
     lines = list_file.read_text(encoding="utf-8-sig").splitlines()
     return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
 def stem(path: Path) -> str:
-    """The id of a file that is named after its sample."""
+    """Return the name of a file without suffix, as its id."""
     return path.stem
 
 
 def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str] = stem) -> dict[str, list[Path]]:
-    """Map ids to the files that have them, one each if all is well."""
+    """Map each id to its files. There should be one file for each id."""
     index: dict[str, list[Path]] = {}
     for path in paths:
         index.setdefault(id_of(path), []).append(path)
@@ -196,15 +196,15 @@ def index_by_id(paths: Iterable[Path], id_of: Callable[[Path], str] = stem) -> d
 def pair_files(
     images: Mapping[str, Sequence[Path]], masks: Mapping[str, Sequence[Path]], ids: Sequence[str] | None = None
 ) -> SplitFiles:
-    """Pair images and masks of one id.
+    """Pair images and masks with the same id.
 
     Args:
         images (`Mapping[str, Sequence[Path]]`): Images by id.
         masks (`Mapping[str, Sequence[Path]]`): Masks by id.
-        ids (`Sequence[str]`, *optional*): The ids of the split in its order; without it, every id there is.
+        ids (`Sequence[str]`, *optional*): The ids of the split, in its order; by default all ids.
 
     Returns:
-        The pairs, what lacks its partner, and what shares its id.
+        The pairs, the files without partner, and the files that share an id.
     """
     files = SplitFiles([])
     for id_, count in Counter([*dict.fromkeys((*images, *masks))] if ids is None else ids).items():
@@ -222,7 +222,7 @@ def pair_files(
 def _shared_id(id_: str, paths: Sequence[Path]) -> Iterator[BadFileError]:
     for path in paths[1:]:
         first = f"{paths[0].parent.name}/{paths[0].name}"
-        yield BadFileError(path, f"it and {first} have one id, {id_!r}", "remove or rename one of them")
+        yield BadFileError(path, f"this file and {first} have the same id {id_!r}", "remove or rename one of them")
 
 
 def _pair(id_: str, images: Sequence[Path], masks: Sequence[Path], files: SplitFiles) -> None:
@@ -238,7 +238,7 @@ def _pair(id_: str, images: Sequence[Path], masks: Sequence[Path], files: SplitF
 
 
 def unlabelled(images: Mapping[str, Sequence[Path]]) -> SplitFiles:
-    """A split whose labels the owner withholds."""
+    """List the files of a split whose labels the owner withholds."""
     files = SplitFiles([])
     for id_, paths in images.items():
         files.id_errors += _shared_id(id_, paths)
@@ -248,7 +248,7 @@ def unlabelled(images: Mapping[str, Sequence[Path]]) -> SplitFiles:
 
 
 def digest_files(files: Mapping[str, SplitFiles]) -> str:
-    """Digest the names, sizes and modification times of all samples' files."""
+    """Return a digest of the names, sizes and modification times of the files of all samples."""
     digest = hashlib.sha256()
     for split, split_files in files.items():
         for sample in split_files.samples:

@@ -1,4 +1,4 @@
-"""Data sets by name: a public benchmark, own data or generated scenes, and whether a model fits them."""
+"""Loads data sets by name (public benchmarks, own data or generated scenes), and checks that a model fits them."""
 
 import hashlib
 import logging
@@ -23,9 +23,9 @@ def make_builder(
     cache_dir: str | Path | None = None,
     **config_kwargs: Any,
 ) -> BenchmarkBuilder:
-    """Find a benchmark's files without reading them: `files` of the result lists them, `read_sample` reads one.
+    """Find the files of a benchmark without reading them.
 
-    Args are those of [`load_benchmark`].
+    `files` of the result lists the files, `read_sample` reads a sample. For the arguments see [`load_benchmark`].
     """
     return find_builder(name)(data_dir, splits=splits, cache_dir=cache_dir, **config_kwargs)
 
@@ -40,27 +40,26 @@ def load_benchmark(
     skip_bad_files: bool = False,
     **config_kwargs: Any,
 ) -> SegmentationDataset:
-    """Load a public data set from the files its owner distributes; nothing to prepare, nothing edited on disk.
+    """Load a public data set from its original files. The files are not changed, and no preparation is needed.
 
     Args:
         name (`str`): One of `BENCHMARKS`.
-        data_dir (`str` or `Path`): The folder of the data set, in any of `BENCHMARKS[name].layouts`.
-        splits (`Sequence[str]`, *optional*): Of `"train"`, `"validation"` and `"test"`; by default all the data set
-            has. A split that is missing is an error.
-        cache_dir (`str` or `Path`, *optional*): Where the prepared labels are kept; by default where `datasets`
-            keeps everything. A changed folder is prepared anew.
-        num_proc (`int`, *optional*): Processes that prepare.
-        skip_bad_files (`bool`): Leave out files that break a rule; they are counted and listed in a warning and in
-            `bad_files` of the result.
+        data_dir (`str` or `Path`): The folder of the data set, in one of `BENCHMARKS[name].layouts`.
+        splits (`Sequence[str]`, *optional*): Any of `"train"`, `"validation"` and `"test"`; by default all splits of
+            the data set. A missing split is an error.
+        cache_dir (`str` or `Path`, *optional*): Folder for the prepared labels; by default the cache of `datasets`.
+            If files change, the labels are prepared again.
+        num_proc (`int`, *optional*): Number of processes that prepare labels.
+        skip_bad_files (`bool`): Leave out files that break a rule. A warning and `bad_files` of the result list them.
         **config_kwargs: Options of a single benchmark: `num_classes=182` for `"coco_stuff"`.
 
     Returns:
-        `SegmentationDataset`: a `DatasetDict` with the columns `image`, `label` (train ids, 255 = ignore, not to be
-        reduced again) and `id`. Labels that the owner withholds are `None`.
+        `SegmentationDataset`: a `DatasetDict` with the columns `image`, `label` and `id`. Labels hold train ids: the
+        classes 0..K-1, and 255 for void pixels. Do not map or shift them again. Withheld labels are `None`.
 
     Raises:
-        FileNotFoundError: if the folder, a split or the partner of a file is missing.
-        BadDataError: if files break a rule, or two of them have one id.
+        FileNotFoundError: if the folder, a split, an image or a mask is missing.
+        BadDataError: if files break a rule, or two files have the same id.
         ValueError: if the benchmark or a split is unknown.
         TypeError: if the benchmark has no such option.
 
@@ -83,24 +82,24 @@ def load_data(
 
     Args:
         benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`.
-        data_dir (`str` or `Path`, *optional*): Its folder; for own data the folder of `images/` and `masks/`, or a
-            .csv or .jsonl list of pairs. Generated scenes have none.
+        data_dir (`str` or `Path`, *optional*): Folder of the data set. For own data: the folder of `images/` and
+            `masks/`, or a .csv or .jsonl list of pairs. Not used for synthetic scenes.
         id2label (`str` or `Path`, *optional*): File with the classes of own data.
 
     Raises:
-        ValueError: if there is no such data set, or what it needs was not given, or what it does not read was.
+        ValueError: if the data set is unknown, or an argument is missing or does not apply to it.
     """
     check_benchmark(benchmark)
     if id2label is not None and benchmark != "own":
         raise ValueError(
-            f"id2label is for own data; benchmark {benchmark} has classes of its own, so {id2label} would not be "
-            "read: leave out --id2label, or give --benchmark own"
+            f"id2label is for own data; the classes of benchmark {benchmark} are known, so {id2label} would not be "
+            "read: leave out --id2label, or set --benchmark own"
         )
     if benchmark == "synthetic":
         if data_dir is not None:
             raise ValueError(
                 f"benchmark synthetic generates its scenes, so {data_dir} would not be read: leave out --data-dir, "
-                "or give --benchmark and the name of the data set there"
+                "or set --benchmark to the name of the data set in that folder"
             )
         return load_synthetic()
     if data_dir is None:
@@ -108,7 +107,7 @@ def load_data(
     if benchmark != "own":
         return load_benchmark(benchmark, data_dir)
     if id2label is None:
-        raise ValueError("own data need a file with the names of the classes: give --id2label classes.txt")
+        raise ValueError("own data needs a file with the names of the classes: give --id2label classes.txt")
     return (load_folder if Path(data_dir).is_dir() else load_pairs)(data_dir, id2label)
 
 
@@ -119,17 +118,17 @@ def load_split(
     data_dir: str | Path | None = None,
     id2label: str | Path | None = None,
 ) -> SegmentationDataset:
-    """Load the split that a model is scored on or looked into with.
+    """Load one split, to evaluate or to explore a model on it.
 
     Args:
         benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`.
-        split (`str`): `"train"`, `"validation"` or `"test"`; of a benchmark only this one is loaded.
-        num_labels (`int`): Classes of the model, which tell how many COCO-Stuff has, 171 or 182.
+        split (`str`): `"train"`, `"validation"` or `"test"`. Other splits of a benchmark are not loaded.
+        num_labels (`int`): Number of classes of the model. It selects COCO-Stuff with 171 or 182 classes.
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
 
     Raises:
-        ValueError: if there is no such data set or split, or as `load_data` raises it.
+        ValueError: if the data set or the split is unknown, or as `load_data` raises it.
     """
     check_benchmark(benchmark)
     if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
@@ -143,7 +142,7 @@ def load_split(
 
 
 def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, model: str | Path) -> None:
-    """Refuse a model with another number of classes than the data set, and log it if they have other names."""
+    """Refuse a model whose number of classes differs from the data set's. Log a warning if class names differ."""
     if config.num_labels != dataset.num_labels:
         raise ValueError(
             f"model and data set must have the same classes, found {config.num_labels} in {model} and "
@@ -157,8 +156,8 @@ def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, mod
     if differing:
         id_ = differing[0]
         logger.warning(
-            "%d of %d classes have other names in %s than in %s, such as %d: %r and %r. Classes are compared by id; "
-            "if their order differs, the scores mean nothing.",
+            "%d of %d classes have other names in %s than in %s, such as %d: %r and %r. Classes are compared by id: "
+            "if their order differs, the scores are wrong.",
             len(differing),
             len(names),
             model,
@@ -174,5 +173,5 @@ def _plain(name: str) -> str:
 
 
 def ids_digest(rows: datasets.Dataset) -> str:
-    """Tell a split from others by the ids of its images."""
+    """Return a digest of the image ids of a split, to compare splits."""
     return hashlib.sha256("\n".join(map(str, rows["id"][:])).encode()).hexdigest()[:16]

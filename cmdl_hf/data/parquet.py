@@ -1,4 +1,4 @@
-"""Data sets as Parquet: what `datasets.load_dataset` reads and streams from a folder or from the Hub."""
+"""Data sets as Parquet files, which `datasets.load_dataset` reads and streams from a folder or from the Hub."""
 
 import csv
 import json
@@ -11,10 +11,10 @@ from .label_table import COLUMNS, LabelTable
 from .sets.base import FEATURES, SegmentationDataset
 
 CLASSES_FILE = "label_table.csv"
-"""Ids, names and colours of the classes beside the Parquet files, as `LabelTable.from_file` reads them."""
+"""File with ids, names and colours of the classes, for `LabelTable.from_file`."""
 
 NAMES_FILE = "id2label.json"
-"""Ids and names alone, where users of the Hub look for them."""
+"""File with ids and names of the classes, as is usual on the Hub."""
 
 _ROWS_AT_A_TIME = 100
 
@@ -22,18 +22,18 @@ _ROWS_AT_A_TIME = 100
 def write_parquet(
     dataset: SegmentationDataset, output_dir: str | Path, max_shard_bytes: int = 500_000_000
 ) -> datasets.DatasetInfo:
-    """Write a data set as Parquet files that hold the bytes of its images, with its classes beside them.
+    """Write a data set as Parquet files, and its classes as `CLASSES_FILE` and `NAMES_FILE`.
 
-    Images keep their files' own bytes. Labels hold train ids, 255 = ignore; they are not to be mapped again. Beside
-    `data/` lie `CLASSES_FILE` and `NAMES_FILE`.
+    The Parquet files are written to `data/`. They hold the original bytes of the images. Labels hold train ids (255 =
+    ignore), which must not be mapped again.
 
     Args:
         dataset (`SegmentationDataset`): The data set.
-        output_dir (`str` or `Path`): Folder to write; it must not exist or be empty.
-        max_shard_bytes (`int`): About the size of one file, which passes through memory as a whole.
+        output_dir (`str` or `Path`): Folder to write. It must be empty or not exist.
+        max_shard_bytes (`int`): Approximate size of one file, in bytes. A file must fit into memory.
 
     Returns:
-        `datasets.DatasetInfo`: columns, splits and sizes of what was written.
+        `datasets.DatasetInfo`: columns, splits and sizes of the written data set.
 
     Raises:
         FileExistsError: if `output_dir` holds files.
@@ -60,10 +60,10 @@ def write_parquet(
 
 
 def new_folder(folder: str | Path) -> Path:
-    """Make a folder that must not exist or be empty.
+    """Make a folder. It must be empty or not exist.
 
     Raises:
-        FileExistsError: if it holds files.
+        FileExistsError: if the folder holds files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def new_folder(folder: str | Path) -> Path:
 
 
 def _write_split(split: str, rows: datasets.Dataset, data_dir: Path, max_shard_bytes: int) -> int:
-    """Write one split, and return the bytes of its samples."""
+    """Write one split, and return the size of its samples in bytes."""
     num_bytes = 0
     shards = _shards(rows, max_shard_bytes)
     for index, shard in enumerate(shards):
@@ -94,7 +94,7 @@ def _write_split(split: str, rows: datasets.Dataset, data_dir: Path, max_shard_b
 
 
 def _shards(rows: datasets.Dataset, max_bytes: int) -> list[range]:
-    """Cut the rows of a split into ranges of about `max_bytes`."""
+    """Divide the rows of a split into ranges of about `max_bytes`."""
     shards, start, num_bytes = [], 0, 0
     for index, row in enumerate(_undecoded(rows)):
         row_bytes = sum(_num_bytes(row[column]) for column in ("image", "label"))

@@ -1,6 +1,6 @@
-"""Photometric distortion, with hue and saturation changed in RGB.
+"""Photometric distortion. Hue and saturation are changed in RGB.
 
-Reference: mmsegmentation's PhotoMetricDistortion, which goes to HSV and back for each of the two.
+Reference: mmsegmentation's PhotoMetricDistortion, which converts to HSV and back for hue and for saturation.
 """
 
 from typing import Any
@@ -16,17 +16,17 @@ _STRIP_ROWS = 32  # 32 rows of 1024 pixels and their intermediates fit into a co
 class PhotometricDistortion(v2.Transform):
     """Random brightness, contrast, saturation and hue, each with probability 1/2 (photometric distortion).
 
-    Contrast comes before or after saturation and hue, with probability 1/2 each. Images come out as float32 in
-    [0, 1], from uint8 or from floats in [0, 1]; anything else passes through.
+    Contrast is changed before or after saturation and hue, with probability 1/2 each. Images may be uint8 or floating
+    point in [0, 1]. The result is float32 in [0, 1]. Inputs that are not images are returned unchanged.
 
     Args:
-        brightness (`float`): Largest amount added or taken, as a share of full brightness.
-        contrast (`tuple[float, float]`): Range of the factor on all values.
-        saturation (`tuple[float, float]`): Range of the factor on the HSV saturation.
-        hue (`float`): Largest shift of the HSV hue, as a share of the full turn, at most 1/6.
+        brightness (`float`): Largest value added or subtracted, as a fraction of full brightness.
+        contrast (`tuple[float, float]`): Range of the factor of all values.
+        saturation (`tuple[float, float]`): Range of the factor of the HSV saturation.
+        hue (`float`): Largest shift of the HSV hue, as a fraction of the full turn, at most 1/6.
 
     Note:
-        The original rounds to 8 bits after every step, and hue shifts to two degrees; here nothing is rounded.
+        The original rounds values to 8 bits after every step, and hue shifts to two degrees. Here nothing is rounded.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PhotometricDistortion(v2.Transform):
         self.hue = hue
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw which steps to take, and by how much."""
+        """Draw which steps to apply, and how strongly."""
         is_used = (torch.rand(4) < 0.5).tolist()
         return {
             "brightness": _uniform(-self.brightness, self.brightness) if is_used[0] else 0.0,
@@ -56,7 +56,7 @@ class PhotometricDistortion(v2.Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Distort an image strip by strip, so that intermediate results stay in the cache: half of the time."""
+        """Distort an image strip by strip. Intermediate results then stay in the cache, which halves the time."""
         if not isinstance(inpt, tv_tensors.Image):
             return inpt
         image = _to_unit_range(inpt.as_subclass(Tensor))
@@ -66,12 +66,12 @@ class PhotometricDistortion(v2.Transform):
 
 
 def shift_hue_(image: Tensor, hue: float) -> Tensor:
-    """Shift the HSV hue of an image, in place, without leaving RGB.
+    """Shift the HSV hue of an RGB image in place.
 
-    The largest and the smallest channel, V and m, stay. Over the hue every channel is a trapezoid between them, with
-    slopes of a sixth of the turn: channel c, followed by n and p on the colour wheel, becomes
-    clamp(V + m + c - n - p ∓ 6 hue (V - m), m, V), minus where n > p. Equal to going to HSV and back, in an eighth
-    of the time.
+    The largest channel value V and the smallest m do not change. As a function of the hue, every channel is a
+    trapezoid between m and V, with slopes of a sixth of the turn. Channel c, followed by n and p on the colour wheel,
+    becomes clamp(V + m + c - n - p ∓ 6 hue (V - m), m, V), with minus where n > p. The result equals that of a
+    conversion to HSV and back, in an eighth of the time.
 
     Args:
         image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
@@ -94,9 +94,10 @@ def shift_hue_(image: Tensor, hue: float) -> Tensor:
 
 
 def scale_saturation_(image: Tensor, saturation: float) -> Tensor:
-    """Scale the HSV saturation of an image, in place, without leaving RGB.
+    """Scale the HSV saturation of an RGB image in place.
 
-    The largest channel V stays and the others' distances from it are scaled, at most until the smallest is 0.
+    The largest channel value V does not change. The distances of the other channels from V are scaled, at most until
+    the smallest channel is 0.
 
     Args:
         image (`Tensor` of shape (3, H, W)): RGB in [0, 1], floating point.
@@ -116,7 +117,7 @@ def scale_saturation_(image: Tensor, saturation: float) -> Tensor:
 def _distort_(
     image: Tensor, brightness: float, contrast: float, saturation: float, hue: float, is_contrast_first: bool
 ) -> None:
-    """Apply the steps of `PhotometricDistortion`, in place; one that changes nothing is left out."""
+    """Apply the steps of `PhotometricDistortion` in place. Steps that change nothing are skipped."""
     if brightness:
         image.add_(brightness).clamp_(0, 1)
     if is_contrast_first and contrast != 1:

@@ -1,4 +1,4 @@
-"""What `cmdl prepare` does: a public data set as Parquet files with a card."""
+"""`cmdl prepare`: writes a public data set as Parquet files with a data set card."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,19 @@ def prepare(
     splits: Sequence[str] | None = None,
     skip_bad_files: bool = False,
 ) -> SegmentationDataset:
-    """Write a public data set as Parquet with a card, for `datasets.load_dataset` and the Hub.
+    """Write a public data set as Parquet files with a data set card, for `datasets.load_dataset` and the Hub.
 
     Args:
         name (`str`): One of `BENCHMARKS`.
-        data_dir (`str` or `Path`): The folder of the data set as its owner distributes it.
-        output_dir (`str` or `Path`): Folder to write, for `datasets.load_dataset`; it must not exist or be empty.
-        repo_id (`str`, *optional*): `"organisation/name"` on the Hub that the card's example loads; by default the
-            name of the folder.
+        data_dir (`str` or `Path`): Folder of the data set, with the owner's original files.
+        output_dir (`str` or `Path`): Folder to write. It must be empty or not exist.
+        repo_id (`str`, *optional*): Repository `"organisation/name"` on the Hub for the example in the card; by
+            default the name of the folder.
         splits (`Sequence[str]`, *optional*): Splits to write; by default all.
-        skip_bad_files (`bool`): Leave out files that break a rule; the card lists them.
+        skip_bad_files (`bool`): Leave out files that break a rule. The card lists them.
 
     Returns:
-        `SegmentationDataset`: what was written.
+        `SegmentationDataset`: the written data set.
 
     Raises:
         FileExistsError: if `output_dir` holds files.

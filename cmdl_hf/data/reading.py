@@ -1,6 +1,6 @@
-"""Reading one image and its mask: every rule a file must keep is checked here, and each error names the cure.
+"""Reads an image and its mask, and checks all rules for files. Each error names the cure.
 
-Masks are looked up through PIL's tables (`histogram`, `point`), which take about a fifth of the time numpy's do.
+Masks are processed with PIL's `histogram` and `point`, which take about a fifth of numpy's time.
 """
 
 import io
@@ -22,7 +22,7 @@ LEAVING_OUT = (
     "skip_bad_files=True in Python, or for a public data set cmdl prepare --skip-bad-files, leaves such files out and "
     "lists them"
 )
-"""What error messages say of bad files that need not be repaired."""
+"""Part of error messages: how to load a data set without its bad files."""
 
 ImageValue = str | dict[str, bytes | None]
 
@@ -32,9 +32,9 @@ class BadFileError(ValueError):
 
     Args:
         path (`Path`): The file.
-        problem (`str`): The rule and what was found.
-        cure (`str`): What to do about it.
-        unexpected_ids (`Mapping[str, int]`): Pixels of every id, or colour, of a mask that may not occur in it.
+        problem (`str`): The rule and the value found.
+        cure (`str`): How to repair the file.
+        unexpected_ids (`Mapping[str, int]`): Number of pixels of every id or colour that is not allowed in the mask.
     """
 
     def __init__(self, path: Path, problem: str, cure: str, unexpected_ids: Mapping[str, int] | None = None) -> None:
@@ -63,7 +63,7 @@ class BadDataError(ValueError):
 
 
 def list_errors(errors: Sequence[BadFileError], limit: int = 10) -> str:
-    """Count `errors` and list the first of them, one a line."""
+    """Count `errors` and list the first of them, one per line."""
     lines = [f"{len(errors)} file(s) cannot be used:", *(f"  {error}" for error in errors[:limit])]
     if len(errors) > limit:
         lines.append(f"  and {len(errors) - limit} more")
@@ -71,11 +71,11 @@ def list_errors(errors: Sequence[BadFileError], limit: int = 10) -> str:
 
 
 def decode(path: Path, content: bytes | None = None) -> Image.Image:
-    """Decode an image as it is stored, without heeding its EXIF orientation.
+    """Decode an image as it is stored. The EXIF orientation is not applied.
 
     Args:
-        path (`Path`): The file; or, where `content` is given, what messages call it.
-        content (`bytes`, *optional*): The encoded image, where it is no file of its own.
+        path (`Path`): The file, or with `content` a name for messages.
+        content (`bytes`, *optional*): The encoded image, if it is not in a file.
 
     Raises:
         BadFileError: if it cannot be decoded.
@@ -89,15 +89,15 @@ def open_mask(path: Path, content: bytes | None = None) -> Image.Image:
     """Read a mask file of one class id per pixel.
 
     Args:
-        path (`Path`): A grey, palette or one-bit file. The entries of a palette file are its ids, whatever the
-            palette's colours; 16-bit files may hold ids up to 255.
-        content (`bytes`, *optional*): The encoded mask, where it is no file of its own.
+        path (`Path`): A grey, palette or one-bit file. The ids of a palette file are its palette indices, not its
+            colours. 16-bit files may hold ids up to 255.
+        content (`bytes`, *optional*): The encoded mask, if it is not in a file.
 
     Returns:
-        `Image` of mode L, the ids as they are stored.
+        `Image` of mode L with the stored ids.
 
     Raises:
-        BadFileError: if the file cannot be decoded or holds no ids.
+        BadFileError: if the file cannot be decoded or does not hold ids.
     """
     mask = decode(path, content)
     if mask.format == "JPEG":
@@ -127,15 +127,15 @@ def map_ids(mask: Image.Image, mapping: Mapping[int, int], path: Path) -> Image.
     """Replace the ids of a mask.
 
     Args:
-        mask (`Image` of mode L): The ids as they are stored.
-        mapping (`Mapping[int, int]`): The new id, in 0..255, of every id that may occur.
+        mask (`Image` of mode L): The stored ids.
+        mapping (`Mapping[int, int]`): The new id, in 0..255, of every allowed id.
         path (`Path`): The file, for the message.
 
     Returns:
-        `Image` of mode L; `mask` itself where nothing changes.
+        `Image` of mode L; `mask` itself if no id changes.
 
     Raises:
-        BadFileError: if an id occurs that `mapping` does not have; it names the ids and their pixel counts.
+        BadFileError: if `mapping` lacks an id of the mask. The message names these ids and their pixel counts.
     """
     counts = {value: count for value, count in enumerate(mask.histogram()) if count}
     if unexpected := {value: count for value, count in counts.items() if value not in mapping}:
@@ -146,28 +146,28 @@ def map_ids(mask: Image.Image, mapping: Mapping[int, int], path: Path) -> Image.
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Encode an image or a mask as PNG: fast rather than small."""
+    """Encode an image or a mask as PNG, with low compression because that is fast."""
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
 def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | None) -> ImageValue:
-    """Check an image against its mask and return what the data set stores of it.
+    """Check that an image fits its mask, and return the value that the data set stores.
 
-    The image is not decoded: its header, its last bytes and its EXIF orientation tell enough.
+    The image is usually not decoded: the check reads its header, its last bytes and its EXIF orientation.
 
     Args:
         path (`Path`): The image.
-        content (`bytes`, *optional*): The encoded image, where it is no file of its own.
+        content (`bytes`, *optional*): The encoded image, if it is not in a file.
         mask_size (`tuple[int, int]`, *optional*): Width and height of its mask; `None` without mask.
 
     Returns:
-        The path or `content`, as `datasets.Image` stores them; or, where the camera's EXIF orientation would turn the
-        image but the mask was drawn on the unturned one, the bytes of the unturned image.
+        The path or `content`, as `datasets.Image` stores them. If the EXIF orientation would rotate the image, but the
+        mask fits the image without rotation, the bytes of the image without rotation.
 
     Raises:
-        BadFileError: if the file is damaged, of an unfit mode, or does not fit its mask.
+        BadFileError: if the file is damaged, has an unsupported mode, or does not fit its mask.
     """
     with _decoding(path, content) as image:
         if not _is_complete(image):
@@ -187,20 +187,20 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
     if image.size == mask_size:
         raise BadFileError(
             path,
-            f"its EXIF orientation {orientation} turns or mirrors it, and whether the mask was drawn before or after "
-            "cannot be known",
+            f"its EXIF orientation {orientation} rotates or mirrors it, and it is unknown whether the mask was drawn "
+            "before or after that",
             "apply the orientation to the pixels, or remove the tag",
         )
     raise BadFileError(
         path,
-        f"image and mask must have one size, found {width}×{height} and {mask_size[0]}×{mask_size[1]}",
+        f"image and mask must have the same size, found {width}×{height} and {mask_size[0]}×{mask_size[1]}",
         "resize the mask with nearest-neighbour interpolation, or restore the file it belongs to",
     )
 
 
 @contextmanager
 def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
-    """Open an image with PIL; what PIL cannot decode is a bad file, what the disk cannot read stays an OSError."""
+    """Open an image with PIL. Raises BadFileError if PIL cannot decode it, OSError if the disk cannot be read."""
     with path.open("rb") if content is None else io.BytesIO(content) as stream:
         size = stream.seek(0, io.SEEK_END)
         stream.seek(0)
@@ -210,15 +210,15 @@ def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
         except (OSError, SyntaxError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            # PIL's own words for an unknown format hold the path, which is nobody's business in a card on the Hub
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            # PIL's message for an unknown format contains the path, which must not appear in a card on the Hub.
+            reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
             raise BadFileError(
-                path, f"cannot be decoded ({size} bytes, {reason})", "fetch it again, it is damaged or no image"
+                path, f"cannot be decoded ({size} bytes, {reason})", "fetch it again: it is damaged or not an image"
             ) from error
 
 
 def _is_complete(image: Image.Image) -> bool:
-    """Whether the file ends as its format ends; a file that does not may still be whole."""
+    """Return whether the file has the ending of its format. A file without this ending may still be complete."""
     ending = _ENDINGS.get(image.format or "")
     stream: BinaryIO | None = getattr(image, "fp", None)
     if ending is None or stream is None:
@@ -232,7 +232,7 @@ def _is_complete(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # getexif would decode the whole file in search of a trailing chunk
+        return 1  # getexif would decode the whole file to search for a trailing chunk
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -241,20 +241,20 @@ def _unexpected_ids(path: Path, counts: Mapping[int, int] | Mapping[float, int],
     return BadFileError(
         path,
         f"the mask's ids must lie in {expected}, found {describe_counts(unexpected)}",
-        "check that its ids were neither shifted nor reduced nor blended by resizing, and, of own data, that the file "
-        "of classes names every id",
+        "check that its ids were not shifted, reduced or blended by resizing, and for own data that the file of "
+        "classes names every id",
         unexpected,
     )
 
 
 def describe_counts(pixels: Mapping[str, int]) -> str:
-    """Write the first ten of some ids or colours, each with its pixels."""
+    """Format the first ten ids or colours with their numbers of pixels."""
     texts = [f"{value} ({count} px)" for value, count in pixels.items()]
     return ", ".join([*texts[:10], *([f"and {len(texts) - 10} more"] if len(texts) > 10 else [])])
 
 
 def _ranges(ids: Mapping[int, int]) -> str:
-    """Write ids as ranges: 0..11, 255."""
+    """Format ids as ranges: 0..11, 255."""
     ranges: list[list[int]] = []
     for value in sorted(ids):
         if ranges and value == ranges[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Random scale and crop in one step, by which training reads no more pixels than it shows the network."""
+"""Random scale and crop in one step, so that only the pixels of the crop are resized."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,21 +14,21 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 
 
 class RandomScaleCrop(v2.Transform):
-    """Random scale and crop in one step: the crop is chosen first, and only what it keeps is resized.
+    """Random scale and crop in one step: the crop is chosen first, and only its pixels are resized.
 
-    A PIL image becomes a uint8 `tv_tensors.Image`; a `tv_tensors.Mask` goes with it, by nearest neighbour. Where the
-    scaled image is smaller than the crop, all of it is kept.
+    The result of a PIL image is a uint8 `tv_tensors.Image`. A `tv_tensors.Mask` is resized by nearest neighbour. A
+    scaled image that is smaller than the crop is kept completely.
 
     Args:
         crop_size (`tuple[int, int]`): Height and width, in pixels.
         scale_range (`tuple[float, float]`): See `Augmentation`.
         resize (`tuple[int, int]`, *optional*): See `Augmentation`.
         max_class_share (`float`): See `Augmentation`.
-        ignore_index (`int`): Label of void pixels, which have no part in the shares.
-        num_tries (`int`): Crops to look at before any is taken.
+        ignore_index (`int`): Label of void pixels. They do not count in the shares of the classes.
+        num_tries (`int`): Number of crops checked for `max_class_share` before any crop is accepted.
 
     Note:
-        Images are resized with antialiasing, which the original's bilinear resizing lacks.
+        Images are resized with antialiasing. The original's bilinear resizing has none.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class RandomScaleCrop(v2.Transform):
         self.num_tries = num_tries
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a scale, then crops of the scaled labels until no class has too large a share of one."""
+        """Draw a scale, and then crops of the scaled labels until no class has too large a share."""
         label = next(item for item in flat_inputs if isinstance(item, tv_tensors.Mask))
         size = scaled_size(label.shape, self.resize, torch.empty(()).uniform_(*self.scale_range).item())
         box = self._draw_box(size)
-        is_any_crop_right = self.max_class_share == 1 or size == box[2:]  # or there is but one
+        is_any_crop_right = self.max_class_share == 1 or size == box[2:]  # or only one crop is possible
         for _ in range(0 if is_any_crop_right else self.num_tries):
             if self._is_mixed(_crop_of_resized_label(label, size, box)):
                 break
@@ -61,30 +61,30 @@ class RandomScaleCrop(v2.Transform):
         return {"size": size, "box": box}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut the crop that was drawn out of an image or its labels."""
+        """Cut the drawn crop out of an image or its labels."""
         if isinstance(inpt, tv_tensors.Mask):
             return tv_tensors.wrap(_crop_of_resized_label(inpt, **params), like=inpt)
         return tv_tensors.Image(F.pil_to_tensor(_crop_of_resized_image(inpt, **params)))
 
     def _draw_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Draw top, left, height and width of a crop of an image of `size`, all places alike."""
+        """Draw top, left, height and width of a crop of an image of `size`, uniformly over all positions."""
         height, width = min(size[0], self.crop_size[0]), min(size[1], self.crop_size[1])
         top = int(torch.randint(size[0] - height + 1, ()))
         left = int(torch.randint(size[1] - width + 1, ()))
         return top, left, height, width
 
     def _is_mixed(self, label: Tensor) -> bool:
-        """Whether no class has more than its share of the non-void pixels."""
+        """Return whether every class has less than `max_class_share` of the non-void pixels."""
         counts = torch.bincount(label.flatten(), minlength=self.ignore_index + 1)
         counts[self.ignore_index] = 0
         return bool(counts.max() < self.max_class_share * counts.sum())
 
 
 def check_resize(resize: tuple[int, int] | None) -> None:
-    """Refuse edges that no image can have.
+    """Refuse an impossible `resize`.
 
     Raises:
-        ValueError: if one is below 1.
+        ValueError: if an edge is below 1.
     """
     if resize is not None and min(resize) < 1:
         raise ValueError(f"resize must be (shorter edge, limit of the longer) in pixels, at least 1, found {resize}")
@@ -93,7 +93,7 @@ def check_resize(resize: tuple[int, int] | None) -> None:
 def _crop_of_resized_image(
     image: PIL.Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> PIL.Image.Image:
-    """Resize to `size` and cut out `box` (top, left, height, width), computing no more than the box."""
+    """Resize to `size` and cut out `box` (top, left, height, width). Only the pixels of the box are computed."""
     top, left, height, width = box
     y, x = image.height / size[0], image.width / size[1]
     source = (left * x, top * y, min((left + width) * x, image.width), min((top + height) * y, image.height))
@@ -101,16 +101,16 @@ def _crop_of_resized_image(
 
 
 def _crop_of_resized_label(label: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
-    """Resize (H, W) to `size` by nearest neighbour and cut out `box`, computing no more than the box."""
+    """Resize (H, W) to `size` by nearest neighbour and cut out `box`. Only the pixels of the box are computed."""
     top, left, height, width = box
-    # The centre of row i lies at (i + 1/2) H / H'. In integers no rounding depends on where the crop begins.
+    # The centre of row i lies at (i + 1/2) H / H'. With integers, rounding does not depend on the start of the crop.
     rows = (2 * np.arange(top, top + height) + 1) * label.shape[0] // (2 * size[0])
     columns = (2 * np.arange(left, left + width) + 1) * label.shape[1] // (2 * size[1])
     return torch.from_numpy(label.numpy().take(rows, axis=0).take(columns, axis=1))
 
 
 def scaled_size(size: Sequence[int], resize: tuple[int, int] | None, scale: float = 1.0) -> tuple[int, int]:
-    """Size of an image of `size` (height, width) at a scale; `resize` names the edges at scale 1."""
-    if resize is not None:  # rounded as the image processor does, which prepares images for a saved model
+    """Return the scaled size of an image of `size` (height, width). `resize` gives the edges at scale 1."""
+    if resize is not None:  # the same rounding as in the image processor of a saved model
         size = get_size_with_aspect_ratio(size, *resize)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

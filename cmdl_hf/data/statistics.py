@@ -1,4 +1,4 @@
-"""How many pixels each class has, and loss weights that make up for the rarity of some.
+"""Number of pixels of each class, and loss weights that give rare classes more influence.
 
 Reference: "ENet: A Deep Neural Network Architecture for Real-Time Semantic Segmentation" (arXiv 1606.02147).
 """
@@ -20,16 +20,16 @@ _BATCH_SIZE = 16  # labels decoded at a time: 32 MB of Cityscapes
 def class_pixel_counts(dataset: datasets.Dataset, num_labels: int) -> list[int]:
     """Count the pixels of every class.
 
-    The labels are read once: the histograms lie in the cache of `datasets` under the fingerprint of `dataset`, so a
-    data set of other files, other classes or other rows is counted anew. What lives in memory has no cache.
+    The labels are read only once: `datasets` caches the counts under the fingerprint of `dataset`. Other files,
+    classes or rows have another fingerprint and are counted again. Data sets in memory are not cached.
 
     Args:
-        dataset (`datasets.Dataset`): One split with the column `label`, as `load_benchmark` gives it. A transform set
-            on it changes the fingerprint, but not the counts.
+        dataset (`datasets.Dataset`): One split with the column `label`, as `load_benchmark` returns it. A transform on
+            it changes the fingerprint, but not the counts.
         num_labels (`int`): Number of classes K.
 
     Returns:
-        `list` of K pixel counts; void pixels are in none of them.
+        `list` of K pixel counts, without void pixels.
 
     Raises:
         ValueError: If a label is withheld, or holds an id that is neither in 0..K-1 nor 255.
@@ -50,14 +50,14 @@ def class_pixel_counts(dataset: datasets.Dataset, num_labels: int) -> list[int]:
 
 
 def class_weights(counts: Sequence[int], offset: float = 1.02) -> list[float]:
-    """Weigh every class by 1 / ln(offset + its share of the pixels), as ENet does.
+    """Compute the weight 1 / ln(offset + share of the pixels) of every class, as in ENet.
 
-    Weights lie between 1 / ln(offset + 1) and 1 / ln(offset), 1.4 and 50.5 by default, so that neither a rare class
-    nor one without any pixel drowns the others.
+    Weights lie between 1 / ln(offset + 1) and 1 / ln(offset), by default between 1.4 and 50.5. This limits the
+    influence of classes with few or no pixels.
 
     Args:
-        counts (`Sequence[int]`): Pixels of each of the K classes, of [`class_pixel_counts`].
-        offset (`float`): Above 1; the larger, the more alike the weights.
+        counts (`Sequence[int]`): Number of pixels of each of the K classes, from [`class_pixel_counts`].
+        offset (`float`): Number above 1. The larger it is, the less the weights differ.
 
     Returns:
         `list` of K weights, for `torch.nn.functional.cross_entropy(weight=torch.tensor(...))`.
@@ -72,7 +72,7 @@ def class_weights(counts: Sequence[int], offset: float = 1.02) -> list[float]:
         ```
     """
     if offset <= 1:
-        raise ValueError(f"offset must be above 1, or a class without pixels has no weight, found {offset}")
+        raise ValueError(f"offset must be above 1, because a class without pixels gets 1 / ln(offset), found {offset}")
     if min(counts) < 0 or sum(counts) == 0:
         raise ValueError(f"counts must be pixels of a labelled split, at least 0 and not all 0, found {list(counts)}")
     total = sum(counts)
@@ -85,16 +85,16 @@ def label_histogram(label: Image.Image) -> np.ndarray:
 
 
 def _count_batch(batch: dict[str, list[Image.Image | None]], num_labels: int) -> dict[str, Any]:
-    """Turn a batch of labels into one row: pixels of each class (K,)."""
+    """Count the pixels of each class (K,) in a batch of labels, as one row."""
     counts = np.zeros(IGNORE_INDEX + 1, dtype=np.int64)
     for label in batch["label"]:
         if label is None:
-            raise ValueError("pixels can only be counted where there are labels; choose a split that has them")
+            raise ValueError("counting pixels needs labels, found a sample without one; choose a split with labels")
         counts += label_histogram(label)
     if unknown := np.flatnonzero(counts[num_labels:IGNORE_INDEX]).tolist():
         found = ", ".join(f"{num_labels + id_} ({counts[num_labels + id_]} px)" for id_ in unknown)
         raise ValueError(
             f"labels must lie in 0..{num_labels - 1} or be {IGNORE_INDEX} (void), found {found}; "
-            "num_labels must be the data set's"
+            "pass the num_labels of the data set"
         )
     return {"counts": [counts[:num_labels]]}

@@ -1,4 +1,4 @@
-"""The endless stream of training samples, a function of the seed and the place in it alone."""
+"""An endless stream of training samples. Every sample depends only on the seed and on its position."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,14 +11,15 @@ from torch.utils.data import Dataset, Sampler
 
 
 class TrainingStream(Dataset):
-    """Training samples in an endless stream: epoch after epoch, each in an order of its own.
+    """Training samples in an endless stream of epochs. Each epoch has its own random order.
 
-    What lies at a place depends on the seed and the place only, order and augmentation both. So a run may stop
-    anywhere and go on, and workers and processes may be of any number, without a sample changing.
+    The sample at a position, with its augmentation, depends only on the seed and on the position. Samples therefore do
+    not change if a run is interrupted and continued, or if the number of workers or processes changes.
 
     Args:
-        dataset (`datasets.Dataset`): Samples with their training transform set.
-        seed (`int`): Of the orders and the transforms; the transform's randomness must be torch's.
+        dataset (`datasets.Dataset`): Data set with its training transform set. The transform must use only random
+            numbers of torch.
+        seed (`int`): Seed of the orders and of the augmentation.
     """
 
     def __init__(self, dataset: datasets.Dataset, seed: int = 0) -> None:
@@ -27,19 +28,19 @@ class TrainingStream(Dataset):
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def index(self, place: int) -> int:
-        """Which sample of the data set lies at a place."""
+        """Return the index in the data set of the sample at a position."""
         epoch, offset = divmod(place, len(self.dataset))
         return int(self._order(epoch)[offset])
 
     def sample_id(self, place: int) -> str:
-        """Name the sample at a place: its `id`, or its number."""
+        """Return the `id` of the sample at a position, or its index as text."""
         index = self.index(place)
         if "id" not in self.dataset.column_names:
             return str(index)
         return str(self.dataset.with_format(None).select_columns("id")[index]["id"])
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """Transform the sample at a place with the randomness of that place; the process's own stays as it is."""
+        """Transform the sample at a position with its own random seed. torch's global generator is not changed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed_of(1, place))
             return self.dataset[self.index(place)]
@@ -59,16 +60,16 @@ class TrainingStream(Dataset):
 
 
 class StreamSampler(Sampler[list[int]]):
-    """The places in a stream that one process reads, a list for each of its passes, without end.
+    """Endless lists of the stream positions that one process reads, one list for each pass.
 
-    A step takes `images_per_pass * num_processes * num_passes` places in a row.
+    An optimiser step uses `images_per_pass * num_processes * num_passes` consecutive positions.
 
     Args:
-        first_step (`int`): Optimiser steps that lie behind.
-        images_per_pass (`int`): Samples that a process takes at once.
-        num_passes (`int`): Passes of a process in a step.
-        process_index (`int`): This process, below `num_processes`.
-        num_processes (`int`): Processes that share the stream.
+        first_step (`int`): Number of optimiser steps already done.
+        images_per_pass (`int`): Samples in one pass of a process.
+        num_passes (`int`): Passes of a process in one optimiser step.
+        process_index (`int`): Index of this process, below `num_processes`.
+        num_processes (`int`): Number of processes that share the stream.
     """
 
     def __init__(

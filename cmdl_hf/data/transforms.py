@@ -20,19 +20,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class TrainTransform:
-    """Random variation, normalisation and padding of a batch of samples.
+    """Augmentation, normalisation and padding of a batch of training samples.
 
     Args:
-        crop_size (`tuple[int, int]`): Height and width of what comes out.
+        crop_size (`tuple[int, int]`): Height and width of the output, in pixels.
         scale_range (`tuple[float, float]`): See [`Augmentation`].
         resize (`tuple[int, int]`, *optional*): See [`Augmentation`].
         max_class_share (`float`): See [`Augmentation`].
         ignore_index (`int`): See [`Augmentation`].
-        name (`str`): `"papers"`, or what `register_transform` has registered.
+        name (`str`): `"papers"`, or a name registered with `register_transform`.
         **options: Further fields of [`Augmentation`], such as `rotation`.
 
     Raises:
-        ValueError: if there is no such transform, or a field is out of range.
+        ValueError: if the transform is unknown, or a field is out of range.
 
     Example:
         ```python
@@ -41,8 +41,8 @@ class TrainTransform:
         ```
 
     Note:
-        All randomness is torch's: `torch.manual_seed` repeats it, and every worker of a `DataLoader` gets its own,
-        anew in every epoch.
+        All random numbers come from torch: `torch.manual_seed` makes them repeatable, and every worker of a
+        `DataLoader` has different ones in every epoch.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class TrainTransform:
         self.pad = PadTo(crop_size, ignore_index)
 
     def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
-        """Transform samples, each drawing its own parameters.
+        """Transform samples, each with its own random parameters.
 
         Args:
-            samples (`dict`): Columns `image` (PIL images) and `label` (PIL images of class ids); `id` names a sample
-                in errors, other columns are dropped.
+            samples (`dict`): Columns `image` (PIL images) and `label` (PIL images of class ids). Error messages name
+                the optional column `id`. Other columns are dropped.
 
         Returns:
             `dict` of `pixel_values`, list of float32 `Tensor` (3, H, W), and `labels`, list of int64 `Tensor` (H, W).
@@ -92,18 +92,18 @@ class TrainTransform:
             length > most for length, most in zip(label.shape[-2:], self.augmentation.crop_size, strict=True)
         ):
             raise ValueError(
-                f"transform {self.name!r} must give image and mask of one size, at most the crop's "
+                f"transform {self.name!r} must return image and mask of the same size, at most the crop_size "
                 f"{self.augmentation.crop_size}, found {tuple(pixels.shape[-2:])} and {tuple(label.shape[-2:])}"
             )
         return self.pad(self.normalize(pixels), label)
 
 
 class EvalTransform:
-    """Normalisation of a batch of samples whose labels keep their original size.
+    """Normalisation of a batch of samples for evaluation. Labels keep their original size.
 
     Args:
-        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge that images, but never
-            labels, are resized to; the aspect ratio stays. Omitted, images keep their size.
+        resize (`tuple[int, int]`, *optional*): Resize images, but not labels: length of the shorter edge and upper
+            limit of the longer edge, in pixels. The aspect ratio is kept. By default images keep their size.
     """
 
     def __init__(self, resize: tuple[int, int] | None = None) -> None:
@@ -112,9 +112,9 @@ class EvalTransform:
         self.normalize = v2.Normalize(IMAGENET_MEAN, IMAGENET_STD, inplace=True)
 
     def __call__(self, samples: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
-        """Transform samples; takes and returns what `TrainTransform` does, the labels at their original size.
+        """Transform samples. Input and output are those of `TrainTransform`, with labels at their original size.
 
-        In a split whose labels are withheld, every label `None`, no `labels` come out.
+        If all labels are `None`, because the owner withholds them, the result has no `labels`.
         """
         if all(label is None for label in samples["label"]):
             return {"pixel_values": [self._transform_image(_to_rgb(image)) for image in samples["image"]]}
@@ -126,15 +126,15 @@ class EvalTransform:
 
     def _transform_image(self, image: PIL.Image.Image) -> Tensor:
         height, width = scaled_size((image.height, image.width), self.resize)
-        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)  # a copy where the size is the same
+        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)  # a copy if the size is unchanged
         return self.normalize(F.to_dtype(F.pil_to_tensor(image).contiguous(), torch.float32, scale=True))
 
 
 class PadTo(v2.Transform):
-    """Padding at the bottom and the right up to a size: images with 0, masks with `ignore_index`.
+    """Padding at the bottom and at the right: images with 0, masks with `ignore_index`.
 
     Args:
-        size (`tuple[int, int]`): Height and width to reach; what is larger already stays so.
+        size (`tuple[int, int]`): Height and width after padding. Larger images are not changed.
         ignore_index (`int`): Label of the padding.
     """
 
@@ -166,7 +166,7 @@ def _read_pair(
 ) -> tuple[PIL.Image.Image, tv_tensors.Mask]:
     if label is None:
         raise ValueError(
-            f"a label is needed, found none in sample {name}; choose a split whose labels are not withheld"
+            f"every sample needs a label, found none in sample {name}; choose a split whose labels are not withheld"
         )
     if label.mode not in ("L", "P"):
         raise ValueError(
@@ -175,13 +175,13 @@ def _read_pair(
         )
     if label.size != image.size:
         raise ValueError(
-            f"image and label must have one size, found {image.size} and {label.size} (width, height) in sample {name}"
-            "; export the label at the image's size"
+            f"image and label must have the same size, found {image.size} and {label.size} (width, height) in sample "
+            f"{name}; export the label at the image's size"
         )
     return _to_rgb(image), tv_tensors.Mask(F.pil_to_tensor(label)[0])
 
 
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode.startswith(("I", "F")):
-        raise ValueError(f"images must have 8 bits a channel, found mode {image.mode}; scale them when loading")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which copies what is RGB already
+        raise ValueError(f"images must have 8 bits per channel, found mode {image.mode}; convert them when loading")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy RGB images

@@ -47,7 +47,7 @@ def test_prepare_skips_bad_files_on_request_and_the_card_lists_them(camvid, tmp_
     assert "cannot be decoded" in _run(*arguments)
     main([*arguments, "--skip-bad-files"])
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"- `{FRAMES[0]}.png`: cannot be decoded (0 bytes, of no known format)" in card
+    assert f"- `{FRAMES[0]}.png`: cannot be decoded (0 bytes, unknown format)" in card
     assert str(tmp_path) not in card
 
 
@@ -167,7 +167,7 @@ def test_check_data_warns_of_a_class_written_as_255(tmp_path, capsys):
     arguments = ("--id2label", tmp_path / "classes.txt", "--contact-sheet", tmp_path / "s.png")
     assert _run("check-data", tmp_path, *arguments) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "WARNING: of 2 classes the masks hold 0 (background) alone, and 255, which means ignored." in printed
+    assert "WARNING: of 2 classes the masks hold only 0 (background), and 255, which means ignored." in printed
     assert "write the class ids 0..1 into the masks images checked: 2, errors: 0" in printed
 
     mask[1] = 1
@@ -179,7 +179,7 @@ def test_check_data_warns_of_a_class_written_as_255(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "neither a folder nor a benchmark; known are"),
+        (["nowhere"], "neither a folder nor one of the benchmarks ade20k, camvid"),
         (["camvid"], "camvid needs --data-dir"),
         (["."], "needs --id2label"),
         ([".", "--id2label", "a.txt", "--splits", "train"], "neither --data-dir nor --splits"),
@@ -196,7 +196,7 @@ def test_check_data_lists_all_files_of_one_id(camvid, tmp_path, capsys):
     assert _run("check-data", "camvid", "--data-dir", camvid, "--contact-sheet", tmp_path / "s.png") == 1
     printed = capsys.readouterr().out
     for frame in FRAMES:
-        assert f"train/{frame}.png: it and train/{frame}.jpg have one id" in printed
+        assert f"train/{frame}.png: this file and train/{frame}.jpg have the same id" in printed
     assert "images checked: 4, errors: 2" in printed
 
 

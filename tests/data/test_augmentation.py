@@ -118,7 +118,7 @@ def test_the_flip_draws_what_torchvisions_draws():
         ({"color_strength": 2}, r"color_strength must lie in \[0, 5/3\], found 2"),
         ({"swapped_classes": [(1, 2), (2, 3)]}, r"no class occurs twice, found \[\(1, 2\), \(2, 3\)\]"),
         ({"swapped_classes": [(1, 255)]}, "swapped_classes must be pairs of class ids"),
-        ({"swapped_classes": [(1, 2)], "use_flip": False}, "swapped by a flip, and there is none"),
+        ({"swapped_classes": [(1, 2)], "use_flip": False}, "swapped_classes needs a flip"),
         ({"name": "newspapers"}, "no transform 'newspapers'; known are papers"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_transform_of_others_stands_in_place_of_ours(kind):
 @pytest.mark.parametrize("size", [(7, 8), (6, 9)])
 def test_a_transform_that_gives_more_than_the_crop_is_named(size):
     register_transform("large", lambda _: v2.Resize(size))
-    with pytest.raises(ValueError, match=r"transform 'large' must give .* at most the crop's \(6, 8\), found"):
+    with pytest.raises(ValueError, match=r"transform 'large' must return .* at most the crop_size \(6, 8\), found"):
         vary(1, name="large")
 
 

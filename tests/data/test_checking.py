@@ -91,7 +91,7 @@ def test_all_files_of_one_id_are_listed(make_camvid, write_image, check):
     _, errors = check(root)
     assert errors == [
         *(
-            (f"{frame}.png", f"it and {split}/{frame}.jpg have one id, {frame!r}")
+            (f"{frame}.png", f"this file and {split}/{frame}.jpg have the same id {frame!r}")
             for split in ("train", "val")
             for frame in ("0016E5_00001", "0016E5_00002")
         ),
@@ -122,7 +122,7 @@ def test_listed_names_without_files_are_errors(make_camvid, check):
     root = make_camvid()
     (root / "test.txt").write_text("0016E5_00001\n0016E5_00009\n")
     _, errors = check(root)
-    assert errors == [("0016E5_00009", "listed, but not there")]
+    assert errors == [("0016E5_00009", "listed, but missing")]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may read every file")

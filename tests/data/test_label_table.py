@@ -27,7 +27,7 @@ def test_classes_from_a_file(tmp_path, name, content):
     ("name", "content", "message"),
     [
         ("classes.txt", "sky\n\nroad\n", "line 2 is empty"),
-        ("classes.json", '"sky"', "a list of names or an object"),
+        ("classes.json", '"sky"', "a list of names, or an object"),
         ("classes.json", '{"1": "road", "2": "sky"}', r"must be 0..K-1 .*found \[1, 2\]"),
         ("classes.csv", "number,class\n0,sky\n", "expected the columns id,name or .*found number,class"),
         ("classes.yaml", "", "read from .txt, .json and .csv"),

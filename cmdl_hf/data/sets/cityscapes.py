@@ -50,13 +50,13 @@ class Cityscapes(BenchmarkBuilder):
     """Builder of Cityscapes with 19 classes.
 
     Note:
-        Labels of the test split are `None`: what gtFine/test holds are placeholders without any class.
+        Labels of the test split are `None`, because the files in gtFine/test are placeholders without classes.
     """
 
     benchmark = CITYSCAPES
 
     def find_files(self) -> dict[str, SplitFiles]:
-        """Find the frames of every split; ready labelTrainIds stand in where labelIds are missing."""
+        """Find the frames of every split. Files of labelTrainIds are used if those of labelIds are missing."""
         files = {}
         for split, folder in _FOLDERS.items():
             images = self._index("leftImg8bit", folder, _IMAGE_ENDING)
@@ -68,7 +68,7 @@ class Cityscapes(BenchmarkBuilder):
         return files
 
     def mask_table(self, path: Path) -> LabelTable:
-        """The table of labelIds, or of labelTrainIds."""
+        """Return the table of labelIds, or of labelTrainIds."""
         return self.label_table.of_train_ids if path.stem.endswith(_READY_ENDING) else self.label_table
 
     def _index(self, kind: str, folder: str, ending: str) -> dict[str, list[Path]]:

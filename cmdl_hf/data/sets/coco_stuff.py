@@ -1,8 +1,9 @@
-"""COCO-Stuff: things and stuff in COCO's images, 171 classes; the 10k release (.mat masks) and the 164k one (PNG).
+"""COCO-Stuff: things and stuff in COCO's images, 171 classes; the 10k release (.mat masks) and the 164k release (PNG).
 
-Source of `labels/coco_stuff.csv`: labels.txt of github.com/nightrome/cocostuff (ids 1..182, of which 11 have no
-segmentation), numbered without gaps as usual for 171 classes, in the colours of mmsegmentation's palette. Raw ids are
-those of the 10k release; a 164k mask holds the raw id less one, and 255 for unlabelled.
+Source of `labels/coco_stuff.csv`: labels.txt of github.com/nightrome/cocostuff. It has the ids 1..182, of which 11
+have no segmentation. The 171 classes are numbered without gaps, as usual. The colours are those of mmsegmentation's
+palette. Raw ids are those of the 10k release. A mask of the 164k release holds the raw id minus 1, and 255 for
+unlabelled.
 """
 
 import io
@@ -61,14 +62,14 @@ COCO_STUFF = Benchmark(
 ALL_LABELS = LabelTable(
     tuple(replace(row, train_id=row.raw_id - 1 if row.raw_id else IGNORE_INDEX) for row in COCO_STUFF.label_table.rows)
 )
-"""All 182 classes; the 11 without segmentation are black."""
+"""All 182 classes. The 11 classes without segmentation are black."""
 
 _FOLDERS_164K = {"train": "train2017", "validation": "val2017"}
 
 
 @register_benchmark
 class CocoStuff(BenchmarkBuilder):
-    """Builder of COCO-Stuff, whose layout tells the release.
+    """Builder of COCO-Stuff. The folder layout determines the release.
 
     Args:
         data_dir (`str` or `Path`): The data set's folder.
@@ -77,7 +78,7 @@ class CocoStuff(BenchmarkBuilder):
         num_classes (`int`): 171, or 182 to keep the classes without segmentation.
 
     Note:
-        The 10k release is split into train and test (both labelled), the 164k one into train and validation.
+        The 10k release has the splits train and test (both with labels), the 164k release train and validation.
     """
 
     benchmark = COCO_STUFF
@@ -91,12 +92,12 @@ class CocoStuff(BenchmarkBuilder):
     ) -> None:
         tables = {171: COCO_STUFF.label_table, 182: ALL_LABELS}
         if num_classes not in tables:
-            raise ValueError(f"COCO-Stuff has num_classes 171 or 182, got {num_classes}")
+            raise ValueError(f"num_classes of COCO-Stuff must be 171 or 182, got {num_classes}")
         super().__init__(data_dir, splits, tables[num_classes], cache_dir)
 
     @classmethod
     def options_for(cls, num_labels: int) -> dict[str, Any]:
-        """182 classes for a model of 182."""
+        """Select 182 classes for a model with 182 classes."""
         return {"num_classes": 182} if num_labels == 182 else {}
 
     def find_files(self) -> dict[str, SplitFiles]:
@@ -107,18 +108,18 @@ class CocoStuff(BenchmarkBuilder):
         files = {}
         for split, folder in _FOLDERS_164K.items():
             images = index_by_id(list_files(self.data_dir / "images" / folder, IMAGE_SUFFIXES))
-            # other tools leave masks of train ids (X_labelTrainIds.png) beside the owner's
+            # other tools write masks of train ids (X_labelTrainIds.png) into the same folder
             masks = index_by_id(path for path in list_files(masks_dir / folder, (".png",)) if "_" not in path.stem)
             files[split] = pair_files(images, masks)
         return files
 
     @property
     def owner_table(self) -> LabelTable:
-        """The table of the 10k release, or that of the 164k one, whose masks hold other ids."""
+        """The table of the 10k release, or of the 164k release, whose masks hold other ids."""
         return self.label_table if self.layout is _10K else _less_one(self.label_table)
 
     def mask_table(self, path: Path) -> LabelTable:
-        """The table of the release."""
+        """Return the table of the release."""
         return self.owner_table
 
     def read_ids(self, path: Path) -> Image.Image:
@@ -137,16 +138,16 @@ class CocoStuff(BenchmarkBuilder):
 
 @cache
 def _less_one(table: LabelTable) -> LabelTable:
-    """The table with the ids of 164k masks: one less, and 255 for unlabelled."""
+    """Return the table with the ids of 164k masks: raw ids minus 1, and 255 for unlabelled."""
     return LabelTable(tuple(replace(row, raw_id=(row.raw_id - 1) % 256) for row in table.rows))
 
 
 def _read_mat(path: Path) -> Image.Image:
-    """Read the matrix S of a .mat file, which is stored as whole numbers of any dtype, as an image (mode L)."""
+    """Read the matrix S of a .mat file (integers of any dtype) as an image (mode L)."""
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError("COCO-Stuff 10k keeps its masks in .mat files: `pip install scipy` to read them") from error
+        raise ImportError("COCO-Stuff 10k has .mat masks, which need scipy: pip install scipy") from error
     content = path.read_bytes()
     try:
         ids = loadmat(io.BytesIO(content), variable_names=["S"])["S"]

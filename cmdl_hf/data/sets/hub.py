@@ -1,4 +1,4 @@
-"""Data sets of the Hub, and folders of Parquet files, that have a column of images and one of masks."""
+"""Data sets of the Hub, and folders of Parquet files, with a column of images and a column of masks."""
 
 import logging
 from collections.abc import Mapping
@@ -29,36 +29,38 @@ def load_hub(
     skip_bad_files: bool = False,
     **load_options: Any,
 ) -> SegmentationDataset:
-    """Load a data set of the Hub, or a folder of Parquet files, that has a column of images and one of masks.
+    """Load a data set of the Hub, or a folder of Parquet files, with a column of images and a column of masks.
 
     Args:
-        path (`str`): What `datasets.load_dataset` takes: `"organisation/name"`, or a folder.
+        path (`str`): `"organisation/name"` on the Hub, or a folder, as `datasets.load_dataset` takes it.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`, *optional*): As in
-            `load_folder`. Omitted, the classes are those of `label_table.csv` or `id2label.json` in the data set,
-            where `cmdl prepare` writes them.
+            `load_folder`. By default the classes are read from `label_table.csv` or `id2label.json` in the data set.
+            `cmdl prepare` writes these files.
         image_column (`str`): Name of the column of images.
-        mask_column (`str`): Name of the column of masks, images of class ids; `"label"` in what `cmdl prepare` writes.
-        cache_dir (`str` or `Path`, *optional*): Where `datasets` keeps its files.
-        num_proc (`int`, *optional*): Processes that prepare.
-        skip_bad_files (`bool`): Leave out samples that break a rule, counted and listed.
+        mask_column (`str`): Name of the column of masks, which are images of class ids. Data sets written by
+            `cmdl prepare` have `"label"`.
+        cache_dir (`str` or `Path`, *optional*): Folder for the files of `datasets`.
+        num_proc (`int`, *optional*): Number of processes that prepare labels.
+        skip_bad_files (`bool`): Leave out samples that break a rule. A warning and `bad_files` of the result list
+            them.
         **load_options: Further arguments of `datasets.load_dataset`, such as `name` and `revision`; not `split` or
             `streaming`, because all splits are read.
 
     Returns:
-        `SegmentationDataset`, as `load_benchmark` returns it, with the data set's own splits. The ids are its column
-        `id` where it has one, else split and row. In a split without a single mask, every label is `None`.
+        `SegmentationDataset`, as `load_benchmark` returns it, with the data set's own splits. The ids are those of the
+        column `id`, or else are made from split and row. If a split has no masks at all, all its labels are `None`.
 
     Raises:
-        BadDataError: if samples break a rule, such as one without mask among others that have one.
-        FileNotFoundError: if `id2label` is omitted and the data set does not say which classes it has.
-        ValueError: if a column is missing or holds no images, the classes cannot be read, or `split` or `streaming` is
-            given.
+        BadDataError: if samples break a rule, for example if some samples of a split have no mask.
+        FileNotFoundError: if `id2label` is not given and the data set has no file of classes.
+        ValueError: if a column is missing or is not a column of images, the classes cannot be read, or `split` or
+            `streaming` is given.
     """
     for option in ("split", "streaming"):
         if value := load_options.get(option):
             raise ValueError(
-                f"load_hub reads and checks every split of {path}, and takes no {option}={value!r}: leave it out, and "
-                "pick a split from the result, such as load_hub(...)['train']"
+                f"load_hub reads and checks every split of {path}, so {option}={value!r} cannot be used: leave "
+                f"{option} out, and select a split of the result, such as load_hub(...)['train']"
             )
     label_table = _find_classes(path, load_options) if id2label is None else to_label_table(id2label)
     cache = None if cache_dir is None else str(cache_dir)
@@ -76,18 +78,18 @@ def load_hub(
 
 
 def _find_classes(path: str, load_options: Mapping[str, Any]) -> LabelTable:
-    """Read the classes that a data set brings along."""
+    """Read the classes from a file in the data set."""
     for name in (CLASSES_FILE, NAMES_FILE):
         if file := _find_file(path, name, load_options):
             return LabelTable.from_file(file)
     raise FileNotFoundError(
-        f"{path} has neither {CLASSES_FILE} nor {NAMES_FILE} to say which classes its masks hold; pass id2label, "
-        "the names or a file of them"
+        f"{path} has neither {CLASSES_FILE} nor {NAMES_FILE} with the classes of its masks; pass id2label, the names "
+        "of the classes or a file of them"
     )
 
 
 def _find_file(path: str, name: str, load_options: Mapping[str, Any]) -> Path | None:
-    """Find a file of a data set, and download it if need be; `None` if there is none."""
+    """Find a file of a data set, and download it if necessary; `None` if there is no such file."""
     if Path(path).is_dir():
         file = Path(path) / name
         return file if file.is_file() else None
@@ -101,7 +103,7 @@ def _find_file(path: str, name: str, load_options: Mapping[str, Any]) -> Path | 
 def _read_rows(
     rows: datasets.Dataset, split: str, columns: tuple[str, str], label_table: LabelTable, num_proc: int | None
 ) -> datasets.Dataset:
-    """Read a split as `FEATURES` have it, with a column `error` of what is wrong with a row."""
+    """Read a split with the columns of `FEATURES`, and a column `error` with the problem of each bad row."""
     for column in columns:
         rows = rows.cast_column(column, datasets.Image(decode=False))
     image_column, mask_column = columns
@@ -131,7 +133,7 @@ def _read_row(
     mask_column: str | None,
     mapping: Mapping[int, int],
 ) -> dict[str, Any]:
-    """Read a row of a data set as `FEATURES` have it, or say in `error` what is wrong."""
+    """Read a row of a data set with the columns of `FEATURES`. The column `error` holds its problem, or None."""
     id_ = str(row.get("id", f"{split}_{index:06d}"))
     label, size = None, None
     try:
@@ -146,7 +148,7 @@ def _read_row(
 
 
 def _image_bytes(row: Mapping[str, Any], column: str, id_: str) -> tuple[Path, bytes | None]:
-    """The file of an undecoded image; or what messages call it, and its bytes."""
+    """Return the path of an undecoded image and None, or a name for messages and the image's bytes."""
     value = row[column]
     if value is None:
         raise BadFileError(Path(id_), f"the column {column!r} is empty", "fill it, or leave the row out")

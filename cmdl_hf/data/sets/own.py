@@ -18,10 +18,10 @@ from .own_files import OwnFiles
 
 logger = logging.getLogger(__name__)
 
-_MASKS_LOOKED_AT = 100  # for a class written as 255
+_MASKS_LOOKED_AT = 100  # to find out whether a class is written as 255
 
 _SPLIT_OF = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
-"""The split that a folder's name, or an entry of a list, means."""
+"""Split for each folder name, and for each value of the column `split` in a list of pairs."""
 
 _LAYOUT = Layout(
     "folders",
@@ -35,12 +35,12 @@ DIR/
 
 
 def find_folder(data_dir: str | Path, id2label: Classes, cache_dir: str | Path | None = None) -> OwnFiles:
-    """Find own files as `load_folder` does, without reading them: `files` of the result lists them.
+    """Find the files of own data without reading them: `files` of the result lists them.
 
-    Args are those of [`load_folder`].
+    For the arguments see [`load_folder`].
     """
     data_dir = absolute(data_dir)
-    locate(data_dir, (_LAYOUT,), "The names of an image and its mask differ in the suffix only.")
+    locate(data_dir, (_LAYOUT,), "An image and its mask have the same name, except for the suffix.")
     files = {}
     for folder in _split_folders(data_dir):
         images, masks = (index_by_id(list_files(data_dir / kind / folder, IMAGE_SUFFIXES)) for kind in _LAYOUT.needs)
@@ -56,25 +56,24 @@ def load_folder(
     num_proc: int | None = None,
     skip_bad_files: bool = False,
 ) -> SegmentationDataset:
-    """Load own data from the folders `images` and `masks`, whose files of one stem belong together.
+    """Load own data from the folders `images` and `masks`. An image and its mask have the same name without suffix.
 
     Args:
-        data_dir (`str` or `Path`): The folder that holds `images` and `masks`. Below both there may be folders
-            `train`, `val` (or `validation`) and `test`; without them everything is the train split.
+        data_dir (`str` or `Path`): The folder that holds `images` and `masks`. Both may have folders `train`, `val`
+            (or `validation`) and `test`. Without such folders, all files belong to the train split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): The classes: a .txt, .json or
-            .csv file, or the names. Masks hold the ids 0..K-1, and 255 where a pixel is to be ignored; a table of raw
-            and train ids (`LabelTable`) maps others.
-        cache_dir (`str` or `Path`, *optional*): Where the prepared labels are kept.
-        num_proc (`int`, *optional*): Processes that prepare.
-        skip_bad_files (`bool`): Leave out files that break a rule; they are counted and listed in a warning and in
-            `bad_files` of the result.
+            .csv file, or the names. Masks hold the class ids 0..K-1, and 255 for pixels to ignore. If your masks hold
+            other ids, a table of raw and train ids (`LabelTable`) maps them.
+        cache_dir (`str` or `Path`, *optional*): Folder for the prepared labels.
+        num_proc (`int`, *optional*): Number of processes that prepare labels.
+        skip_bad_files (`bool`): Leave out files that break a rule. A warning and `bad_files` of the result list them.
 
     Returns:
         `SegmentationDataset`, as `load_benchmark` returns it.
 
     Raises:
-        FileNotFoundError: if the folders, all files in them or the partner of a file are missing.
-        BadDataError: if files break a rule, or two of them have one id.
+        FileNotFoundError: if the folders are missing or empty, or an image or a mask is missing.
+        BadDataError: if files break a rule, or two files have the same id.
         ValueError: if the classes cannot be read.
 
     Example:
@@ -99,43 +98,44 @@ def load_pairs(
     """Load own data from a list of images and masks.
 
     Args:
-        pairs_file (`str` or `Path`): A .csv file, or a .jsonl file of an object per line, with the columns `image` and
-            `mask` (paths, relative ones from the list's folder) and, if wanted, `split` (`train`, `val` or
-            `validation`, `test`; without it everything is the train split).
+        pairs_file (`str` or `Path`): A .csv file, or a .jsonl file with one object per line. The columns `image` and
+            `mask` hold paths, which may be relative to the folder of the list. The optional column `split` holds
+            `train`, `val` (or `validation`) or `test`; without it, all pairs belong to the train split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): As in `load_folder`.
-        cache_dir (`str` or `Path`, *optional*): Where the prepared labels are kept.
-        num_proc (`int`, *optional*): Processes that prepare.
-        skip_bad_files (`bool`): Leave out files that break a rule, counted and listed.
+        cache_dir (`str` or `Path`, *optional*): Folder for the prepared labels.
+        num_proc (`int`, *optional*): Number of processes that prepare labels.
+        skip_bad_files (`bool`): Leave out files that break a rule. A warning and `bad_files` of the result list them.
 
     Returns:
-        `SegmentationDataset`, as `load_benchmark` returns it. The ids are the images' paths without suffix.
+        `SegmentationDataset`, as `load_benchmark` returns it. The ids are the paths of the images without suffix.
 
     Raises:
-        FileNotFoundError: if the list or a file it names is missing.
-        BadDataError: if files break a rule, or the list names one twice.
-        ValueError: if the list lacks a column or names another split, or the classes cannot be read.
+        FileNotFoundError: if the list or a file in it is missing.
+        BadDataError: if files break a rule, or a file is listed twice.
+        ValueError: if a column is missing, a split is unknown, or the classes cannot be read.
     """
     pairs_file = absolute(pairs_file)
     rows_of: dict[str, list[dict[str, str]]] = {}
     for row in _read_rows(pairs_file):
         folder = row.get("split") or ""
         if folder not in _SPLIT_OF:
-            raise ValueError(f"{pairs_file}: {folder!r} is no split; known are {', '.join(filter(None, _SPLIT_OF))}")
+            known = ", ".join(filter(None, _SPLIT_OF))
+            raise ValueError(f"{pairs_file}: {folder!r} is not a split; the splits are {known}")
         rows_of.setdefault(_SPLIT_OF[folder], []).append(row)
     files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
     return _load(_make_builder(files, id2label, pairs_file, cache_dir), num_proc, skip_bad_files)
 
 
 def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str | None:
-    """Say so if masks look as if a class were written as 255, which passes for ignored.
+    """Explain that a class seems to be written as 255 in the masks, where 255 means ignored.
 
     Args:
         label_table (`LabelTable`): The classes.
-        ids (`Collection[int]`): The train ids, 255 included, that occur in the masks.
+        ids (`Collection[int]`): The train ids that occur in the masks, including 255.
 
     Returns:
-        `str`: what was found and the cure, if of two or more classes one alone occurs beside 255, and 255 is the only
-        id that the table ignores; else `None`.
+        `str`: the problem and the cure, if there are two or more classes, only one of them and 255 occur, and 255 is
+        the only id that the table ignores; else `None`.
     """
     ignored = [row.raw_id for row in label_table.rows if row.train_id == IGNORE_INDEX]
     classes = set(ids) - {IGNORE_INDEX}
@@ -144,13 +144,13 @@ def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str 
         return None
     (id_,) = classes
     return (
-        f"of {K} classes the masks hold {id_} ({label_table.id2label[id_]}) alone, and 255, which means ignored. "
-        f"If 255 stands for a class, it is not learned: write the class ids 0..{K - 1} into the masks"
+        f"of {K} classes the masks hold only {id_} ({label_table.id2label[id_]}), and 255, which means ignored. "
+        f"If 255 stands for a class, this class is not learned: write the class ids 0..{K - 1} into the masks"
     )
 
 
 def _load(builder: OwnFiles, num_proc: int | None, skip_bad_files: bool) -> SegmentationDataset:
-    """Load own data, and warn of a class that seems to be written as 255."""
+    """Load own data, and warn if a class seems to be written as 255."""
     dataset = builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
     split = "train" if "train" in dataset else next(iter(dataset))
     if explanation := explain_ignored_class(dataset.label_table, _look_at_masks(dataset[split])):
@@ -159,7 +159,7 @@ def _load(builder: OwnFiles, num_proc: int | None, skip_bad_files: bool) -> Segm
 
 
 def _look_at_masks(rows: datasets.Dataset) -> set[int]:
-    """The train ids in masks spread evenly over a split, as far as two classes, which is enough to know."""
+    """Collect train ids from masks spread evenly over a split, until two classes are found."""
     labels, ids = rows.select_columns("label"), set[int]()
     for index in np.linspace(0, len(rows) - 1, min(len(rows), _MASKS_LOOKED_AT)).round().astype(int):
         ids |= set(np.flatnonzero(label_histogram(labels[int(index)]["label"])).tolist())
@@ -175,17 +175,18 @@ def _make_builder(
     if empty or not files:
         raise FileNotFoundError(
             f"{source} has neither images nor masks of {', '.join(empty) or 'any split'}; "
-            "add them, or remove the empty folders of a split"
+            "add files, or remove the empty folders of a split"
         )
     return OwnFiles(files, to_label_table(id2label), str(source), cache_dir)
 
 
 def _split_folders(data_dir: Path) -> list[str]:
-    """The folders of splits below images/ or masks/; an empty name where the files lie there themselves."""
+    """Return the folders of splits below images/ or masks/; an empty name if the files are directly in them."""
     below = [path for kind in _LAYOUT.needs for path in sorted((data_dir / kind).iterdir()) if path.is_dir()]
     if unknown := [path for path in below if path.name not in _SPLIT_OF and not path.name.startswith(".")]:
         raise ValueError(
-            f"{unknown[0]} is no split; known are {', '.join(filter(None, _SPLIT_OF))}: rename it, or move it away"
+            f"{unknown[0]} is not a split; the splits are {', '.join(filter(None, _SPLIT_OF))}: rename this folder, "
+            "or move it away"
         )
     folders = [folder for folder in _SPLIT_OF if folder in {path.name for path in below}]
     if {"val", "validation"} <= set(folders):
@@ -196,8 +197,8 @@ def _split_folders(data_dir: Path) -> list[str]:
 def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
     if not pairs_file.is_file():
         raise FileNotFoundError(
-            f"there is no {pairs_file}: own data are a folder of images and masks, or a .csv or .jsonl list of pairs; "
-            "correct the path (--data-dir)"
+            f"there is no {pairs_file}: own data must be a folder of images and masks, or a .csv or .jsonl list of "
+            "pairs; correct the path (--data-dir)"
         )
     text = pairs_file.read_text(encoding="utf-8-sig")
     if pairs_file.suffix.lower() == ".csv":
@@ -205,7 +206,7 @@ def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
     elif pairs_file.suffix.lower() == ".jsonl":
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     else:
-        raise ValueError(f"{pairs_file}: pairs are read from .csv and .jsonl files")
+        raise ValueError(f"{pairs_file}: a list of pairs must be a .csv or .jsonl file; convert it")
     for number, row in enumerate(rows, start=1):
         if not row.get("image") or not row.get("mask"):
             raise ValueError(f"{pairs_file}: entry {number} must have an image and a mask, found {row}")
@@ -221,7 +222,7 @@ def _pair_rows(rows: Sequence[Mapping[str, str]], folder: Path) -> SplitFiles:
 def _index_rows(
     rows: Sequence[Mapping[str, str]], column: str, ids: Sequence[str], folder: Path
 ) -> dict[str, list[Path]]:
-    """Map ids to the files that are there, each of them once."""
+    """Map ids to existing files, without duplicates."""
     index: dict[str, list[Path]] = {}
     for id_, row in zip(ids, rows, strict=True):
         path = folder / row[column]

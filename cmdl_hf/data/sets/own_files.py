@@ -1,4 +1,4 @@
-"""The builder of own data, alone: in the modules of builders `datasets` replaces `Path`, `open` and more."""
+"""The builder of own data. It has its own file, because `datasets` replaces `Path` and `open` in builders' modules."""
 
 from .base import SegmentationBuilder
 
@@ -6,4 +6,4 @@ from .base import SegmentationBuilder
 class OwnFiles(SegmentationBuilder):
     """Builder of own images and masks."""
 
-    MISSING_CURE = "Add what is missing, or correct the names"
+    MISSING_CURE = "Add the missing files, or correct the names"

@@ -29,9 +29,9 @@ def test_all_files_of_one_id_are_named(make_camvid, cache_dir):
     with pytest.raises(BadDataError, match=r"3 file\(s\) cannot be used") as caught:
         _load(root, cache_dir)
     for pair in (
-        "train/0016E5_00001.jpg: it and train/0016E5_00001.jpeg have one id, '0016E5_00001'; remove or rename",
-        "train/0016E5_00002.jpg: it and train/0016E5_00002.jpeg",
-        "test/0016E5_00001.jpg: it and test/0016E5_00001.jpeg",
+        "train/0016E5_00001.jpg: this file and train/0016E5_00001.jpeg have the same id '0016E5_00001'; remove or",
+        "train/0016E5_00002.jpg: this file and train/0016E5_00002.jpeg",
+        "test/0016E5_00001.jpg: this file and test/0016E5_00001.jpeg",
     ):
         assert pair in str(caught.value)
 

@@ -13,7 +13,7 @@ def test_a_missing_folder_names_the_tree_and_the_source(tmp_path, name):
         load_benchmark(name, folder)
     message = str(caught.value)
     assert f"{folder} does not exist; correct data_dir (--data-dir)" in message
-    assert "The folder looked for is the one that holds" in message
+    assert "The folder of the data set must hold" in message
     assert "come from http" in message
 
 
@@ -42,7 +42,7 @@ def test_the_right_folder_is_named_when_the_wrong_level_is_given(make_camvid, tm
 def test_half_a_layout_is_named(make_camvid):
     root = make_camvid()
     shutil.rmtree(root / "trainannot")
-    with pytest.raises(FileNotFoundError, match="has train but not trainannot: is it half a download"):
+    with pytest.raises(FileNotFoundError, match="has train but not trainannot: is the download incomplete"):
         load_benchmark("camvid", root)
 
 
@@ -64,7 +64,7 @@ def test_half_a_download_is_counted(make_camvid, cache_dir):
     with pytest.raises(FileNotFoundError) as caught:
         load_benchmark("camvid", root, cache_dir=cache_dir)
     message = str(caught.value)
-    assert "half a download? Fetch the rest" in message
+    assert "download is incomplete, fetch the rest" in message
     assert "skip_bad_files=True in Python, or for a public data set cmdl prepare --skip-bad-files" in message
     assert "train: beside 1 pairs there are 1 mask(s) without image" in message
     assert "test: beside 1 pairs there are 1 image(s) without mask" in message

@@ -71,7 +71,7 @@ def test_original_layout_refuses_an_unknown_colour(tmp_path, cache_dir, write_im
 
 @pytest.mark.parametrize("frame", ["img_001", "0016E5_7", "0001TP_008550_L"])
 def test_segnet_split_refuses_other_names(frame):
-    with pytest.raises(ValueError, match="no frame of CamVid"):
+    with pytest.raises(ValueError, match="not a frame of CamVid"):
         segnet_split(frame)
 
 

@@ -85,7 +85,7 @@ def test_a_split_without_masks_is_named(make_folder, cache_dir):
 def test_empty_folders_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    with pytest.raises(FileNotFoundError, match="has neither images nor masks of train; add them"):
+    with pytest.raises(FileNotFoundError, match="has neither images nor masks of train; add files"):
         load_folder(tmp_path, NAMES)
 
 
@@ -93,7 +93,7 @@ def test_empty_folders_of_a_split_are_named(make_folder):
     root = make_folder(["train"])
     for kind in ("images", "masks"):
         (root / kind / "val").mkdir()
-    with pytest.raises(FileNotFoundError, match="of validation; add them, or remove the empty folders"):
+    with pytest.raises(FileNotFoundError, match="of validation; add files, or remove the empty folders"):
         load_folder(root, NAMES)
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_split_is_not_passed_over(make_folder, splits):
     (folder / "masks" / ".cache").mkdir()
     load_folder(folder, NAMES)
     (folder / "masks" / "valid").mkdir()
-    with pytest.raises(ValueError, match=r"masks/valid is no split; known are train, val, .*: rename it"):
+    with pytest.raises(ValueError, match=r"masks/valid is not a split; the splits are train, val, .*: rename"):
         load_folder(folder, NAMES)
 
 
@@ -151,7 +151,7 @@ def test_pairs_without_splits_and_with_absolute_paths(make_folder, cache_dir):
     ("rows", "error", "message"),
     [
         ([{"picture": "a", "mask": "b"}], ValueError, "entry 1 must have an image and a mask"),
-        ([{"image": "a.jpg", "mask": "a.png", "split": "dev"}], ValueError, "'dev' is no split"),
+        ([{"image": "a.jpg", "mask": "a.png", "split": "dev"}], ValueError, "'dev' is not a split"),
         ([{"image": "no.jpg", "mask": "masks/a.png"}], FileNotFoundError, r"1 mask\(s\) without image"),
         (
             [{"image": "images/a.jpg", "mask": "masks/a.png"}, {"image": "images/b.jpg", "mask": "no.png"}],
@@ -166,7 +166,7 @@ def test_pairs_without_splits_and_with_absolute_paths(make_folder, cache_dir):
         (
             [{"image": f"images/{name}", "mask": "masks/a.png"} for name in ("a.jpg", "a.png")],
             BadDataError,
-            r"a\.png: it and images/a\.jpg have one id, 'images/a'",
+            r"a\.png: this file and images/a\.jpg have the same id 'images/a'",
         ),
     ],
 )
@@ -219,19 +219,21 @@ def test_a_missing_list_names_the_option(tmp_path):
 
 
 def test_a_missing_file_of_classes_names_the_option(make_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file of classes \S+\.txt; correct id2label \(--id2label\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file of classes \S+\.txt; correct the path in id2label \(--id2label\)"
+    ):
         load_folder(make_folder(), tmp_path / "nowhere.txt")
 
 
 def test_the_cures_are_those_of_own_data(make_folder, write_mask, cache_dir):
     root = make_folder()
     (root / "masks/train/a.png").rename(root / "mask")
-    with pytest.raises(FileNotFoundError, match="Add what is missing, or correct the names") as caught:
+    with pytest.raises(FileNotFoundError, match="Add the missing files, or correct the names") as caught:
         load_folder(root, NAMES, cache_dir=cache_dir)
     assert "download" not in str(caught.value)
     write_mask(root / "masks/train/a.png", [7])
     with pytest.raises(
-        BadDataError, match=r"found 7 .*of own data, that the file of classes names every id"
+        BadDataError, match=r"found 7 .*for own data that the file of classes names every id"
     ) as caught:
         load_folder(root, NAMES, cache_dir=cache_dir)
     assert "benchmark" not in str(caught.value)
@@ -255,7 +257,7 @@ def test_a_class_written_as_255_is_warned_of(make_folder, write_mask, cache_dir,
     _load_both(root, NAMES[:2], cache_dir)
     split = {"train": "train", "val": "validation"}[folder]
     assert [record.levelname for record in caplog.records if record.name == "cmdl_hf.data.sets.own"] == ["WARNING"] * 2
-    found = f"{split} split: of 2 classes the masks hold 0 (background) alone, and 255, which means ignored. If 255"
+    found = f"{split} split: of 2 classes the masks hold only 0 (background), and 255, which means ignored. If 255"
     assert caplog.text.count(found) == 2
     assert "write the class ids 0..1 into the masks" in caplog.text
 

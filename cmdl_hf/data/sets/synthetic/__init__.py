@@ -1,4 +1,4 @@
-"""Generated street scenes: a data set with nothing on disk, in which every class has several appearances."""
+"""Generated street scenes: a data set without files, in which every class has several appearances."""
 
 from .scenes import load_synthetic
 

@@ -1,6 +1,6 @@
 """The canvas on which generated street scenes are painted.
 
-Lengths are in image heights: y runs from 0 (top) to 1, x from 0 to the image's aspect ratio.
+The unit of length is the image height: y runs from 0 (top) to 1, x from 0 to the aspect ratio of the image.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ _NOISE = 6
 
 
 class Scene:
-    """A canvas on which parts are painted from back to front; each has a class and an appearance.
+    """A canvas on which parts are painted from back to front. Each part has a class and an appearance.
 
-    Parts are drawn as numbers. `render` looks up all pixels' classes and colours at once.
+    Parts are drawn as numbers. `render` then finds class and colour of all pixels at once.
 
     Args:
-        rng (`np.random.Generator`): Where all choices come from.
+        rng (`np.random.Generator`): Generator of all random choices.
         size (`tuple[int, int]`): Height and width.
-        num_labels (`int`): Classes with an id of at least this are left out.
+        num_labels (`int`): Number of classes K. Classes with an id of K or more do not occur.
     """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int], num_labels: int) -> None:
@@ -46,11 +46,11 @@ class Scene:
         return low + (high - low) * self.rng.random()
 
     def chance(self, probability: float) -> bool:
-        """Say yes with the given probability."""
+        """Return True with the given probability."""
         return self.rng.random() < probability
 
     def first_of(self, *names: str) -> str:
-        """The first of `names` that is one of the scene's classes."""
+        """Return the first of `names` that is a class of the scene."""
         return next(name for name in names if name in self.classes)
 
     def look(self, name: str) -> Appearance:
@@ -79,7 +79,7 @@ class Scene:
             self._draw.line(self._pixels(points), fill=fill, width=max(1, round(width * self.height)))
 
     def render(self) -> tuple[Image.Image, Image.Image]:
-        """Give the image (RGB) and its label (mode L)."""
+        """Return the image (RGB) and its label (mode L)."""
         parts = np.asarray(self._canvas)  # (H, W)
         names, textures = texture_stack()
         count, rng = len(self._part_looks), self.rng

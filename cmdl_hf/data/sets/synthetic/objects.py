@@ -1,6 +1,7 @@
-"""The shapes of what stands in generated street scenes.
+"""The shapes of the objects in generated street scenes.
 
-A painter gets the scene, the class, where the object touches the ground, and the length of a car at that depth.
+A painter takes the scene, the class, the point where the object touches the ground, and the length of a car at this
+depth.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def _paint_pole(scene: Scene, name: str, foot: Point, size: float) -> None:
 
 
 def _post(scene: Scene, foot: Point, size: float, height: float) -> float:
-    """Paint the pole that carries something, where poles are a class; give the height of its top."""
+    """Paint the pole of a sign or a light, if pole is a class of the scene; returns the y of its top."""
     x, y = foot
     if "pole" in scene.classes:
         scene.rectangle("pole", scene.look("pole"), x - 0.025 * size, y - height * size, x + 0.025 * size, y)
@@ -164,7 +165,7 @@ def _paint_dog(scene: Scene, name: str, foot: Point, size: float) -> None:
 
 
 class ObjectKind(NamedTuple):
-    """How objects of a class are painted, where they stand, and how many there are at least and at most."""
+    """Painter of the objects of a class, their place, and the smallest and largest number of them."""
 
     paint: Callable[[Scene, str, Point, float], None]
     is_on_road: bool
@@ -186,4 +187,4 @@ OBJECT_KINDS: dict[str, ObjectKind] = {
     "bin": ObjectKind(_paint_bin, False, 0, 2),
     "dog": ObjectKind(_paint_dog, False, 0, 2),
 }
-"""Every class of which there are objects."""
+"""All classes with objects."""

@@ -1,4 +1,4 @@
-"""Whole street scenes and their labels, put together from textures and objects."""
+"""Complete street scenes and their labels, made of textures and objects."""
 
 import datasets
 import numpy as np
@@ -12,7 +12,7 @@ from .objects import OBJECT_KINDS
 from .textures import APPEARANCES, PARTS
 
 ALL_LABELS = LabelTable.of("synthetic")
-"""The twenty classes there are; a data set of K classes has the first K."""
+"""All twenty classes. A data set of K classes has the first K."""
 
 
 def load_synthetic(
@@ -25,12 +25,13 @@ def load_synthetic(
 ) -> SegmentationDataset:
     """Generate a data set of street scenes, in memory.
 
-    Image i of a split depends on `seed`, the split and i alone, so a larger set begins with the smaller one.
+    Image i of a split depends only on `seed`, the split and i. A larger set therefore starts with the images of a
+    smaller set.
 
     Args:
-        num_train (`int`): Images to train on.
-        num_validation (`int`): Images to validate on.
-        num_test (`int`): Images to test on.
+        num_train (`int`): Number of training images.
+        num_validation (`int`): Number of validation images.
+        num_test (`int`): Number of test images.
         size (`tuple[int, int]`): Height and width, at least 16 each.
         num_labels (`int`): Number of classes K, 2 to 20. Objects of the other classes do not occur.
         seed (`int`): Seed, at least 0.
@@ -75,7 +76,7 @@ def generate_scene(
     """Generate one scene.
 
     Args:
-        rng (`np.random.Generator`): Where all its choices come from.
+        rng (`np.random.Generator`): Generator of all random choices.
         size (`tuple[int, int]`): Height and width.
         num_labels (`int`): Number of classes K.
 
@@ -114,13 +115,13 @@ def _paint_facades(scene: Scene) -> None:
 
 
 def _road_edge(scene: Scene, depth: float, side: int) -> float:
-    """Where the road ends on a side (-1 left, 1 right) at a depth of 0 (horizon) to 1 (bottom)."""
+    """Return the x of the road's edge on a side (-1 left, 1 right) at a depth from 0 (horizon) to 1 (bottom)."""
     centre = scene.vanishing_x + depth * (scene.aspect / 2 - scene.vanishing_x)
     return centre + side * (0.03 + 0.42 * scene.aspect * depth)
 
 
 def _strip(scene: Scene, start: float, end: float) -> list[Point]:
-    """The corners of a strip of ground that runs into the vanishing point; edges in road half-widths."""
+    """Return the corners of a strip of ground that ends in the vanishing point. Edges are in half road widths."""
     corners = []
     for depth, edges in ((0.0, (start, end)), (1.0, (end, start))):
         left, right = (_road_edge(scene, depth, side) for side in (-1, 1))
@@ -143,7 +144,7 @@ def _paint_ground(scene: Scene) -> None:
 
 
 def _paint_barriers(scene: Scene) -> None:
-    """A fence or a wall, or both, along the street."""
+    """Paint a fence, a wall, or both along the street."""
     names = [name for name in ("fence", "wall") if name in scene.classes and scene.chance(0.6)]
     for name in names:
         side = -1 if scene.chance(0.5) else 1
@@ -157,7 +158,7 @@ def _paint_barriers(scene: Scene) -> None:
 
 
 def _paint_objects(scene: Scene) -> None:
-    """Place objects on the road and beside it, the far ones first."""
+    """Paint objects on the road and beside it, distant objects first."""
     placed = []
     for name, kind in OBJECT_KINDS.items():
         if name in scene.classes:
@@ -173,7 +174,7 @@ def _paint_objects(scene: Scene) -> None:
 
 
 def _paint_void(scene: Scene) -> None:
-    """Unlabelled pixels: the hood of the car that carries the camera, and things without a class."""
+    """Paint void pixels: the hood of the car with the camera, and objects without a class."""
     if scene.chance(0.5):
         scene.ellipses("void", PARTS["hood"], (scene.aspect / 2, 1.06, 0.4 * scene.aspect, 0.12))
     names = list(APPEARANCES)

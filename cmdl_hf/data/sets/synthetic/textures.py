@@ -1,7 +1,7 @@
-"""What the classes of the generated scenes look like: several clearly different appearances each.
+"""Appearances of the classes in generated scenes. Each class has several clearly different appearances.
 
-Colours are shared across classes on purpose (brick and a red car, overcast sky and asphalt, lawn and a green fence):
-shape, texture and place must tell them apart.
+Different classes share colours on purpose (brick and a red car, overcast sky and asphalt, lawn and a green fence), so
+that a network must use shape, texture and position to distinguish them.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 TILE = 128
-"""Side of a texture, which repeats in both directions."""
+"""Height and width of a texture in pixels. Textures repeat in both directions."""
 
 _BLACK, _DARK, _GREY, _LIGHT, _WHITE = (22, 22, 26), (62, 64, 68), (118, 120, 124), (176, 178, 180), (232, 232, 228)
 _RED, _BRICK, _ORANGE, _YELLOW, _CREAM = (182, 34, 36), (152, 74, 58), (222, 132, 52), (226, 198, 62), (222, 206, 172)
@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Appearance:
-    """One look of a class: a texture that leads from one colour to the other."""
+    """One appearance of a class: two colours and the texture that mixes them."""
 
     first: Colour
     second: Colour
@@ -61,7 +61,7 @@ APPEARANCES: dict[str, tuple[Appearance, ...]] = {
     "bin": _looks((_GREEN, _BLACK, "planks"), (_DARK, _LIGHT, "lattice"), (_ORANGE, _WHITE, "stripes")),
     "dog": _looks((_BROWN, _BLACK, "blotches"), (_WHITE, _BLACK, "blotches"), (_CREAM, _ORANGE, "grain")),
 }
-"""Appearances of every class; parts such as lane markings and windows come on top."""
+"""Appearances of every class. Parts such as lane markings and windows have their own appearance."""
 
 PARTS: dict[str, Appearance] = {
     "marking": Appearance(_WHITE, _LIGHT, "grain"),
@@ -72,12 +72,12 @@ PARTS: dict[str, Appearance] = {
     "lamp": Appearance(_YELLOW, _RED, "plain"),
     "hood": Appearance(_BLACK, _GREY, "gradient"),
 }
-"""Appearances of parts that look alike on every object."""
+"""Appearances of parts that look the same on every object."""
 
 
 @cache
 def texture_stack() -> tuple[dict[str, int], np.ndarray]:
-    """The textures' places in the stack, and the stack (T, 128, 128) of values in [0, 1]."""
+    """Return the index of each texture in the stack, and the stack (T, 128, 128) of values in [0, 1]."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:TILE, :TILE]
     grain = rng.random((TILE, TILE))
@@ -102,7 +102,7 @@ def texture_stack() -> tuple[dict[str, int], np.ndarray]:
 
 
 def _smooth(values: np.ndarray, radius: int) -> np.ndarray:
-    """Average over a periodic square window, and stretch the result to [0, 1]."""
+    """Average over a periodic square window, and scale the result to [0, 1]."""
     for axis in (0, 1):
         values = np.mean([np.roll(values, shift, axis) for shift in range(-radius, radius + 1)], axis=0)
     return (values - values.min()) / (values.max() - values.min())
