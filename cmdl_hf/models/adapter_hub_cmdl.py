@@ -31,7 +31,7 @@ segmenter.
 ```python
 from cmdl_hf import CMDLAdapter
 
-model = CMDLAdapter.from_pretrained("ORGANISATION/NAME")  # segmenter=..., where config.json has no library for it
+model = CMDLAdapter.from_pretrained("ORGANISATION/NAME")  # pass segmenter=... if config.json names no library
 logits = model(pixel_values)
 ```
 """
@@ -44,7 +44,7 @@ class CMDLAdapterHubMixin(
     tags=["cmdl", "semantic-segmentation"],
     model_card_template=_CARD,
 ):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` of an adapter: its own weights and the segmenter's."""
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` of an adapter, with the weights of the segmenter."""
 
     config: CMDLConfig
     classifier_name: str
@@ -60,8 +60,9 @@ class CMDLAdapterHubMixin(
         }
         if "library" not in config["segmenter"]:
             logger.warning(
-                f"{type(self.segmenter).__name__} does not tell how to build it again, or was changed after it was "
-                f"built: to load {save_directory}, pass one like it to CMDLAdapter.from_pretrained(..., segmenter=...)"
+                f"{type(self.segmenter).__name__} cannot be rebuilt from its configuration, or was changed after it "
+                f"was built: to load {save_directory}, pass a segmenter of the same structure to "
+                "CMDLAdapter.from_pretrained(..., segmenter=...)"
             )
         save_model(cast(nn.Module, self), str(save_directory / _WEIGHTS_FILE))
         (save_directory / _CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -80,18 +81,18 @@ class CMDLAdapterHubMixin(
         segmenter: Any = None,
         **model_kwargs: Any,
     ) -> Self:
-        """Load what `save_pretrained` wrote; the segmenter is built as it says, or given by the caller."""
+        """Load a saved adapter. The segmenter is rebuilt from the saved configuration, or passed by the caller."""
         config = config or {}
         if "classifier" not in config or "options" not in config:
             raise ValueError(
-                f"{model_id} holds no adapter that CMDLAdapter.save_pretrained wrote; networks of ours are loaded "
-                "with CMDLForSemanticSegmentation.from_pretrained, and weights alone, as transformers' Trainer saves "
-                "them, with load_state_dict of an adapter that you build"
+                f"{model_id} holds no adapter saved with CMDLAdapter.save_pretrained. Load complete networks with "
+                "CMDLForSemanticSegmentation.from_pretrained. Load weights without configuration, as transformers' "
+                "Trainer saves them, with load_state_dict of a new adapter"
             )
         if changed := [name for name, value in model_kwargs.items() if config.get(name) != value]:
             raise TypeError(
-                f"a saved adapter is loaded with the options it was made with, and CMDLAdapter.from_pretrained takes "
-                f"no {', '.join(changed)}; beside where it lies, it takes segmenter alone"
+                f"a saved adapter keeps its options, so CMDLAdapter.from_pretrained cannot change "
+                f"{', '.join(changed)}; pass only the folder or name, and segmenter=... if needed"
             )
         if segmenter in (None, config["segmenter"]):
             segmenter = build_segmenter(config["segmenter"])
@@ -110,5 +111,5 @@ class CMDLAdapterHubMixin(
         try:
             load_model(model, str(file))
         except (FileNotFoundError, SafetensorError) as error:
-            raise OSError(f"{file} cannot be read ({error}); save the adapter again, or download it anew") from error
+            raise OSError(f"{file} cannot be read ({error}); save or download the adapter again") from error
         return model.eval()

@@ -18,11 +18,11 @@ def load_transformers_weights(
 
     Args:
         backbone (`PreTrainedModel`): A transformers backbone.
-        weights (`str` or `os.PathLike`): A folder or Hub name that its `from_pretrained` takes.
+        weights (`str` or `os.PathLike`): A folder or Hub name, as its `from_pretrained` takes it.
         config (`PreTrainedConfig`): The backbone's configuration.
 
     Raises:
-        ValueError: if no weights are named, or they lack a tensor of the backbone.
+        ValueError: if `weights` is None, or a tensor of the backbone is missing.
         OSError: if there is no such folder or repository.
     """
     if weights is None:
@@ -40,15 +40,15 @@ def load_timm_weights(
 
     Args:
         backbone (`nn.Module`): timm's network, without a classifier.
-        weights (`str` or `os.PathLike`, *optional*): A safetensors file with timm's key names; omitted, timm
-            downloads the weights it has for the backbone's name.
+        weights (`str` or `os.PathLike`, *optional*): A safetensors file with timm's key names. By default timm
+            downloads its weights for the backbone.
         config (`TimmBackboneConfig`): The backbone's configuration.
         kwargs (`dict`): timm options that the configuration cannot hold.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no safetensors file, lacks a tensor of the backbone, or holds one of another shape,
-            or timm has no weights for the name.
+        ValueError: if the file is not a safetensors file, a tensor of the backbone is missing or has another shape, or
+            timm has no weights for the backbone.
         OSError: if timm's weights cannot be downloaded.
     """
     state_dict = _download(config, kwargs) if weights is None else _read(Path(weights))
@@ -56,7 +56,7 @@ def load_timm_weights(
 
 
 def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Tensor]:
-    """Have timm download its weights: built as a network, which fits them to `in_chans`."""
+    """Download timm's weights by building the network, because timm then adapts them to `in_chans`."""
     try:
         network = timm.create_model(
             config.backbone,
@@ -71,7 +71,7 @@ def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Ten
         raise ValueError(
             f"timm has no weights that fit {config.backbone} ({error}); pass a file: weights=FILE.safetensors"
         ) from error
-    except Exception as error:  # of the HTTP client, whose classes differ between releases of huggingface_hub
+    except Exception as error:  # errors of the HTTP client differ between releases of huggingface_hub
         pretrained = timm.get_pretrained_cfg(config.backbone)
         source = f"of https://huggingface.co/{pretrained.hf_hub_id} " if pretrained and pretrained.hf_hub_id else ""
         raise OSError(
@@ -93,19 +93,19 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(
             f"weights must be a safetensors file for a timm backbone, but there is no {path}; check the path, or "
-            "leave weights out to download timm's"
+            "leave weights out to download those of timm"
         )
     try:
         return {name: tensor.float() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}); convert it, or fetch it again") from error
+        raise ValueError(f"{path} is not a safetensors file ({error}); convert it, or download it again") from error
 
 
 def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Load a state dict that may hold more than the module (a classifier, say), but not less.
+    """Load a state dict that must hold all tensors of the module, and may hold others (such as a classifier).
 
-    Of some networks (ConvNeXt, Swin, ViT) timm's feature extractor has other names than the network that its files
-    are of: `stages_0.x` for `stages.0.x`, or `model.x` for `x`.
+    For some networks (ConvNeXt, Swin, ViT) the tensors of timm's feature extractor have other names than in timm's
+    files: `stages_0.x` instead of `stages.0.x`, or `model.x` instead of `x`.
     """
     expected = module.state_dict()
     own_names = {_plain(name): name for name in expected}
@@ -119,12 +119,12 @@ def _load_all(module: nn.Module, state_dict: dict[str, Tensor], source: str) -> 
     for name in expected.keys() & state_dict.keys():
         if expected[name].shape != state_dict[name].shape:
             raise ValueError(
-                f"{source}: {name} has shape {tuple(state_dict[name].shape)}, the backbone's has "
-                f"{tuple(expected[name].shape)}"
+                f"{source}: {name} has shape {tuple(state_dict[name].shape)}, but the backbone needs "
+                f"{tuple(expected[name].shape)}; take weights of this backbone"
             )
     module.load_state_dict({name: state_dict[name] for name in expected if name in state_dict}, strict=False)
 
 
 def _plain(name: str) -> str:
-    """Drop from a tensor's name what timm's feature extractors change in it."""
+    """Return a tensor's name without the parts that timm's feature extractors change."""
     return name.removeprefix("model.").replace("_", ".")

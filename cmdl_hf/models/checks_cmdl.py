@@ -1,4 +1,4 @@
-"""Checks of what a model is called with, and of the weights that it is loaded from."""
+"""Checks of the inputs of a model, and of the files with its weights."""
 
 import json
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-_FREE = 2**26  # numbers that a network may have without any in the file, such as new classifiers
+_FREE = 2**26  # parameters that a file may lack, such as those of new classifiers
 _LARGEST_HEADER = 100 * 2**20  # bytes, the limit of safetensors
 
 
 def _may_read_values(tensor: Tensor) -> bool:
-    """Whether looking at values costs nothing: not on an accelerator, not while tracing."""
+    """Return whether values can be read without delay: only on the CPU, and not while tracing."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -21,11 +21,11 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
     """Refuse anything but a batch of normalised images.
 
     Args:
-        pixel_values (`Tensor` of shape (B, num_channels, H, W)): Floating point; finite, where reading is free.
-        num_channels (`int`): Channels the backbone takes.
+        pixel_values (`Tensor` of shape (B, num_channels, H, W)): Floating point; must be finite (checked on the CPU).
+        num_channels (`int`): Number of input channels of the backbone.
 
     Raises:
-        ValueError: naming the rule, the value found and the cure.
+        ValueError: if a rule is broken. The message names the rule, the value found and the cure.
     """
     if pixel_values.dim() != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
@@ -43,16 +43,16 @@ def check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
 
 
 def check_labels(labels: Tensor, pixel_values: Tensor, num_labels: int, ignore_index: int) -> None:
-    """Refuse labels that do not belong to the images or name no class.
+    """Refuse labels that do not fit the images, or that are not classes.
 
     Args:
         labels (`Tensor` of shape (B, H, W)): Integers in 0..num_labels-1 or ignore_index.
         pixel_values (`Tensor` of shape (B, channels, H, W)): The images.
         num_labels (`int`): Number of classes K.
-        ignore_index (`int`): Label of pixels that count nowhere.
+        ignore_index (`int`): Label of void pixels.
 
     Raises:
-        ValueError: naming the rule, the values found and the cure.
+        ValueError: if a rule is broken. The message names the rule, the values found and the cure.
     """
     expected = (pixel_values.shape[0], *pixel_values.shape[2:])
     if tuple(labels.shape) != expected:

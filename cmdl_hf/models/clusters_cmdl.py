@@ -1,4 +1,4 @@
-"""Clusters of pixels: spherical k-means within each class, of all classes at once and over all processes.
+"""Clusters of pixels: spherical k-means within each class, for all classes at once and over all processes.
 
 Reference: k-means++, D. Arthur and S. Vassilvitskii, 2007, for the first centres.
 """
@@ -20,29 +20,30 @@ def cluster_pixels(
     num_rounds: int = 10,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cluster the embeddings of each class, as directions.
+    """Cluster the directions of the embeddings of each class.
 
-    The first centre of a class is one of its pixels drawn at random; each next one is drawn in proportion to the
-    distance 1 - cosine from the nearest before it (k-means++). A class with fewer different pixels than distributions
-    has only so many clusters. In a process group every process must call this, each with pixels of its own.
+    The first centre of a class is a random pixel of the class. Each next centre is drawn with probability proportional
+    to its distance 1 - cosine from the nearest earlier centre (k-means++). A class with fewer different pixels than
+    distributions has only as many clusters as pixels. In a process group every process must call this with its own
+    pixels.
 
     Args:
-        pixel_embeddings (`Tensor` of shape (N, C)): Of any length; K·M·N cosines are held at once.
+        pixel_embeddings (`Tensor` of shape (N, C)): Embeddings of any length. K·M·N cosines must fit into memory.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out, and so are pixels with
             non-finite embeddings.
         num_labels (`int`): Number of classes K.
         num_distributions (`int`): Clusters M of a class, one for each of its distributions.
         num_rounds (`int`): Rounds of k-means.
-        generator (`torch.Generator`, *optional*): Of the draws, on the embeddings' device.
+        generator (`torch.Generator`, *optional*): Random generator, on the device of the embeddings.
 
     Returns:
-        `tuple`: the centres (K, M, C), float32, and which of them were found (K, M), bool. Those that were have unit
-        length, the rest is 0.
+        `tuple`: the centres (K, M, C), float32, and which of them were found (K, M), bool. Found centres have unit
+        length, all others are 0.
     """
     K, M = num_labels, num_distributions
     embeddings = F.normalize(pixel_embeddings.float(), dim=-1)
     is_used = (labels >= 0) & (labels < K) & embeddings.isfinite().all(dim=1)
-    # Label K takes what is left out, and a last row without a pixel, which is there even where a process has none.
+    # Left-out pixels get label K. An added last row with label K makes sure that every process has at least one row.
     embeddings = F.pad(torch.where(is_used[:, None], embeddings, 0.0), (0, 0, 0, 1))
     labels = F.pad(torch.where(is_used, labels, K), (0, 1), value=K)
 
@@ -61,15 +62,16 @@ def cluster_pixels(
 def _spread_out(
     embeddings: Tensor, labels: Tensor, num_labels: int, num_distributions: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Pick M pixels of every class, far from one another: (K, M, C), and which there were (K, M).
+    """Pick up to M pixels of every class, far from each other: (K, M, C), and which were found (K, M).
 
-    The rest is 0. Where there is a rest all pixels of the class are picked, so none is nearest to it.
+    Missing centres are 0. This happens only if all different pixels of the class are picked, so that no pixel is
+    nearest to a missing centre.
     """
     classes = labels.clamp_max(num_labels - 1)
     distance = torch.where(labels < num_labels, 1.0, 0.0)  # to the nearest centre picked so far
     centres, is_found = [], []
     for _ in range(num_distributions):
-        # The largest of log-weights with Gumbel noise is a draw in proportion to the weights.
+        # The arg-max of log-weights plus Gumbel noise is a draw with probabilities proportional to the weights.
         noise = torch.empty_like(distance).exponential_(generator=generator).log_()
         scores = distance.clamp_min(1e-5).log() - noise
         scores = scores.masked_fill(distance < 1e-5, -torch.inf)
@@ -82,7 +84,7 @@ def _spread_out(
 
 
 def _pick_highest(scores: Tensor, embeddings: Tensor, labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
-    """Find the pixel of the highest score in every class, over all processes: (K, C), and whether there is one."""
+    """Find the pixel with the highest score of every class, over all processes: (K, C), and whether there is one."""
     K, N = num_labels, len(scores)
     highest = scores.new_full((K + 1,), -torch.inf).scatter_reduce_(0, labels, scores, "amax")
     is_highest = (scores == highest[labels]) & scores.isfinite()

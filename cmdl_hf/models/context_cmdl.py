@@ -1,6 +1,6 @@
-"""Single-image context modules: the part of FCN, PSPNet, DeepLabV3, CCNet and UPerNet that CMDL plugs into.
+"""Single-image context modules of FCN, PSPNet, DeepLabV3, CCNet and UPerNet, which CMDL is combined with.
 
-Each takes the feature maps of the backbone, finest first, and gives one map (B, C, h, w).
+Each takes the feature maps of the backbone, finest first, and returns one map (B, C, h, w).
 
 References: PSPNet (arXiv 1612.01105), DeepLabV3 (arXiv 1706.05587), CCNet (arXiv 1811.11721), UPerNet
 (arXiv 1807.10221).
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 
 class ConvNormReLU(nn.Sequential):
-    """Convolution, BatchNorm and ReLU that keep the grid's size.
+    """Convolution, BatchNorm and ReLU. The output has the size of the input grid.
 
     Args:
         in_channels (`int`): Channels of the input.
         out_channels (`int`): Channels of the output.
-        kernel_size (`int`): Odd.
+        kernel_size (`int`): Odd size of the kernel.
         dilation (`int`): Dilation of the kernel.
         bias (`bool`): Whether the convolution has a bias.
 
     Raises:
-        ValueError: in training with a single value per channel, of which BatchNorm has no statistics.
+        ValueError: in training, if there is only a single value per channel, because BatchNorm then has no statistics.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ConvNormReLU(nn.Sequential):
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """Apply to (B, in_channels, h, w); returns (B, out_channels, h, w)."""
-        # The size is asked last: in eval mode never, or an exported graph would not take every size.
+        # The size is read last, and never in eval mode, because an exported graph would then not accept all sizes.
         is_batch_norm = type(self[1]) is nn.BatchNorm2d and self[1].training
         if is_batch_norm and hidden_state.shape[0] * hidden_state.shape[2] * hidden_state.shape[3] == 1:
             raise ValueError(
@@ -100,7 +100,7 @@ class AtrousPyramidPooling(nn.Module):
     Args:
         in_channels (`int`): Channels of the feature map.
         hidden_size (`int`): Channels C of each branch and of the output.
-        dilations (`Sequence[int]`): One branch each: a 1×1 convolution for 1, a dilated 3×3 one otherwise.
+        dilations (`Sequence[int]`): Dilation of each branch. 1 gives a 1×1 convolution, others a dilated 3×3 one.
     """
 
     pools_globally = True
@@ -114,7 +114,7 @@ class AtrousPyramidPooling(nn.Module):
         self.bottleneck = ConvNormReLU((len(dilations) + 1) * hidden_size, hidden_size, 3)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Look at the last map (B, in_channels, h, w) at every dilation; returns (B, C, h, w)."""
+        """Apply all branches to the last map (B, in_channels, h, w); returns (B, C, h, w)."""
         feature_map = feature_maps[-1]
         pooled = resize(self.global_branch(feature_map.mean(dim=(2, 3), keepdim=True)), feature_map.shape[-2:])
         return self.bottleneck(torch.cat([*(branch(feature_map) for branch in self.branches), pooled], dim=1))
@@ -123,7 +123,7 @@ class AtrousPyramidPooling(nn.Module):
 class CrissCrossAttention(nn.Module):
     """Attention of every pixel to its row and its column.
 
-    The largest intermediate holds h + w scores per pixel; an (h·w)² matrix never exists.
+    The largest intermediate tensor has h + w scores per pixel. An (h·w)² matrix is never stored.
 
     Args:
         hidden_size (`int`): Channels C; queries and keys have C // 8.
@@ -142,7 +142,7 @@ class CrissCrossAttention(nn.Module):
         query, key, value = self.query(hidden_state), self.key(hidden_state), self.value(hidden_state)
         column_scores = torch.einsum("bchw,bcgw->bhwg", query, key)  # to (g, w) from (h, w)
         row_scores = torch.einsum("bchw,bchv->bhwv", query, key)  # to (h, v) from (h, w)
-        # A pixel is in its row and in its column; it counts once, in its row.
+        # A pixel is in its own row and column. It is counted once, in its row.
         is_self = torch.eye(height, dtype=torch.bool, device=query.device)[:, None, :]
         column_scores = column_scores.masked_fill(is_self, -torch.inf)
         weights = torch.cat([column_scores, row_scores], dim=-1).softmax(dim=-1)
@@ -158,7 +158,7 @@ class CrissCrossContext(nn.Module):
     Args:
         in_channels (`int`): Channels of the feature map.
         hidden_size (`int`): Channels C of the output.
-        recurrence (`int`): How often the one attention is applied; twice reaches every pixel.
+        recurrence (`int`): How many times the same attention is applied. Two times connect all pixels.
     """
 
     def __init__(self, in_channels: int, hidden_size: int, recurrence: int = 2) -> None:
@@ -169,7 +169,7 @@ class CrissCrossContext(nn.Module):
         self.bottleneck = ConvNormReLU(hidden_size, hidden_size, 3)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Spread the last map (B, in_channels, h, w) over rows and columns; returns (B, C, h, w)."""
+        """Apply the attention to the last map (B, in_channels, h, w); returns (B, C, h, w)."""
         hidden_state = self.reduction(feature_maps[-1])
         for _ in range(self.recurrence):
             hidden_state = self.attention(hidden_state)
@@ -207,7 +207,7 @@ class FeaturePyramid(nn.Module):
 
 
 def make_two_convolutions(config: Any, channels: Sequence[int]) -> TwoConvolutions | None:
-    """Make a plain FCN's head; CMDL-FCN has no context module."""
+    """Make the head of a plain FCN. FCN with CMDL has no context module: returns None."""
     return None if config.use_distributions else TwoConvolutions(channels[-1], config.hidden_size)
 
 
@@ -232,17 +232,17 @@ def make_feature_pyramid(config: Any, channels: Sequence[int]) -> FeaturePyramid
 
 
 def resize(hidden_state: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring (B, C, h, w) to another grid, bilinear, align_corners=False."""
+    """Resize (B, C, h, w) to another grid: bilinear, align_corners=False."""
     if _is_same_size(hidden_state.shape[-2:], size):
         return hidden_state
     return F.interpolate(hidden_state, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def average_pool(feature_map: Tensor, scale: int) -> Tensor:
-    """Average (B, C, h, w) over the cells of a scale×scale grid, as `F.adaptive_avg_pool2d` does.
+    """Average (B, C, h, w) over the cells of a scale×scale grid, like `F.adaptive_avg_pool2d`.
 
-    A graph that is exported for every size has no such operator (ONNX has none, and torch's own decomposition is for
-    one size): there it is a product with the matrices of the row and column means, the same values.
+    A graph that is exported for all sizes cannot use that operator: ONNX has none, and torch's decomposition is for
+    one size. There, the same values are computed as a product with matrices of row and column means.
     """
     if not _is_exporting():
         return F.adaptive_avg_pool2d(feature_map, scale)
@@ -251,7 +251,7 @@ def average_pool(feature_map: Tensor, scale: int) -> Tensor:
 
 
 def _pooling_matrix(length: int, scale: int, like: Tensor) -> Tensor:
-    """Weights (scale, length) with which the pixels of a line enter the mean of each of its cells."""
+    """Return the matrix (scale, length) of the weights of each pixel of a line in the mean of each cell."""
     cells, pixels = torch.arange(scale, device=like.device), torch.arange(length, device=like.device)
     starts, ends = cells * length // scale, ((cells + 1) * length + scale - 1) // scale
     is_inside = (pixels >= starts[:, None]) & (pixels < ends[:, None])
@@ -259,7 +259,7 @@ def _pooling_matrix(length: int, scale: int, like: Tensor) -> Tensor:
 
 
 def _is_same_size(size: Sequence[int], other: Sequence[int]) -> bool:
-    """Compare sizes; in a graph that is exported, whether they are the same for every image."""
+    """Compare sizes. In an exported graph they must be equal for all images."""
     if not _is_exporting():
         return tuple(size) == tuple(other)
     from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -268,5 +268,5 @@ def _is_same_size(size: Sequence[int], other: Sequence[int]) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether `torch.export` is at work, rather than `torch.compile` or nothing."""
+    """Return whether `torch.export` is running, and not `torch.compile`."""
     return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()

@@ -1,7 +1,7 @@
-"""The context modules that a network can have, by name: ours, and those that others register.
+"""Registry of context modules by name: those of this package, and those of plug-ins.
 
-The folder of a saved model has a copy of this file. Where its context module came with a plug-in, the copy ends with
-two lines more, which import the module from its own file in the folder and register it.
+The folder of a saved model has a copy of this file. If the context module comes from a plug-in, two lines are added to
+the end of the copy. They import the module from its own file in the folder, and register it.
 """
 
 import ast
@@ -25,17 +25,17 @@ from .context_cmdl import (
 )
 
 MakeContextModule = Callable[[Any, Sequence[int]], nn.Module | None]
-"""Takes a `CMDLConfig` and the channels of the backbone's feature maps, finest first."""
+"""Function that takes a `CMDLConfig` and the channels of the backbone's feature maps, finest first."""
 
 _ALLOWED_IMPORTS = {*sys.stdlib_module_names, "torch", "timm", "transformers"}
 
 
 @dataclass(frozen=True)
 class ContextModule:
-    """What is registered under a name; the fields are those of [`register_context_module`].
+    """A registered context module. For the other fields see [`register_context_module`].
 
     Args:
-        plugin (`str`, *optional*): File that registered it; `None` for ours.
+        plugin (`str`, *optional*): File of the plug-in that registered it; `None` for this package.
     """
 
     name: str
@@ -47,35 +47,36 @@ class ContextModule:
 
     @property
     def framework(self) -> str:
-        """What recipes and the command line call a network with this module."""
+        """Name of a network with this module in recipes and on the command line."""
         return self.title.lower().replace(" ", "-")
 
 
 CONTEXT_MODULES: dict[str, ContextModule] = {}
-"""What is registered, by name."""
+"""All registered context modules by name."""
 
 
 def register_context_module(
     name: str, make: MakeContextModule, title: str, num_feature_maps: int = 1, min_hidden_size: int = 1
 ) -> None:
-    """Let networks have a context module: `context_module=name` in `CMDLConfig`, `--framework name` in commands.
+    """Register a context module, for `context_module=name` in `CMDLConfig` and for `--framework` in commands.
 
-    A saved model takes the file of `make` along, so that it loads where neither this package nor the plug-in is. The
-    file therefore holds the module alone and imports nothing but torch, timm, transformers and Python's own library;
-    this function is called in another file.
+    The file of `make` is copied into the folder of every saved model, so that the model loads without this package and
+    without the plug-in. This file must therefore hold only the module, and may import only torch, timm, transformers
+    and Python's standard library. Call this function in another file.
 
     Args:
-        name (`str`): What `CMDLConfig.context_module` is to say.
-        make (`Callable`): A class or function at the top level of its file, called with the `CMDLConfig` and the list
-            of the feature maps' channels, finest first. It returns an `nn.Module` whose `forward` takes the feature
-            maps, a sequence of (B, channels, h, w), finest first, and returns (B, C, h', w') with
+        name (`str`): Value of `CMDLConfig.context_module`.
+        make (`Callable`): A class or function at the top level of its file. It takes the `CMDLConfig` and the list of
+            the feature maps' channels, finest first, and returns an `nn.Module`. The module's `forward` takes the
+            feature maps, a sequence of (B, channels, h, w), finest first, and returns (B, C, h', w') with
             C = `config.hidden_size`. Set `pools_globally = True` on a module that batch-normalises a 1×1 grid.
-        title (`str`): Name of the network with this module, such as `"PSPNet"`; in lower case it is the framework.
-        num_feature_maps (`int`): Feature maps that the module takes, counted from the last.
-        min_hidden_size (`int`): Smallest `hidden_size` that it can be built with.
+        title (`str`): Name of the network with this module, such as `"PSPNet"`. Its lower case is the name of the
+            framework.
+        num_feature_maps (`int`): Number of feature maps that the module needs, counted from the last.
+        min_hidden_size (`int`): Smallest `hidden_size` that the module supports.
 
     Raises:
-        ValueError: if the name or the framework is taken, or the file of `make` cannot be taken along.
+        ValueError: if the name or the framework is already registered, or the file of `make` cannot be copied.
 
     Example:
         ```python
@@ -98,14 +99,14 @@ def register_context_module(
 
 
 def find_context_module(name: str, plugin: str | None = None) -> ContextModule:
-    """Look a context module up.
+    """Look up a context module.
 
     Args:
-        name (`str`): Of the module, or of the framework that it makes.
-        plugin (`str`, *optional*): File that it came with, which the error names.
+        name (`str`): Name of the module or of its framework.
+        plugin (`str`, *optional*): File of its plug-in, for the error message.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is not registered.
     """
     for known in CONTEXT_MODULES.values():
         if name in (known.name, known.framework):
@@ -120,21 +121,21 @@ def find_context_module(name: str, plugin: str | None = None) -> ContextModule:
 
 
 def list_frameworks() -> list[str]:
-    """The frameworks there are, one for each context module."""
+    """Return the names of all frameworks, one for each context module."""
     return [known.framework for known in CONTEXT_MODULES.values()]
 
 
 def carry_context_module(name: str, folder: str | PathLike) -> None:
-    """Put the file of a plug-in's context module into a folder, beside the copy of this file, which imports it there.
+    """Copy the file of a plug-in's context module into the folder of a saved model, and register it there.
 
     Args:
         name (`str`): The context module.
-        folder (`str` or `PathLike`): Where a configuration or a model was just saved.
+        folder (`str` or `PathLike`): Folder of the saved configuration or model.
     """
     entry = find_context_module(name)
     registry = Path(folder) / Path(__file__).name
     if entry.make.__module__.rpartition(".")[0] == __package__ or not registry.is_file():
-        return  # it lies beside this file, or no sources were saved
+        return  # the module is from this package, or no sources were saved
     source = _find_source(name, entry.make)
     shutil.copyfile(source, registry.with_name(source.name))
     made = entry.make.__name__
@@ -148,7 +149,7 @@ def carry_context_module(name: str, folder: str | PathLike) -> None:
 
 
 def _find_source(name: str, make: MakeContextModule) -> Path:
-    """Find the file of a context module, and refuse one that a saved model could not take along."""
+    """Find the file of a context module, and refuse a file that cannot be saved with a model."""
     try:
         source = Path(inspect.getfile(make))
     except (TypeError, OSError):
@@ -156,23 +157,26 @@ def _find_source(name: str, make: MakeContextModule) -> Path:
     qualified_name = getattr(make, "__qualname__", "")
     if source.suffix != ".py" or getattr(sys.modules[make.__module__], qualified_name, None) is not make:
         raise ValueError(
-            f"context module {name!r}: a saved model takes its file along, so {qualified_name or make} must "
-            "be a class or function at the top level of a Python file; move it into one, and import it from there"
+            f"context module {name!r}: its file is saved with the model, so {qualified_name or make} must be a class "
+            "or function at the top level of a Python file; move it into such a file, and import it from there"
         )
     if not source.stem.isidentifier() or (Path(__file__).parent / source.name).is_file():
-        raise ValueError(f"context module {name!r}: {source.name} cannot lie beside the files of a model; rename it")
+        raise ValueError(
+            f"context module {name!r}: {source.name} is the name of another file of a model, or no valid module name; "
+            "rename it"
+        )
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if imported := _imported_packages(node) - _ALLOWED_IMPORTS:
             raise ValueError(
                 f"context module {name!r}: {source}, line {getattr(node, 'lineno', 1)} imports {imported.pop()!r}. "
-                "The file goes to where only torch, timm and transformers are: register the module in another file, "
-                "and leave the import out here"
+                "The file must work with only torch, timm and transformers: register the module in another file, and "
+                "remove this import"
             )
     return source
 
 
 def _imported_packages(node: ast.AST) -> set[str]:
-    """The packages that a statement imports; `.` stands for the file's own."""
+    """Return the packages that a statement imports. `.` means the file's own package."""
     if isinstance(node, ast.Import):
         return {alias.name.partition(".")[0] for alias in node.names}
     if isinstance(node, ast.ImportFrom):

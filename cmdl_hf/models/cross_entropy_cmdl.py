@@ -1,7 +1,7 @@
-"""Cross-entropies at image size, of logits that lie on the feature grid and are never enlarged as a whole.
+"""Cross-entropies at image size. The logits are on the feature grid, and are never enlarged as a whole.
 
-A pixel whose label is to be ignored is left out, and without any other the loss is zero, where the reference divides 0
-by 0. `across_processes` is as in `losses_cmdl`.
+Ignored pixels are left out. If all pixels are ignored, the loss is zero, where the reference divides 0 by 0. For
+`across_processes` see `losses_cmdl`.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .processes_cmdl import divide_by_total
 
-_BAND_SIZE = 2**21  # values, or 8 MiB: what the C library hands out again without asking the system
+_BAND_SIZE = 2**21  # values (8 MiB): the C library reuses memory of this size without a system call
 
 
 def image_size_cross_entropy(
@@ -28,14 +28,14 @@ def image_size_cross_entropy(
     align_corners: bool = False,
     across_processes: bool = False,
 ) -> Tensor:
-    """Cross-entropy of bilinearly enlarged logits, the mean over the pixels that are not ignored.
+    """Compute the mean cross-entropy of bilinearly enlarged logits over the pixels that are not ignored.
 
     Args:
         logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid.
         labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
         ignore_index (`int`): Label of the pixels to leave out.
-        align_corners (`bool`): How the corners are enlarged.
-        across_processes (`bool`): Take the mean over the pixels of all processes.
+        align_corners (`bool`): As in `F.interpolate`.
+        across_processes (`bool`): Compute the mean over the pixels of all processes.
 
     Returns:
         Scalar `Tensor`, float32.
@@ -53,22 +53,22 @@ def weighted_cross_entropy_sums(
     ohem_threshold: float | None = None,
     ohem_min_kept: int = 100_000,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropies of bilinearly enlarged logits times their weights, and the weights, summed over the pixels.
+    """Compute the weighted sum of the cross-entropies of bilinearly enlarged logits, and the sum of the weights.
 
-    The first divided by the second is the weighted mean. Several heads on the same labels can so share one
-    `divide_by_total`, which waits for the other processes once.
+    The first sum divided by the second is the weighted mean. Several heads can share one `divide_by_total`, which then
+    waits for the other processes only once.
 
     Args:
         logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid.
         labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
         ignore_index (`int`): Label of the pixels to leave out.
-        align_corners (`bool`): How the corners are enlarged.
-        class_weights (`Tensor` of shape (K,), *optional*): Weight of each class's pixels, 0 or more; omitted, 1.
-        ohem_threshold (`float`, *optional*): In (0, 1]: keep `hard_pixels` only.
+        align_corners (`bool`): As in `F.interpolate`.
+        class_weights (`Tensor` of shape (K,), *optional*): Weights of the classes, 0 or more; by default 1.
+        ohem_threshold (`float`, *optional*): In (0, 1]: use only the `hard_pixels`.
         ohem_min_kept (`int`): See `hard_pixels`.
 
     Returns:
-        `tuple` of two scalar `Tensor`, float32: the sum, and the total weight, which takes no gradient.
+        `tuple` of two scalar `Tensor`, float32: the weighted sum, and the sum of the weights, which has no gradient.
     """
     is_valid = labels != ignore_index
     labels = labels.where(is_valid, 0)
@@ -85,10 +85,10 @@ def weighted_cross_entropy_sums(
 
 
 class _EnlargedCrossEntropy(torch.autograd.Function):
-    """Weighted sum of the cross-entropies of bilinearly enlarged logits, and all cross-entropies, without gradient.
+    """Weighted sum of the cross-entropies of bilinearly enlarged logits, and each cross-entropy without gradient.
 
-    By hand because autograd would keep the enlarged logits (B, K, H, W), and take five times as long on a CPU. The
-    gradient is formed along with the sum, band by band of image rows, and kept at the size of the logits.
+    Written by hand, because autograd would keep the enlarged logits (B, K, H, W), and take five times as long on a
+    CPU. The gradient is computed together with the sum, in bands of image rows, and is kept at the size of the logits.
     """
 
     @staticmethod
@@ -122,15 +122,15 @@ class _EnlargedCrossEntropy(torch.autograd.Function):
 
 
 def _enlargement(logits: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:
-    """Weights (size, length) of the linear interpolation of a dimension, as `F.interpolate` has them."""
+    """Return the weights (size, length) of `F.interpolate`'s linear interpolation of one dimension."""
     identity = torch.eye(logits.shape[dim], dtype=logits.dtype, device=logits.device)
     return F.interpolate(identity[None], size=size, mode="linear", align_corners=align_corners)[0].t()
 
 
 def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tuple[slice, slice]]:
-    """Cut the rows of enlarged logits into up to 64 bands of about 8 MiB; with the rows of the logits they come from.
+    """Divide the rows of the enlarged logits into up to 64 bands of about 8 MiB.
 
-    Not in a compiled graph, which needs no help.
+    Each band comes with the rows of the logits that it is computed from. A compiled graph needs no bands.
     """
     if torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
@@ -139,7 +139,7 @@ def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tup
     scale = (length - 1) / max(height - 1, 1) if align_corners else length / height
     bounds = [height * i // num_bands for i in range(num_bands + 1)]
     return [
-        # A row more at both ends, whose weights are 0, spares exact rounding.
+        # One more row at both ends, with weights 0, so that rounding need not be exact.
         (slice(start, end), slice(max(int(start * scale) - 2, 0), min(int(end * scale) + 3, length)))
         for start, end in itertools.pairwise(bounds)
     ]
@@ -147,21 +147,21 @@ def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tup
 
 @torch.no_grad()
 def hard_pixels(losses: Tensor, is_valid: Tensor, threshold: float, min_kept: int) -> Tensor:
-    """Online hard example mining (OHEM): find the pixels of every image that the network is not sure about.
+    """Online hard example mining (OHEM): find the pixels of every image with a low probability of their true class.
 
     Args:
         losses (`Tensor` of shape (B, H, W)): Cross-entropy of every pixel.
-        is_valid (`Tensor` of shape (B, H, W), bool): Which pixels count at all.
-        threshold (`float`): In (0, 1]: a pixel is hard if the probability of its class is below.
-        min_kept (`int`): At least 1: so many valid pixels of an image, those of the largest losses, are hard in any
-            case, and with them all whose loss equals the smallest of theirs.
+        is_valid (`Tensor` of shape (B, H, W), bool): Pixels that are not ignored.
+        threshold (`float`): In (0, 1]. A pixel is hard if the probability of its class is below the threshold.
+        min_kept (`int`): At least 1. This number of valid pixels of each image, those with the largest losses, is
+            always hard, and so are all pixels with the same loss as the last of them.
 
     Returns:
         `Tensor` of shape (B, H, W), bool.
 
     Note:
-        Like `OHEMPixelSampler` of mmsegmentation, but it takes its `min_kept` times B from the whole batch of a
-        process; from each image it does not depend on how the images are spread over processes.
+        `OHEMPixelSampler` of mmsegmentation keeps `min_kept` times B pixels of the whole batch of a process. Here the
+        number applies to each image, so that the result does not depend on the number of processes.
     """
     ranked = torch.where(is_valid, losses, -1.0).flatten(1)  # (B, H·W), valid losses are 0 or more
     min_kept = min(min_kept, ranked.shape[1])

@@ -1,4 +1,4 @@
-"""The parts of CMDL that any segmenter can take: semantic aggregation and distribution learning.
+"""The parts of CMDL that can be added to any segmenter: semantic aggregation and distribution learning.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -22,11 +22,11 @@ from .memory_cmdl import CMDLMemoryBank
 
 
 class CMDLAttention(nn.Module):
-    """Attention of all pixels of an image to all pixels of a second map of the same image, one head.
+    """Attention with one head from all pixels of a feature map to all pixels of a second map of the same image.
 
     Args:
         hidden_size (`int`): Channels C of both maps and of the output.
-        attention_size (`int`): Width T of queries, keys and values.
+        attention_size (`int`): Channels T of queries, keys and values.
     """
 
     def __init__(self, hidden_size: int, attention_size: int) -> None:
@@ -43,7 +43,7 @@ class CMDLAttention(nn.Module):
     def forward(self, query_features: Tensor, key_features: Tensor) -> Tensor:
         """Attend from (B, C, h, w) to (B, C, h', w'); returns (B, C, h, w).
 
-        The matrix of all pairs of pixels, 4.3 GB for one 1024×2048 image at stride 8, never exists.
+        The attention matrix of all pairs of pixels (4.3 GB for one 1024×2048 image at stride 8) is never stored.
         """
         query = _to_sequence(self.query(query_features))
         key, value = _to_sequence(self.key(key_features)), _to_sequence(self.value(key_features))
@@ -52,27 +52,27 @@ class CMDLAttention(nn.Module):
 
 
 def _to_sequence(feature_map: Tensor) -> Tensor:
-    """Lay pixels out as a sequence of one head: (B, T, h, w) to (B, 1, h·w, T).
+    """Reshape pixels to a sequence for one head: (B, T, h, w) -> (B, 1, h·w, T).
 
-    Contiguous, or the fused attention kernels refuse it and the matrix of all pairs of pixels comes into being.
+    The result is contiguous. Otherwise the fused attention kernels cannot be used, and the full matrix is stored.
     """
     return feature_map.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
 class CMDLSemanticAggregation(nn.Module):
-    """Feature voting and multiple distributions semantic aggregation, in one product.
+    """Feature voting and multiple distributions semantic aggregation, computed as one product.
 
-    For each of the M distributions every pixel would vote for a mean prototype, weighted by its class
-    probabilities, and a 1×1 convolution would fuse the M voted maps. Voting and fusion are linear with nothing
-    between, so (probabilities · prototypes) · weight = probabilities · (prototypes · weight): the K×C product is
-    formed instead, and the voted maps never exist.
+    In the paper, the vote of a pixel for distribution m is the mean of the classes' prototypes m, weighted with the
+    pixel's class probabilities. A 1×1 convolution fuses the M voted maps. Both steps are linear, so (probabilities ·
+    prototypes) · weight = probabilities · (prototypes · weight). This module computes the K×C product in brackets
+    first, and never stores the voted maps.
 
     Args:
         hidden_size (`int`): Channels C.
-        attention_size (`int`): Width T of the attention.
-        num_distributions (`int`): Distributions M of a class.
-        layer_scale_init_value (`float`, *optional*): Where a learned scale of each channel of the result starts;
-            omitted, there is none, as in the reference.
+        attention_size (`int`): Channels T of the attention.
+        num_distributions (`int`): Number of distributions M of a class.
+        layer_scale_init_value (`float`, *optional*): Initial value of a learned scale for each channel of the result.
+            By default there is no scale, as in the reference.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CMDLSemanticAggregation(nn.Module):
 
         Args:
             pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
-            class_probabilities (`Tensor` of shape (B, K, h, w)): Weights of the votes, summing to 1 over K.
+            class_probabilities (`Tensor` of shape (B, K, h, w)): Weights of the votes, with sum 1 over K.
             prototypes (`Tensor` of shape (K, M, C)): The memory bank, detached.
 
         Returns:
@@ -103,14 +103,14 @@ class CMDLSemanticAggregation(nn.Module):
         return scale_channels(self.attention(pixel_features, activation(norm(voted))), self.layer_scale)
 
     def class_votes(self, prototypes: Tensor) -> Tensor:
-        """Form the product of prototypes (K, M, C) and fusion: the weight (C, K, 1, 1) of a 1×1 convolution."""
+        """Multiply prototypes (K, M, C) by the fusion weight; returns the weight (C, K, 1, 1) of a 1×1 convolution."""
         weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
         votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
         return votes.t()[:, :, None, None]
 
 
 def make_layer_scale(num_channels: int, init_value: float | None) -> nn.Parameter | None:
-    """Make a learned scale of each channel (C,), if it has a start: one dimension, as weight decay spares such."""
+    """Make a learned scale for each channel (C,), or None. Weight decay skips it, as it has one dimension."""
     return None if init_value is None else nn.Parameter(torch.full((num_channels,), float(init_value)))
 
 
@@ -120,12 +120,12 @@ def scale_channels(feature_map: Tensor, layer_scale: Tensor | None) -> Tensor:
 
 
 def _layer_norm(hidden_state: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Apply a LayerNorm in float32, also where the module was cast to another dtype."""
+    """Apply a LayerNorm in float32, also if the module has another dtype."""
     return F.layer_norm(hidden_state, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 class CMDLProjectionHead(nn.Module):
-    """Projection of pixels to where the distributions live.
+    """Projection of pixel features to the embedding space of the distributions.
 
     Args:
         hidden_size (`int`): Channels C.
@@ -148,12 +148,12 @@ class CMDLProjectionHead(nn.Module):
 
 
 def labels_on_grid(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Shrink labels (B, H, W) to the feature grid as training does: nearest, (B, h, w) with size = (h, w)."""
+    """Resize labels (B, H, W) to the feature grid by nearest neighbour; returns (B, h, w) for size = (h, w)."""
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest").squeeze(1).long()
 
 
 class DistributionLearningOutput(NamedTuple):
-    """What `CMDLDistributionLearning` returns: losses times their weights, and what they were computed from."""
+    """Output of `CMDLDistributionLearning`: losses times their weights, embeddings and similarities."""
 
     losses: dict[str, Tensor]
     pixel_embeddings: Tensor
@@ -161,18 +161,20 @@ class DistributionLearningOutput(NamedTuple):
 
 
 class CMDLDistributionLearning(nn.Module):
-    """Multiple distributions learning: the losses that shape the embeddings and the update of the memory bank.
+    """Multiple distributions learning: the losses of the embeddings, and the update of the memory bank.
+
+    A loss of weight 0 is not computed.
 
     Args:
         num_labels (`int`): Number of classes K.
         hidden_size (`int`): Channels C.
-        prototype_loss_weight (`float`): Weight of the cross-entropy over the nearest prototypes, a plain mean over
-            the pixels; 0 leaves it out.
-        contrastive_loss_weight (`float`): Weight of the pixel-to-distribution contrast, likewise.
-        class_margin_loss_weight (`float`): Weight of the class margin, likewise.
+        prototype_loss_weight (`float`): Weight of the cross-entropy over the nearest prototypes. It is an unweighted
+            mean over the pixels.
+        contrastive_loss_weight (`float`): Weight of the pixel-to-distribution contrast.
+        class_margin_loss_weight (`float`): Weight of the class margin.
         contrastive_temperature (`float`): Temperature of the contrast.
-        use_class_margin_reference (`bool`): Report the reference's margin, a constant, instead of ours.
-        ignore_index (`int`): Label of pixels that count nowhere.
+        use_class_margin_reference (`bool`): Report the margin of the reference, a constant, instead of ours.
+        ignore_index (`int`): Label of void pixels, which are ignored.
     """
 
     def __init__(
@@ -204,18 +206,19 @@ class CMDLDistributionLearning(nn.Module):
         Args:
             pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
             labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
-            memory_bank (`CMDLMemoryBank`): Read before, updated in place after the losses of the pixels.
+            memory_bank (`CMDLMemoryBank`): The memory bank. It is updated in place after the losses of the pixels.
 
         Returns:
             `DistributionLearningOutput`: losses by name, each times its weight; `pixel_embeddings` (N, C);
             `similarity` (N, K, M).
 
         Note:
-            Similarities, assignment and losses are float32 under autocast too: exp(20) overflows half precision.
-            The class margin reads the prototypes after the update, as in the reference. In training every mean runs
-            over the pixels of all processes of a process group, so each must make the call; in eval mode none does.
+            Similarities, assignment and losses are float32 also under autocast, because exp(20) overflows half
+            precision. The class margin uses the prototypes after the update, as in the reference. In training every
+            mean is over the pixels of all processes of a process group, so all processes must call this. In eval mode
+            every process computes its own means.
         """
-        across_processes = self.training  # in eval mode one process may compute a loss that the others do not
+        across_processes = self.training  # in eval mode, a process may compute a loss alone
         batch_size, _, *grid = pixel_features.shape
         embeddings = self.projection_head(pixel_features)
         losses: dict[str, Tensor] = {}

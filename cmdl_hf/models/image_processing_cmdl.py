@@ -1,18 +1,19 @@
-"""The image processor of CMDL models: a stock one of transformers, set up."""
+"""The image processor of CMDL models: transformers' Segformer processor with fitting settings."""
 
 from transformers import SegformerImageProcessor
 
 
 def make_image_processor(size: dict[str, int] | None = None) -> SegformerImageProcessor:
-    """Set up the image processor that a model is saved with.
+    """Make the image processor that is saved with a model.
 
-    transformers' Segformer processor serves as it is: it normalises with ImageNet's statistics, leaves masks
-    untouched unless a size is given (palette images keep their ids, nothing is reduced), and its
-    `post_process_semantic_segmentation` enlarges the logits once, straight to each image's original size.
+    transformers' Segformer processor fits without changes. It normalises with ImageNet's statistics. Without a size it
+    does not change masks: palette images keep their ids, and no id is reduced. Its
+    `post_process_semantic_segmentation` resizes the logits once, directly to the original size of each image.
 
     Args:
-        size (`dict`, *optional*): `{"height": H, "width": W}` or `{"shortest_edge": S}` to resize images to, in
-            pixels. Omitted, images keep their size, and a batch must be of one size.
+        size (`dict`, *optional*): Size to resize images to, in pixels: `{"height": H, "width": W}` or
+            `{"shortest_edge": S}`. By default images keep their size, and all images of a batch must have the same
+            size.
 
     Returns:
         `SegformerImageProcessor` that converts grey, palette, CMYK and transparent images to RGB.

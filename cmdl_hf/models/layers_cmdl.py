@@ -1,4 +1,4 @@
-"""What CMDL adds to a segmenter, whether it is ours or not: the layers, their pass and the losses of the heads.
+"""The layers that CMDL adds to any segmenter, their forward pass, and the losses of the heads.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -15,7 +15,7 @@ from .processes_cmdl import divide_by_total
 
 
 class CMDLLayersMixin:
-    """The layers that a network with CMDL has beside its backbone and its first classifier."""
+    """The layers of a network with CMDL, without its backbone and its first classifier."""
 
     config: CMDLConfig
     training: bool
@@ -58,14 +58,14 @@ class CMDLLayersMixin:
         )
 
     def _class_probabilities(self, coarse_logits: Tensor) -> Tensor:
-        """Turn first-stage scores into the weights of the votes, both (B, K, h, w)."""
+        """Compute the weights of the votes from the coarse logits, both (B, K, h, w)."""
         if not self.config.use_hard_voting:
             return coarse_logits.softmax(dim=1)
         winners = coarse_logits.argmax(dim=1, keepdim=True)
         return torch.zeros_like(coarse_logits).scatter_(1, winners, 1.0)
 
     def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
-        """Aggregate the class distributions for every pixel: (B, C, h, w)."""
+        """Aggregate the class distributions for every pixel; returns (B, C, h, w)."""
         return self.semantic_aggregation(
             pixel_features, class_probabilities.to(pixel_features.dtype), self._read_memory()
         )
@@ -77,7 +77,7 @@ class CMDLLayersMixin:
     def _cross_entropies(
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None
     ) -> dict[str, Tensor]:
-        """Compute the image-size losses of the heads there are, each times its weight."""
+        """Compute the losses of the heads at image size, each times its weight."""
         config = self.config
         heads = {
             "segmentation_loss": (logits, config.segmentation_loss_weight),
@@ -98,12 +98,12 @@ class CMDLLayersMixin:
         }
         if not sums:
             return {}
-        # All heads at once, so that processes wait for one another once; in eval mode one may be alone in computing.
+        # All heads at once, so that processes wait for one another only once. In eval mode a process may be alone.
         totals, counts = (torch.stack(values) for values in zip(*sums.values(), strict=True))
         means = divide_by_total(totals, counts, across_processes=self.training)
         return {name: heads[name][1] * mean for name, mean in zip(sums, means.unbind(), strict=True)}
 
 
 def make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:
-    """Make what ends a head: dropout of channels and the convolution that gives the classes' scores."""
+    """Make the last layers of a head: dropout of channels, and the convolution that computes the logits."""
     return nn.Dropout2d(config.dropout), nn.Conv2d(config.hidden_size, config.num_labels, 1)

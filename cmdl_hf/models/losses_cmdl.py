@@ -1,11 +1,11 @@
-"""Losses of CMDL on the feature grid: functions of tensors alone, a scalar out.
+"""Losses of CMDL on the feature grid, as functions of tensors that return a scalar.
 
-In all of them a pixel whose label names no class is left out, a class without pixels does not count, and
-without any pixel the loss is zero, where the reference divides 0 by 0.
+All losses leave out pixels whose label is not a class, and classes without pixels. Without any pixel the loss is zero,
+where the reference divides 0 by 0.
 
-With `across_processes=True` every mean runs over the pixels of all processes of the process group. All of them must
-then make the call, and the average of their results, as of their gradients, is what one process would compute on the
-whole batch. With `False` no process waits for another.
+With `across_processes=True` every mean uses the pixels of all processes of the process group, and all processes must
+call the function. The average of their results and gradients then equals the result of one process on the whole batch.
+With `False` no process waits for another.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -20,29 +20,29 @@ from torch.autograd.function import once_differentiable
 
 from .processes_cmdl import add_other_processes, num_processes, sum_over_processes
 
-_PART_SIZE = 2**20  # values, or 4 MiB: what stays in a processor's cache
+_PART_SIZE = 2**20  # values (4 MiB), so that a part stays in the processor's cache
 
 
 class _PixelComparison(torch.autograd.Function):
-    """Cosines of pixels to distributions, their maxima over M and their contrast: `compare_with_distributions`.
+    """Forward and backward of `compare_with_distributions`: cosines, their maxima over M, and the contrasts.
 
-    By hand because autograd would form the gradient of the cosines twice, add both up, and keep masks and
-    exponentials of their size. Here what is N·K·M in size comes into being once, the cosines, and else in parts that
-    stay in the cache from one operation to the next: two thirds of the time at K=171.
+    Written by hand, because autograd would compute the gradient of the cosines twice, add both, and keep masks and
+    exponentials of the same size. Here only the cosines of size N·K·M are kept. All other tensors of that size are
+    computed in parts that stay in the cache. This takes two thirds of the time at K=171.
     """
 
     @staticmethod
     def forward(
         ctx: Any, embeddings: Tensor, directions: Tensor, classes: Tensor, is_used: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # As (N, M, K), a maximum over M runs along whole rows of classes: seven times as fast at K=171.
+        # Stored as (N, M, K): a maximum over M then reads complete rows of classes, seven times as fast at K=171.
         cosines = embeddings.new_empty(len(embeddings), *directions.shape[:2])
         index = classes[:, None, None].expand(-1, len(directions), 1)
         maxima, sums = [], []
         for rows in _parts(cosines):
             torch.mm(embeddings[rows], directions.flatten(0, 1).t(), out=cosines[rows].flatten(1))
             maxima.append(cosines[rows].amax(dim=1))
-            # No maximum to subtract: cosines over a temperature of 0.025 or more stay within float32.
+            # No maximum is subtracted: the exponentials fit into float32, because the temperature is at least 0.025.
             exponentials = (cosines[rows] / temperature).exp_() if temperature != 1 else cosines[rows].exp()
             sums.append(exponentials.scatter_(2, index[rows], 0.0).sum(dim=(1, 2)))
         nearest, others = torch.cat(maxima), torch.cat(sums).log_()  # (N, K), (N,)
@@ -62,14 +62,14 @@ class _PixelComparison(torch.autograd.Function):
             grad_contrasts = torch.zeros_like(others)
         slopes = margins.sigmoid() * (grad_contrasts / (margins.shape[1] * ctx.temperature))[:, None]
         slopes = slopes.masked_fill_(~is_used[:, None], 0.0)  # (N, M)
-        # Where a pixel is left out and what stands there is infinite or no number, a slope of 0 does not do.
+        # For a left-out pixel with non-finite values a slope of 0 is not enough: 0 times infinity is not 0.
         is_dirty = ~(is_used | others.isfinite())
         grad_embeddings = directions.new_empty(len(cosines), directions.shape[2])
         for rows in _parts(cosines):
             grad = torch.add(-others[rows, None, None], cosines[rows], alpha=1 / ctx.temperature).exp_()
             grad.mul_(slopes[rows].sum(dim=1)[:, None, None])
             grad.scatter_(2, index[rows], -slopes[rows].unsqueeze(2))
-            if grad_nearest is not None:  # shared by those that are equally near, as `amax` does
+            if grad_nearest is not None:  # divided among equal maxima, as in the gradient of `amax`
                 is_nearest = (cosines[rows] == nearest[rows, None]).to(grad.dtype)
                 grad.addcmul_(is_nearest, (grad_nearest[rows] / is_nearest.sum(dim=1))[:, None])
             if grad_similarity is not None:
@@ -80,7 +80,7 @@ class _PixelComparison(torch.autograd.Function):
 
 
 def _parts(cosines: Tensor) -> list[slice]:
-    """Cut the rows of (N, M, K) into up to 16 parts; not in a compiled graph, which needs no help."""
+    """Divide the rows of (N, M, K) into up to 16 parts. A compiled graph needs no parts."""
     if torch.compiler.is_compiling():
         return [slice(None)]
     num_pixels = len(cosines)
@@ -92,17 +92,17 @@ def _parts(cosines: Tensor) -> list[slice]:
 def compare_with_distributions(
     pixel_embeddings: Tensor, directions: Tensor, labels: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare every pixel with every distribution: all that the losses and the memory bank ask about it, at once.
+    """Compare every pixel with every distribution, for the losses and for the update of the memory bank.
 
     Args:
         pixel_embeddings (`Tensor` of shape (N, C), float32): Unit length.
-        directions (`Tensor` of shape (M, K, C), float32): The memory bank's `directions`; take no gradient.
+        directions (`Tensor` of shape (M, K, C), float32): The memory bank's `directions`. They get no gradient.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out of the contrast.
-        temperature (`float`): Of the contrast, see `contrastive_loss`.
+        temperature (`float`): Temperature of the contrast, see `contrastive_loss`.
 
     Returns:
         `tuple` of three `Tensor`: `similarity` (N, K, M), the cosines; their maxima over M (N, K); and the contrasts
-        (N,) that `mean_over_classes` makes the contrastive loss, 0 where a pixel is left out.
+        (N,), which are 0 for left-out pixels. `mean_over_classes` of the contrasts is the contrastive loss.
     """
     is_used, classes = _named_classes(labels, directions.shape[1])
     return _PixelComparison.apply(pixel_embeddings, directions, classes, is_used, temperature)
@@ -111,20 +111,20 @@ def compare_with_distributions(
 def contrastive_loss(
     similarity: Tensor, labels: Tensor, temperature: float = 1.0, across_processes: bool = False
 ) -> Tensor:
-    """Pixel-to-distribution contrast: every distribution of a pixel's class against all of the other classes.
+    """Pixel-to-distribution contrast: each distribution of a pixel's class against all those of other classes.
 
-    For a pixel of class c and each distribution m of c, the cross-entropy of [s(c, m), all s(c', ·) with c' ≠ c]
-    with the first as target, which is softplus(lse - s(c, m)) with lse the log-sum-exp over the other classes.
-    Mean over the pixels of a class, then over the classes present, then over m.
+    For a pixel of class c and each distribution m of c, this is the cross-entropy of the scores [s(c, m), all s(c', ·)
+    with c' ≠ c] with the first as target. It equals softplus(lse - s(c, m)), where lse is the log-sum-exp over the
+    other classes. The loss is the mean over the pixels of a class, then over the present classes, then over m.
 
-    This is the loss of given similarities. With embeddings at hand, `compare_with_distributions` and
-    `mean_over_classes` are the same in less time.
+    This function takes similarities. If you have embeddings, `compare_with_distributions` and `mean_over_classes`
+    compute the same loss in less time.
 
     Args:
         similarity (`Tensor` of shape (N, K, M), float32): Cosines to all distributions.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
-        temperature (`float`): Divides the similarities, at least 0.025; the reference has none.
-        across_processes (`bool`): Take the means over the pixels and classes of all processes.
+        temperature (`float`): The similarities are divided by this number, at least 0.025; the reference has none.
+        across_processes (`bool`): Compute the means over the pixels and classes of all processes.
 
     Returns:
         Scalar `Tensor`.
@@ -138,13 +138,13 @@ def contrastive_loss(
 
 
 def mean_over_classes(losses: Tensor, labels: Tensor, num_labels: int, across_processes: bool = False) -> Tensor:
-    """Mean over the pixels of a class, then over the classes present.
+    """Compute the mean over the pixels of each class, then over the present classes.
 
     Args:
-        losses (`Tensor` of shape (N,)): One for each pixel.
+        losses (`Tensor` of shape (N,)): Loss of each pixel.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
         num_labels (`int`): Number of classes K.
-        across_processes (`bool`): Take the means over the pixels and classes of all processes.
+        across_processes (`bool`): Compute the means over the pixels and classes of all processes.
 
     Returns:
         Scalar `Tensor`.
@@ -159,28 +159,29 @@ def mean_over_classes(losses: Tensor, labels: Tensor, num_labels: int, across_pr
 
 
 def _named_classes(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
-    """Tell which labels name a class, and that class; 0 or K-1 for the others."""
+    """Return which labels are classes, and the labels with all others replaced by 0 or K-1."""
     return (labels >= 0) & (labels < num_labels), labels.clamp(0, num_labels - 1)
 
 
 def class_margin_loss(
     pixel_embeddings: Tensor, labels: Tensor, prototypes: Tensor, across_processes: bool = False
 ) -> Tensor:
-    """Class margin: how near the class means of this batch come to the nearest other class.
+    """Class margin: similarity of the class means of this batch to the nearest other class.
 
-    Mean over the classes c present of (1 + max over c' ≠ c of cos(mean embedding of c, mean of prototypes[c'])) / 2.
+    It is the mean over the present classes c of (1 + max over c' ≠ c of cos(mean embedding of c, mean of
+    prototypes[c'])) / 2.
 
     Args:
         pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
-        prototypes (`Tensor` of shape (K, M, C)): The memory bank; takes no gradient.
-        across_processes (`bool`): Take the mean embeddings over the pixels of all processes.
+        prototypes (`Tensor` of shape (K, M, C)): The memory bank. It gets no gradient.
+        across_processes (`bool`): Compute the mean embeddings over the pixels of all processes.
 
     Returns:
         Scalar `Tensor` in [0, 1].
 
     Note:
-        The reference compares channels where it means classes and has no gradient: `class_margin_reference`.
+        The reference compares channels instead of classes, and has no gradient: see `class_margin_reference`.
     """
     num_labels = len(prototypes)
     is_used = (labels >= 0) & (labels < num_labels)
@@ -200,10 +201,10 @@ def class_margin_loss(
 
 @torch.no_grad()
 def class_margin_reference(prototypes: Tensor) -> Tensor:
-    """Class margin as the public reference computes it: a constant over pairs of channels, for parity.
+    """Class margin of the public reference, for comparison with it. It compares channels, and has no gradient.
 
-    (1 + min over pairs of different channels i ≠ j, exact zeros skipped, of cos(m[:, i], m[:, j])) / K, with
-    m (K, C) the means over the distributions.
+    It is (1 + min over pairs of channels i ≠ j of cos(m[:, i], m[:, j])) / K, without cosines that are exactly 0.
+    m (K, C) are the means over the distributions.
 
     Args:
         prototypes (`Tensor` of shape (K, M, C)): The memory bank after the update.

@@ -1,4 +1,4 @@
-"""The memory bank: class distributions kept as prototypes, and how pixels are assigned to them.
+"""The memory bank: stores class distributions as prototypes, and assigns pixels to them.
 
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
@@ -24,28 +24,29 @@ def sinkhorn(
     epsilon: float = 0.05,
     num_iterations: int = 3,
 ) -> Tensor:
-    """Share the pixels of every class out over its distributions in equal parts (Sinkhorn-Knopp).
+    """Assign the pixels of every class to its distributions in equal parts (Sinkhorn-Knopp).
 
-    All classes at once: the sums over the pixels of a class are segment sums, so shapes are fixed and the
-    cost does not grow with the number of classes. In a process group they run over the pixels of every process.
+    All classes are processed at once: the sums over the pixels of a class are segment sums. Shapes are therefore
+    fixed, and the cost does not grow with the number of classes. In a process group the sums use the pixels of all
+    processes.
 
     Args:
         similarity (`Tensor` of shape (N, M)): Cosine of each pixel to its own class's M distributions, in [-1, 1].
         labels (`Tensor` of shape (N,), int64, *optional*): Class of each pixel in 0..num_labels-1, or num_labels
-            for a pixel to leave out. Omitted, all pixels are of one class.
+            for a pixel to leave out. By default all pixels belong to one class.
         num_labels (`int`): Number of classes K.
         epsilon (`float`): Entropy of the plan, at least 0.025.
-        num_iterations (`int`): Rounds, at least 1; each makes the distributions' totals equal, then the pixels'.
+        num_iterations (`int`): Number of rounds, at least 1. Each round normalises the distributions, then the pixels.
 
     Returns:
         `Tensor` of shape (N, M), float32: the transport plan. Each row sums to 1.
 
     Note:
-        The reference scales the whole matrix, its columns to 1/M and its rows to 1/P; those constants cancel.
+        The reference scales the whole matrix to sum 1, its columns to 1/M and its rows to 1/P. These constants cancel.
     """
     if labels is None:
         labels = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
-    kernel = ((similarity.float() - 1) / epsilon).exp()  # at most 1, at least exp(-80): a float32 either way
+    kernel = ((similarity.float() - 1) / epsilon).exp()  # in [exp(-80), 1], which fits into float32
     plan = kernel
     for _ in range(num_iterations):
         totals = kernel.new_zeros(num_labels + 1, kernel.shape[1]).index_add_(0, labels, plan)
@@ -58,7 +59,7 @@ def sinkhorn(
 class CMDLMemoryBank(nn.Module):
     """Memory bank of class distributions: M unit-length prototypes for each of K classes.
 
-    The prototypes are a buffer that moves by momentum, never by gradient.
+    The prototypes are a buffer. They are updated with momentum, never by gradient.
 
     Args:
         num_labels (`int`): Number of classes K.
@@ -66,23 +67,23 @@ class CMDLMemoryBank(nn.Module):
         hidden_size (`int`): Channels C.
         assignment (`str`): `"argmax"` of the Sinkhorn plan, `"sample"` from it, or `"reference"`.
         momentum (`float`): Momentum of the prototypes, in [0, 1).
-        momentum_warmup (`int`): A prototype with t updates behind it moves with min(momentum, t / (t + warm-up)),
-            so its first pixels replace the random start; 0 keeps the momentum constant.
+        momentum_warmup (`int`): A prototype after t updates has momentum min(momentum, t / (t + momentum_warmup)).
+            The first update therefore replaces the random start. 0 keeps the momentum constant.
         sinkhorn_epsilon (`float`): Entropy of the assignment.
         sinkhorn_iterations (`int`): Rounds of Sinkhorn normalisation.
-        is_frozen (`bool`): Leave the prototypes as they are; `update` then does nothing.
-        use_fallback (`bool`): Where no pixel of a class is classified correctly, let all of them move its prototypes.
+        is_frozen (`bool`): Keep the prototypes unchanged: `update` does nothing.
+        use_fallback (`bool`): If no pixel of a class is classified correctly, use all its pixels for the update.
 
     Raises:
-        ValueError: if there is no such assignment.
+        ValueError: if the assignment is unknown.
 
     Shape:
         - `prototypes`: (K, M, C), float32, read as stored.
-        - `num_updates`: (K, M), int64, updates each prototype has had.
+        - `num_updates`: (K, M), int64, number of updates of each prototype.
 
     Note:
-        The reference hands the plan (values 0..1) to a hard Gumbel-softmax as logits: nearly uniform draws, in
-        which the distributions of a class collapse to its mean. `"sample"` draws from the plan's logarithm.
+        The reference passes the plan (values 0..1) to a hard Gumbel-softmax as logits. Its draws are nearly uniform,
+        so that all distributions of a class collapse to the class mean. `"sample"` uses the logarithm of the plan.
     """
 
     prototypes: Tensor
@@ -118,7 +119,7 @@ class CMDLMemoryBank(nn.Module):
         self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CMDLMemoryBank":
-        """Follow the model to its device, but not to a lower precision, in which thousandths would be lost."""
+        """Move with the model to its device, but keep float32: a lower precision would lose the small updates."""
         kept = self.prototypes
         super()._apply(fn, recurse)
         if self.prototypes.dtype != kept.dtype:
@@ -126,39 +127,39 @@ class CMDLMemoryBank(nn.Module):
         return self
 
     def read(self) -> Tensor:
-        """Return a detached copy of the prototypes (K, M, C), which a later `update` leaves alone."""
+        """Return a detached copy of the prototypes (K, M, C). A later `update` does not change it."""
         return self.prototypes.detach().clone()
 
     def directions(self, prototypes: Tensor | None = None) -> Tensor:
-        """Prototypes at unit length, those of a distribution side by side.
+        """Return the prototypes at unit length, with the distributions as first dimension.
 
         Args:
-            prototypes (`Tensor` of shape (K, M, C), *optional*): What `read` returned; read afresh if omitted.
+            prototypes (`Tensor` of shape (K, M, C), *optional*): Result of `read`; by default the present prototypes.
 
         Returns:
-            `Tensor` of shape (M, K, C), float32, which a later `update` leaves alone.
+            `Tensor` of shape (M, K, C), float32. A later `update` does not change it.
         """
         prototypes = self.prototypes.detach() if prototypes is None else prototypes
         return unit_directions(prototypes)
 
     def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
-        """Cosine of every pixel to every distribution.
+        """Compute the cosine of every pixel to every distribution.
 
         Args:
             pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
-            prototypes (`Tensor` of shape (K, M, C), *optional*): What `read` returned; read afresh if omitted.
+            prototypes (`Tensor` of shape (K, M, C), *optional*): Result of `read`; by default the present prototypes.
 
         Returns:
-            `Tensor` of shape (N, K, M), float32 under autocast, too, in [-1, 1].
+            `Tensor` of shape (N, K, M) in [-1, 1], float32 also under autocast.
         """
         return cosine_similarity(pixel_embeddings, self.directions(prototypes))
 
     @torch.no_grad()
     def assign(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        """Give each pixel one of its class's distributions.
+        """Assign each pixel to one distribution of its class.
 
         Args:
-            similarity (`Tensor` of shape (N, M)): Cosine to the pixel's own class's distributions.
+            similarity (`Tensor` of shape (N, M)): Cosine of each pixel to the distributions of its own class.
             labels (`Tensor` of shape (N,), int64): Class of each pixel, K for a pixel to leave out.
 
         Returns:
@@ -173,11 +174,11 @@ class CMDLMemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
-        """Move the prototypes towards the pixels assigned to them (momentum update), in place.
+        """Move the prototypes towards their assigned pixels, in place (momentum update).
 
-        All pixels of a class take part in the assignment; only those classified correctly move a prototype, or, with
-        `use_fallback`, all where none is. A distribution without pixels stays. In a process group every process must
-        call this, and all end up equal.
+        All pixels of a class are assigned, but only correctly classified pixels move a prototype. If a class has none,
+        `use_fallback` uses all its pixels. A distribution without such pixels does not change. In a process group
+        every process must call this, and all banks stay equal.
 
         Args:
             pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
@@ -186,10 +187,11 @@ class CMDLMemoryBank(nn.Module):
             is_correct (`Tensor` of shape (N,), bool): Whether the nearest class is the label.
 
         Note:
-            Pixels with non-finite embeddings (a half-precision overflow, say) are left out.
+            Pixels with non-finite embeddings (for example after a half-precision overflow) are left out.
 
-            The reference has no fallback. A rare class, whose pixels are nearest to the prototypes of frequent ones,
-            then never leaves its random start (CamVid: pole, sign, pedestrian and bicyclist in 460 steps).
+            The reference has no fallback. There, the pixels of a rare class are nearest to prototypes of frequent
+            classes, and the rare class keeps its random start (CamVid: pole, sign, pedestrian and bicyclist in 460
+            steps).
         """
         if self.is_frozen:
             return
@@ -201,7 +203,7 @@ class CMDLMemoryBank(nn.Module):
         labels = torch.where(is_used, labels, K)
         ids = self.assign(torch.where(is_used[:, None], own, 0.0), labels)
 
-        # The last slot takes the rest. Of (2, K·M + 1) counts the first are those of the correct pixels, then of all.
+        # The last slot collects the unused pixels. In counts (2, K·M + 1), row 0 counts correct pixels, row 1 all.
         slots = torch.where(is_used, labels * M + ids, K * M)
         counts = embeddings.new_zeros(2, K * M + 1)
         counts[0].index_add_(0, slots, is_correct.to(counts.dtype))
@@ -219,7 +221,7 @@ class CMDLMemoryBank(nn.Module):
         momentum = self._momentum()
         moved = momentum * old + (1 - momentum) * F.normalize(sums, dim=-1)
         new = torch.where(is_updated[..., None], moved, old)
-        # All are re-normalised, as in the reference, but a batch without any pixel changes nothing at all.
+        # All prototypes are re-normalised, as in the reference. A batch without used pixels changes nothing.
         self.prototypes.copy_(torch.where(is_updated.any(), F.normalize(new, dim=-1), old))
         self.num_updates += is_updated
 
@@ -227,28 +229,26 @@ class CMDLMemoryBank(nn.Module):
     def start_from_clusters(
         self, pixel_embeddings: Tensor, labels: Tensor, num_rounds: int = 10, generator: torch.Generator | None = None
     ) -> None:
-        """Replace the random start by clusters of data: spherical k-means of the embeddings of each class, in place.
+        """Replace the random start, in place, by cluster centres of the embeddings of each class (spherical k-means).
 
-        See [`cluster_pixels`]. A class with fewer different pixels than distributions keeps the random start of the
-        rest, a class without pixels that of all.
-
-        In a process group every process must call this, each with pixels of its own: the clusters are those of the
-        pixels of all of them, and all banks end equal.
+        See [`cluster_pixels`]. If a class has fewer different pixels than distributions, its other prototypes keep
+        their random start. In a process group every process must call this with its own pixels. The clusters use the
+        pixels of all processes, and all banks become equal.
 
         Args:
-            pixel_embeddings (`Tensor` of shape (N, C)): Embeddings of a sample of the data; K·M·N cosines are held
-                at once, so tens of thousands of pixels on each process are plenty.
+            pixel_embeddings (`Tensor` of shape (N, C)): Embeddings of a sample of the data. Tens of thousands of
+                pixels on each process are enough, because K·M·N cosines must fit into memory.
             labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
             num_rounds (`int`): Rounds of k-means.
-            generator (`torch.Generator`, *optional*): Of the draws, on the embeddings' device.
+            generator (`torch.Generator`, *optional*): Random generator, on the device of the embeddings.
 
         Raises:
             ValueError: if the shapes do not fit.
 
         Note:
-            A prototype that starts from data counts as one that has had 9 warm-ups of updates (`num_updates`), so the
-            next batch moves it with momentum 0.9, or the bank's where that is lower. With none behind it, momentum 0
-            would throw the cluster away for what one batch holds of it.
+            `num_updates` of a prototype that starts from data is set to 9 * `momentum_warmup`. The next update then
+            has momentum 0.9, or `momentum` if that is lower. With `num_updates` 0 the momentum would be 0, and the
+            first batch would replace the cluster centre.
         """
         if pixel_embeddings.dim() != 2 or pixel_embeddings.shape[1] != self.prototypes.shape[2]:
             raise ValueError(
@@ -265,10 +265,10 @@ class CMDLMemoryBank(nn.Module):
 
     @torch.no_grad()
     def find_duplicates(self, threshold: float = 0.95) -> Tensor:
-        """Tell which distributions repeat an earlier one of their class.
+        """Find duplicate distributions: those whose prototype nearly equals an earlier one of the same class.
 
         Args:
-            threshold (`float`): Cosine of two prototypes above which the later one is a duplicate.
+            threshold (`float`): The later of two prototypes is a duplicate if their cosine is above this.
 
         Returns:
             `Tensor` of shape (K, M), bool.
@@ -279,11 +279,11 @@ class CMDLMemoryBank(nn.Module):
 
     @torch.no_grad()
     def find_dead(self, since: Tensor | None = None) -> Tensor:
-        """Tell which distributions were never updated although another one of their class was.
+        """Find dead distributions: no pixel has ever moved their prototype, but another one of their class was moved.
 
         Args:
-            since (`Tensor` of shape (K, M), int64, *optional*): An earlier copy of `num_updates`, to ask about what
-                came after it. Omitted, the whole life of the bank, in which a start from data counts as updates.
+            since (`Tensor` of shape (K, M), int64, *optional*): An earlier copy of `num_updates`, to count only later
+                updates. By default all updates count, and a start from data counts as updates.
 
         Returns:
             `Tensor` of shape (K, M), bool.
@@ -292,14 +292,14 @@ class CMDLMemoryBank(nn.Module):
         return ~is_alive & is_alive.any(dim=1, keepdim=True)
 
     def _momentum(self) -> Tensor:
-        """Momentum of each prototype's next update (K, M, 1)."""
+        """Return the momentum of the next update of each prototype (K, M, 1)."""
         num_updates = self.num_updates[..., None].float()
         if not self.momentum_warmup:
             return torch.full_like(num_updates, self.momentum)
         return (num_updates / (num_updates + self.momentum_warmup)).clamp_max(self.momentum)
 
     def extra_repr(self) -> str:
-        """Show the sizes and the rule of assignment."""
+        """Show sizes, assignment and momentum."""
         return (
             f"num_labels={self.num_labels}, num_distributions={self.num_distributions}, "
             f"assignment={self.assignment!r}, momentum={self.momentum}"

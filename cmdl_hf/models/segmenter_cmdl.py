@@ -1,4 +1,4 @@
-"""What has to be known of a segmenter that is not ours: where its classifier is, and how to build it again."""
+"""Finds the classifier of any segmenter, and describes how to rebuild the segmenter."""
 
 import copy
 import importlib
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .allowed_cmdl import SEGMENTERS, NotAllowedError, check_plain, check_transformers_config
 
 _PROBE_SIZES = (64, 224, 512)
-_NEEDS_CONVOLUTION = "its final layer must be a Conv2d, as a Linear can be written: a 1×1 convolution"
+_NEEDS_CONVOLUTION = "its final layer must be a Conv2d; a Linear can be replaced by a 1×1 convolution"
 _MASK_CLASSIFICATION = ("ForUniversalSegmentation", "ForInstanceSegmentation")
 
 
@@ -22,8 +22,8 @@ def check_segmenter(segmenter: nn.Module) -> None:
     """Refuse models that score masks instead of pixels.
 
     Raises:
-        TypeError: if it is no module.
-        ValueError: if it classifies masks.
+        TypeError: if the segmenter is not a module.
+        ValueError: if the segmenter classifies masks.
     """
     if not isinstance(segmenter, nn.Module):
         raise TypeError(f"segmenter must be a torch.nn.Module, got {type(segmenter).__name__}")
@@ -32,7 +32,7 @@ def check_segmenter(segmenter: nn.Module) -> None:
         raise ValueError(
             _refusal(
                 name,
-                "it gives classes to queries and masks to those, and no features are classified pixel by pixel",
+                "it classifies masks of queries instead of single pixels",
                 "take a segmenter with per-pixel logits",
             )
         )
@@ -40,17 +40,17 @@ def check_segmenter(segmenter: nn.Module) -> None:
 
 @torch.enable_grad()
 def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
-    """Find the convolution that a segmenter's logits come from, by running a copy of it on an empty image.
+    """Find the convolution that computes a segmenter's logits, by running a copy of it on an empty image.
 
     Args:
-        segmenter (`nn.Module`): Takes images (B, channels, H, W).
-        num_labels (`int`, *optional*): Number of classes K that it must have.
+        segmenter (`nn.Module`): Model that takes images (B, channels, H, W).
+        num_labels (`int`, *optional*): Required number of classes K.
 
     Returns:
-        The name of the module: of the convolutions with K outputs on the way to the logits, the last to run.
+        The name of the module: the last convolution with K outputs that leads to the logits.
 
     Raises:
-        ValueError: if it cannot be run so, or has no such convolution.
+        ValueError: if the copy cannot be run on an empty image, or there is no such convolution.
     """
     convolutions = {name: module for name, module in segmenter.named_modules() if isinstance(module, nn.Conv2d)}
     kind = type(segmenter).__name__
@@ -60,7 +60,7 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     cure = f"name it with classifier=..., such as one of {', '.join(names[-5:])}" if names else "name it"
     try:
         output, outputs = _run_copy(segmenter, convolutions)
-    except Exception as error:  # whatever a foreign model says
+    except Exception as error:  # an unknown model may raise any type
         raise ValueError(
             f"{kind} could not be run on an empty image to find its classifier ({error}); {cure}"
         ) from error
@@ -88,16 +88,17 @@ def find_classifier(segmenter: nn.Module, num_labels: int | None = None) -> str:
     leads_to_final = torch.autograd.grad(final, earlier, allow_unused=True) if earlier else ()
     if beside := [name for name, gradient in zip(on_the_way, leads_to_final, strict=False) if gradient is None]:
         raise ValueError(
-            f"the scores of {kind} are made of those of several classifiers, "
-            f"{', '.join([*beside, on_the_way[-1]])}, so that none has the coarse logits; take a segmenter with one"
+            f"the scores of {kind} are computed from several classifiers, "
+            f"{', '.join([*beside, on_the_way[-1]])}, so none gives the coarse logits; take a segmenter with one "
+            "classifier"
         )
     return on_the_way[-1]
 
 
 def _run_copy(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple[Any, dict[str, Tensor]]:
-    """Run a copy in eval mode; returns its output, and those of its convolutions in the order they ran in.
+    """Run a copy in eval mode; returns its output, and the outputs of its convolutions in the order of execution.
 
-    A copy, because a first run may leave its marks: transformers' models then keep hooks of their own.
+    A copy is used because a first run may change a model: transformers' models add hooks to themselves.
     """
     outputs: dict[str, Tensor] = {}
 
@@ -115,16 +116,16 @@ def _run_copy(segmenter: nn.Module, convolutions: dict[str, nn.Conv2d]) -> tuple
     for probe in probes[:-1]:
         try:
             return copied(probe), outputs
-        except Exception:  # pooled to nothing, or of a fixed size: the next may do
+        except Exception:  # image too small, or not the model's fixed size: try the next
             outputs.clear()
     return copied(probes[-1]), outputs
 
 
 def get_classifier(segmenter: nn.Module, classifier: str, num_labels: int | None = None) -> nn.Conv2d:
-    """Look a classifier up by its name.
+    """Look up a classifier by its name.
 
     Raises:
-        ValueError: if it is no `Conv2d`, or not for that many classes.
+        ValueError: if it is not a `Conv2d`, or has another number of classes.
     """
     modules = dict(segmenter.named_modules())
     final = modules.get(classifier)
@@ -134,20 +135,20 @@ def get_classifier(segmenter: nn.Module, classifier: str, num_labels: int | None
         found = "no module of that name" if final is None else f"a {type(final).__name__}"
         raise ValueError(
             f"classifier must name a Conv2d of {type(segmenter).__name__}, found {found} at {classifier!r}; it has "
-            f"{', '.join(names[-8:]) or 'none with that many classes'}, or leave classifier out to have it found"
+            f"{', '.join(names[-8:]) or 'none with that many classes'}, or leave classifier out to search for it"
         )
     if num_labels is not None and final.out_channels != num_labels:
         raise ValueError(
-            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; a saved "
-            "adapter is for the classes it was saved with, a new one for those of its segmenter: leave num_labels out"
+            f"num_labels={num_labels}, but {classifier!r} gives scores of {final.out_channels} classes; an adapter "
+            "has the classes of its segmenter, and a saved adapter keeps them: leave num_labels out"
         )
     if final.out_channels == 1:
-        raise ValueError(f"{classifier!r} gives one score; let it score two classes, background and object")
+        raise ValueError(f"{classifier!r} gives one score; use two classes, background and object")
     return final
 
 
 def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[str]:
-    """Name the convolutions with K outputs in parts that are called auxiliary, as torchvision and transformers do."""
+    """Return the names of convolutions with K outputs and `aux` in their name, as in torchvision and transformers."""
     return [
         name
         for name, module in segmenter.named_modules()
@@ -156,13 +157,13 @@ def find_auxiliary_classifiers(segmenter: nn.Module, num_labels: int) -> list[st
 
 
 def find_logits(output: Any) -> Tensor:
-    """Take the scores of the pixels out of what a segmenter returns: a tensor, a mapping or a tuple.
+    """Find the logits of the pixels in the output of a segmenter: a tensor, a mapping or a tuple.
 
     Returns:
         `Tensor` of shape (B, K, h, w).
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no logits.
     """
     logits = output
     if isinstance(output, Mapping):
@@ -176,7 +177,7 @@ def find_logits(output: Any) -> Tensor:
 
 
 def describe_segmenter(segmenter: nn.Module) -> dict[str, Any]:
-    """Put down how a segmenter is built, as far as it tells: its class, and what its library needs to make it."""
+    """Describe how to rebuild a segmenter: its class and, if known, its library and configuration."""
     kind = type(segmenter)
     spec: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}"}
     config = getattr(segmenter, "config", None)
@@ -190,24 +191,26 @@ def describe_segmenter(segmenter: nn.Module) -> dict[str, Any]:
 
 
 def build_segmenter(spec: dict[str, Any]) -> nn.Module:
-    """Build a segmenter from what `describe_segmenter` put down; its weights are random.
+    """Build a segmenter with random weights from the result of `describe_segmenter`.
 
     Raises:
-        ValueError: if it does not tell enough.
+        ValueError: if the description has no library or is not allowed.
         ImportError: if its library is not installed.
     """
     library, name, config = spec.get("library"), spec.get("name", ""), spec.get("config", {})
     if library not in ("transformers", "segmentation_models_pytorch"):  # and nothing else that a file may name
         raise ValueError(
-            f"the adapter was saved from a {spec.get('class')}, which does not tell how to build it again, or was "
-            "changed after it was built; build one yourself and pass it: "
+            f"the adapter was saved from a {spec.get('class')}, which cannot be rebuilt from its configuration, or "
+            "was changed after it was built; build one yourself and pass it: "
             "CMDLAdapter.from_pretrained(folder, segmenter=...)"
         )
     if not re.fullmatch(r"[A-Za-z0-9]+", name):
         raise NotAllowedError(f"segmenter: {name[:80]!r} is no name of a class")
     kind: Any = getattr(importlib.import_module(library), name, None)
     if not _is_module_class(kind):
-        raise ValueError(f"the adapter was saved from a {name} of {library}, which the installed version has not")
+        raise ValueError(
+            f"the adapter was saved from a {name} of {library}, which the installed version does not have"
+        )
     if library == "transformers":
         return _build_of_transformers(kind, config)
     return _build_of_smp(kind, config)
@@ -241,19 +244,19 @@ def _build_of_smp(kind: Any, config: dict[str, Any]) -> nn.Module:
 
 
 def _is_complete(recipe: dict[str, Any], segmenter: nn.Module) -> bool:
-    """Whether a recipe makes this segmenter: not if layers were replaced or added, or came as objects."""
+    """Return whether a recipe rebuilds this segmenter. It does not if layers were replaced, added or passed in."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             again = build_segmenter(recipe)
     except NotAllowedError:
         return False
-    except Exception:  # some cannot be built without memory; then the weights tell when they are loaded
+    except Exception:  # some cannot be built on the meta device; loading the weights checks them later
         return True
     return _structure(again) == _structure(segmenter)
 
 
 def _structure(segmenter: nn.Module) -> tuple[dict[str, type], dict[str, torch.Size]]:
-    """Classes of the modules and shapes of their tensors; batch norms may have become synchronised ones."""
+    """Return classes of the modules and shapes of their tensors. All kinds of batch norms are treated as equal."""
     kinds = {
         name: _BatchNorm if isinstance(module, _BatchNorm) else type(module)
         for name, module in segmenter.named_modules()
@@ -266,17 +269,17 @@ def _is_module_class(kind: Any) -> bool:
 
 
 def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the weights that an encoder was downloaded with: the saved ones take their place."""
+    """Remove the name of the encoder's downloaded weights, because the saved weights replace them."""
     return {name: None if name == "encoder_weights" else value for name, value in config.items() if name[0] != "_"}
 
 
 def _make_probes(segmenter: nn.Module, weight: Tensor) -> list[Tensor]:
-    """Make empty images: of the size that the configuration names, or of usual ones."""
+    """Make empty images: of the size in the configuration, or of usual sizes."""
     config = getattr(segmenter, "config", None)
     size = getattr(config, "image_size", None)
     channels = getattr(config, "num_channels", None) or weight.shape[1]
     sizes = [(each, each) if isinstance(each, int) else tuple(each) for each in ([size] if size else _PROBE_SIZES)]
-    # As leaves of the graph, so that there is one where all parameters are frozen.
+    # The images require gradients, so that there is a graph even if all parameters are frozen.
     return [
         torch.zeros(1, channels, *each, device=weight.device, dtype=weight.dtype, requires_grad=True) for each in sizes
     ]

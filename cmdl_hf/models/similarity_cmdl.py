@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def unit_directions(prototypes: Tensor) -> Tensor:
-    """Bring prototypes to unit length, those of a distribution side by side.
+    """Normalise prototypes to unit length, with the distributions as first dimension.
 
     Args:
-        prototypes (`Tensor` of shape (K, M, C)): One for each distribution.
+        prototypes (`Tensor` of shape (K, M, C)): One prototype for each distribution.
 
     Returns:
         `Tensor` of shape (M, K, C), float32.
@@ -21,16 +21,16 @@ def unit_directions(prototypes: Tensor) -> Tensor:
 
 
 def cosine_similarity(pixel_embeddings: Tensor, directions: Tensor) -> Tensor:
-    """Cosine of every pixel to every distribution.
+    """Compute the cosine of every pixel to every distribution.
 
     Args:
         pixel_embeddings (`Tensor` of shape (N, C)): Unit length.
-        directions (`Tensor` of shape (M, K, C), float32): As `unit_directions` returns them.
+        directions (`Tensor` of shape (M, K, C), float32): Result of `unit_directions`.
 
     Returns:
-        `Tensor` of shape (N, K, M), float32 under autocast, too, in [-1, 1].
+        `Tensor` of shape (N, K, M) in [-1, 1], float32 also under autocast.
     """
     with torch.autocast(pixel_embeddings.device.type, enabled=False):
         scores = pixel_embeddings.float() @ directions.flatten(0, 1).t()
-    # Stored as (N, M, K): a maximum over M then runs along whole rows of classes, seven times as fast at K=171.
+    # Stored as (N, M, K): a maximum over M then reads complete rows of classes, seven times as fast at K=171.
     return scores.unflatten(1, directions.shape[:2]).transpose(1, 2)

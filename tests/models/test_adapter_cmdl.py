@@ -467,7 +467,7 @@ def test_a_classifier_without_gradient_is_refused(batch):
 def test_one_channel_is_no_segmenter_of_classes():
     segmenter = SmallSegmenter()
     segmenter.classifier = nn.Conv2d(12, 1, 1)
-    with pytest.raises(ValueError, match="gives one score; let it score two classes"):
+    with pytest.raises(ValueError, match="gives one score; use two classes"):
         CMDLAdapter(segmenter, "classifier")
 
 

@@ -79,9 +79,7 @@ class TestRoundTrip:
     def test_torchvision_and_others_take_the_segmenter_of_the_caller(self, train, tmp_path):
         model = train(adapt(small_fcn()).to(memory_format=torch.channels_last))
         model.save_pretrained(tmp_path)
-        with pytest.raises(
-            ValueError, match=r"saved from a torchvision\.models\..*\.FCN, which does not tell how to "
-        ):
+        with pytest.raises(ValueError, match=r"saved from a torchvision\.models\..*\.FCN, which cannot be rebuilt "):
             CMDLAdapter.from_pretrained(tmp_path)
         loaded = CMDLAdapter.from_pretrained(tmp_path, segmenter=small_fcn())
         assert_same(loaded, model.to(memory_format=torch.contiguous_format))
@@ -125,13 +123,15 @@ class TestRefused:
     def test_other_options_than_the_saved(self, tmp_path, change):
         adapt(segformer()).save_pretrained(tmp_path)
         with pytest.raises(
-            TypeError, match=f"with the options it was made with, and .* takes no {next(iter(change))};"
+            TypeError, match=f"a saved adapter keeps its options, so .* cannot change {next(iter(change))};"
         ):
             CMDLAdapter.from_pretrained(tmp_path, **change)
 
     def test_a_network_of_ours(self, make_model, tmp_path):
         make_model().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"are loaded with CMDLForSemanticSegmentation\.from_pretrained"):
+        with pytest.raises(
+            ValueError, match=r"Load complete networks with CMDLForSemanticSegmentation\.from_pretrained"
+        ):
             CMDLAdapter.from_pretrained(tmp_path)
 
     def test_weights_that_cannot_be_read(self, tmp_path):
@@ -151,13 +151,13 @@ class TestRefused:
         assert "CMDLAdapter.from_pretrained(..., segmenter=...)" in caplog.text
 
     def test_a_folder_without_configuration(self, tmp_path):
-        with pytest.raises(ValueError, match=r"holds no adapter that CMDLAdapter\.save_pretrained wrote"):
+        with pytest.raises(ValueError, match=r"holds no adapter saved with CMDLAdapter\.save_pretrained"):
             CMDLAdapter.from_pretrained(tmp_path)
 
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            ({"library": "this", "name": "s"}, "does not tell how to build it again"),
+            ({"library": "this", "name": "s"}, "cannot be rebuilt from its configuration"),
             ({"library": "transformers", "name": "pipeline"}, "a pipeline of transformers, which the installed"),
         ],
     )

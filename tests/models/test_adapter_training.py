@@ -124,7 +124,7 @@ def test_peft_trains_low_ranks_and_cmdl_alone(tmp_path):
             assert torch.equal(tensor, start[name.replace(".base_layer", "")]), name
 
     model.eval().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"saved from a peft\..*, which does not tell how to build it again"):
+    with pytest.raises(ValueError, match=r"saved from a peft\..*, which cannot be rebuilt from its configuration"):
         CMDLAdapter.from_pretrained(tmp_path)
     loaded = CMDLAdapter.from_pretrained(tmp_path, segmenter=with_lora(segformer()))
     with torch.no_grad():

@@ -39,7 +39,7 @@ class TestBackboneWeights:
 
     def test_a_file_that_is_no_safetensors_file(self, make_config, tmp_path):
         (tmp_path / "weights.safetensors").write_bytes(b"<html>not found</html>")
-        with pytest.raises(ValueError, match=r"weights.safetensors is no safetensors file"):
+        with pytest.raises(ValueError, match=r"weights.safetensors is not a safetensors file"):
             self.make(make_config).load_backbone_weights(tmp_path / "weights.safetensors")
 
     @pytest.mark.parametrize("name", [".", "missing.safetensors", "no/such/folder.safetensors"])

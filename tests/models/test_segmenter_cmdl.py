@@ -130,10 +130,10 @@ def image_classifier():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: on_meta("Mask2FormerForUniversalSegmentation"), "it gives classes to queries and masks to those"),
-        (lambda: on_meta("MaskFormerForInstanceSegmentation"), "it gives classes to queries and masks to those"),
-        (lambda: on_meta("OneFormerForUniversalSegmentation"), "it gives classes to queries and masks to those"),
-        (lambda: on_meta("EomtForUniversalSegmentation"), "it gives classes to queries and masks to those"),
+        (lambda: on_meta("Mask2FormerForUniversalSegmentation"), "it classifies masks of queries"),
+        (lambda: on_meta("MaskFormerForInstanceSegmentation"), "it classifies masks of queries"),
+        (lambda: on_meta("OneFormerForUniversalSegmentation"), "it classifies masks of queries"),
+        (lambda: on_meta("EomtForUniversalSegmentation"), "it classifies masks of queries"),
         (image_classifier, "it returns Tensor, and no logits"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(3, 5)), "it has no convolutions"),
         (LinearSegmenter, "no convolution with 5 outputs leads to its scores"),
@@ -155,7 +155,7 @@ def test_models_that_cannot_take_it_are_told_why(make, reason):
 
 def test_mask_classification_is_refused_by_name_too_and_inside_other_modules():
     segmenter = nn.ModuleDict({"model": on_meta("MaskFormerForInstanceSegmentation")})
-    with pytest.raises(ValueError, match="added to MaskFormerForInstanceSegmentation: it gives classes to queries"):
+    with pytest.raises(ValueError, match="added to MaskFormerForInstanceSegmentation: it classifies masks of queries"):
         CMDLAdapter(segmenter, classifier="model.model.pixel_level_module.decoder.mask_projection")
 
 
@@ -219,7 +219,7 @@ class TestBuildingAgain:
     @pytest.mark.parametrize("library", ["this", "os", "transformers.pipelines", None])
     def test_imports_no_other_library_that_a_file_names(self, library):
         sys.modules.pop("this", None)
-        with pytest.raises(ValueError, match="which does not tell how to build it again"):
+        with pytest.raises(ValueError, match="which cannot be rebuilt from its configuration"):
             build_segmenter({"class": "a.B", "library": library, "name": "s", "config": {}})
         assert "this" not in sys.modules
 
@@ -227,7 +227,7 @@ class TestBuildingAgain:
     def test_makes_nothing_but_models(self, name):
         with pytest.raises(
             ValueError,
-            match=f"a {name} of transformers, which the installed version has not|'{name}' is no name of a class",
+            match=f"a {name} of transformers, which the installed version does not have|'{name}' is no name of a class",
         ):
             build_segmenter({"library": "transformers", "name": name, "config": {"output_dir": "run"}})
 

@@ -295,7 +295,7 @@ def test_timm_is_of_a_version_that_unpickles_nothing():
 
 def test_weights_of_a_backbone_are_safetensors_and_a_pickle_is_refused(make_model, bomb, trace):
     backbone = {"backbone": "resnet18", "out_indices": [1, 2, 3, 4]}
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         make_model(backbone_config=backbone).load_backbone_weights(bomb)
     assert not trace.exists()
 
