@@ -227,7 +227,7 @@ class TestBuildingAgain:
     def test_makes_nothing_but_models(self, name):
         with pytest.raises(
             ValueError,
-            match=f"a {name} of transformers, which the installed version does not have|'{name}' is no name of a class",
+            match=f"a {name} of transformers, which the installed version does not|'{name}' is no name of a class",
         ):
             build_segmenter({"library": "transformers", "name": name, "config": {"output_dir": "run"}})
 
