@@ -1,10 +1,41 @@
 """The command `cmdl evaluate`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from ..plugins import import_plugins
 from .options import Data, Plugins, logging_to_terminal, name_of_model
+
+
+@dataclass(kw_only=True)
+class ScoringOptions:
+    """How a model is scored.
+
+    Args:
+        protocol: How an image passes through the model. whole: in one pass. slide: in overlapping windows, whose
+            logits are averaged. ms-flip: at six scales from 0.5 to 1.75, each also mirrored; the probabilities are
+            averaged.
+        resize: Size to which images are resized first: the shorter edge and the limit of the longer edge, in pixels.
+            Default: the size in the model's image processor, or the papers' size if that would distort the images.
+        crop_size: Height and width of the windows. Default: those of the model's recipe, or else those of the papers.
+            If you set it with ms-flip, every scale is scored in windows.
+        stride: Vertical and horizontal step between windows, in pixels. Default: two thirds of the crop size.
+        num_workers: Number of processes that read images.
+        mixed_precision: Precision of the model's operations.
+    """
+
+    protocol: Literal["whole", "slide", "ms-flip"] = "whole"
+    resize: tuple[int, int] | None = None
+    crop_size: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    num_workers: int = 2
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+_DEFAULTS = ScoringOptions()
 
 
 def evaluate(
@@ -12,12 +43,7 @@ def evaluate(
     /,
     *,
     data: Data,
-    protocol: Literal["whole", "slide", "ms-flip"] = "whole",
-    resize: tuple[int, int] | None = None,
-    crop_size: tuple[int, int] | None = None,
-    stride: tuple[int, int] | None = None,
-    num_workers: int = 2,
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    scoring: Annotated[ScoringOptions, Parameter(name="*")] = _DEFAULTS,
     out: Path | None = None,
     save_predictions: Path | None = None,
     update_card: bool = False,
@@ -31,16 +57,6 @@ def evaluate(
 
     Args:
         model: Folder or Hub name of the model.
-        protocol: How an image passes through the model. whole: in one pass. slide: in overlapping windows, whose
-            logits are averaged. ms-flip: at six scales from 0.5 to 1.75, each also mirrored; the probabilities are
-            averaged.
-        resize: Size to which images are resized first: the shorter edge and the limit of the longer edge, in pixels.
-            Default: the size in the model's image processor, or the papers' size if that would distort the images.
-        crop_size: Height and width of the windows. Default: those of the model's recipe, or else those of the papers.
-            If you set it with ms-flip, every scale is scored in windows.
-        stride: Vertical and horizontal step between windows, in pixels. Default: two thirds of the crop size.
-        num_workers: Number of processes that read images.
-        mixed_precision: Precision of the model's operations.
         out: JSON file for the scores. Default: a file in outputs/scores/.
         save_predictions: Folder for PNG files with the class ids of the data set's owner, for upload to a test server.
             This also works for splits without labels.
@@ -53,20 +69,15 @@ def evaluate(
     from ..evaluation import run_evaluation
 
     split = data.split or "validation"
-    out = out or Path("outputs/scores") / f"{name_of_model(model)}-{data.benchmark}-{split}-{protocol}.json"
+    out = out or Path("outputs/scores") / f"{name_of_model(model)}-{data.benchmark}-{split}-{scoring.protocol}.json"
     with logging_to_terminal():
         evaluation = run_evaluation(
             model,
             data.benchmark,
             data.data_dir,
             split=split,
-            protocol=protocol,
             id2label=data.id2label,
-            resize=resize,
-            crop_size=crop_size,
-            stride=stride,
-            num_workers=num_workers,
-            mixed_precision=mixed_precision,
+            **vars(scoring),
             out=out,
             save_predictions=save_predictions,
             update_card=update_card,
