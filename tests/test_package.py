@@ -92,4 +92,10 @@ assert cmdl_hf.CMDLForSemanticSegmentation(config).eval()(pixels).logits.shape[1
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "site" / "bin" / "cmdl").exists()
+    cmdl = tmp_path / "site" / "bin" / "cmdl"
+    recipes = subprocess.run([cmdl, "train", "--list"], check=True, capture_output=True, text=True, env=environment)
+    assert "camvid      CamVid, 11 classes" in recipes.stdout
+    command = [cmdl, "train", "camvid", "--data-dir", tmp_path / "none", "--output-dir", tmp_path / "out"]
+    missing = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "CamVid" in missing.stderr  # the recipe was found, and the data set was not
+    assert "none" in missing.stderr
