@@ -157,5 +157,5 @@ def test_a_transform_that_gives_more_than_the_crop_is_named(size):
 
 
 def test_a_name_is_taken_once():
-    with pytest.raises(ValueError, match="there is a transform 'papers' already"):
+    with pytest.raises(ValueError, match="there is already a transform 'papers'"):
         register_transform("papers", lambda _: v2.Identity())
