@@ -1,4 +1,4 @@
-"""Looking inside a trained model: what each class distribution has learned, as one page and one file."""
+"""Explore a trained model: show what each class distribution has learned, on one page and in one file."""
 
 from .exploring import explore
 

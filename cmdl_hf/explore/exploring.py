@@ -1,4 +1,4 @@
-"""What a model's class distributions have learned: figures, examples and maps, as one page and one file."""
+"""Explore what a model's class distributions have learned: numbers, examples and maps, on one page and in one file."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,10 @@ REPORT_FILE = "report.html"
 FIGURES_FILE = "distributions.json"
 
 _NUM_MAPS = 6  # images drawn with their maps
-_NUM_OUTLIER_MAPS = 3  # images drawn because they are the least familiar
-_NUM_PATCHES = 6000  # of all distributions together, within 3 to 8 of each
-_NUM_POINTS = 2500  # of the t-SNE, within 12 to 200 pixels of each class
-_UNUSUAL = 0.95  # the share of its pixels by whose outlier scores an image is ranked
+_NUM_OUTLIER_MAPS = 3  # images drawn because they have the highest outlier scores
+_NUM_PATCHES = 6000  # of all distributions together, with 3 to 8 of each
+_NUM_POINTS = 2500  # of the t-SNE, with 12 to 200 pixels of each class
+_UNUSUAL = 0.95  # an image is ranked by this quantile of its outlier scores
 
 
 def explore(
@@ -44,25 +44,25 @@ def explore(
     max_images: int | None = None,
     id2label: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Look inside a model: which pixels of a data set each of its class distributions stands for.
+    """Explore a model: find the pixels of a data set that each class distribution represents.
 
-    One pass over the images, in memory that does not grow with their number, then another look at the few that are
-    shown. Writes `report.html`, one page that needs nothing else, and `distributions.json`, all its figures.
+    This passes once over the images, in constant memory, and reads a few of them again to draw them. It writes
+    `report.html`, a page without other files, and `distributions.json`, which contains all numbers.
 
     Args:
         model (`str` or `Path`): Folder or Hub name of a CMDL model with distributions.
         benchmark (`str`): One of `BENCHMARKS`, `"synthetic"` or `"own"`, with the classes the model was trained on.
-        output_dir (`str` or `Path`): Folder to write to; files of those two names in it are replaced.
-        data_dir (`str` or `Path`, *optional*): Folder of the data set; generated scenes have none.
-        split (`str`): Split with labels to look at.
-        max_images (`int`, *optional*): Look at no more images than these, spread evenly over the split.
-        id2label (`str` or `Path`, *optional*): File with the classes of own data.
+        output_dir (`str` or `Path`): Folder to write to. Existing files of these two names are replaced.
+        data_dir (`str` or `Path`, *optional*): Folder of the data set. Generated scenes have none.
+        split (`str`): A split with labels.
+        max_images (`int`, *optional*): Largest number of images to read. They are spread evenly over the split.
+        id2label (`str` or `Path`, *optional*): File with the class names of own data.
 
     Returns:
-        `dict`: what `distributions.json` holds, see [`collect_findings`].
+        `dict`: content of `distributions.json`, see [`collect_findings`].
 
     Raises:
-        FileNotFoundError: if there is no such model, or data are missing.
+        FileNotFoundError: if the model or data do not exist.
         ImportError: if scikit-learn is not installed.
         PermissionError: if `output_dir` cannot be written.
         ValueError: if the model has no distributions, its classes are not those of the data set, the split has no
@@ -70,7 +70,7 @@ def explore(
     """
     check_scikit_learn()
     if max_images is not None and max_images < 1:
-        raise ValueError(f"max_images must be at least 1, found {max_images}; leave it out to look at all")
+        raise ValueError(f"max_images must be at least 1, found {max_images}; leave it out to read all")
     output_dir = Path(output_dir)
     check_can_write(output_dir, is_folder=True)
     segmenter, processor = load_segmenter(model)
@@ -98,21 +98,21 @@ def explore(
 
 @dataclass
 class _Network:
-    """A model and the image processor that goes with it."""
+    """A model and its image processor."""
 
     model: nn.Module
     processor: Any
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> Any:
-        """Output of the model for one image, with its distributions."""
+        """Return the output of the model for one image, with its distributions."""
         pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
         device = next(self.model.parameters()).device
         return self.model(pixel_values=pixel_values.to(device), output_distributions=True)
 
 
 class _Images:
-    """The images of a split that are looked at, read when they are needed."""
+    """The images of a split to explore, read on demand."""
 
     def __init__(self, dataset: datasets.Dataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, indices
@@ -124,20 +124,19 @@ class _Images:
         sample = self.dataset[self.indices[place]]
         if sample["label"] is None:
             raise ValueError(
-                f"labels tell which pixels a distribution stands for, and {sample['id']} has none; choose a split "
-                "whose labels are not withheld"
+                f"an exploration needs labels, and {sample['id']} has none; choose a split with public labels"
             )
         return sample["image"].convert("RGB"), np.array(sample["label"])
 
     @property
     def names(self) -> list[str]:
-        """Ids of the images; of those that are paths of this machine, the last part."""
+        """Ids of the images. If an id is an absolute path, only its last part."""
         ids = self.dataset.select_columns("id")[self.indices]["id"]
         return [Path(name).name if Path(name).is_absolute() else name for name in ids]
 
 
 def _gather(network: _Network, images: _Images, description: str) -> tuple[DistributionStatistics, list[int]]:
-    """Take all images in; returns the statistics, and the images from the least familiar on."""
+    """Process all images; return the statistics, and the images ranked by outlier score, the highest first."""
     config = cast(Any, network.model.config)
     K, M = config.num_labels, config.num_distributions
     statistics = DistributionStatistics(
@@ -161,7 +160,7 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
 
 
 def _labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device) -> Tensor:
-    """Labels of the pixels of a feature grid, by the rule of training: (H, W) to (h·w,)."""
+    """Resize labels to a feature grid as in training: (H, W) to (h·w,)."""
     values = torch.from_numpy(label).to(device)[None, None].float()
     return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
 
@@ -173,7 +172,7 @@ def _draw(
     palette: Sequence[Sequence[int]],
     unusual: Sequence[int],
 ) -> Pictures:
-    """Read the images that are shown once more, and draw."""
+    """Read the shown images again, and draw the pictures."""
     patches: dict[tuple[int, int, int], Image.Image] = {}
     wanted: dict[int, list[tuple[tuple[int, int, int], Cell]]] = {}
     examples = statistics.examples
@@ -216,7 +215,7 @@ def _draw_maps(
     outlier_range: tuple[float, float],
     is_unusual: bool,
 ) -> MapPanels:
-    """Draw an image, its truth, its prediction, its distributions and its outlier map at the size of a panel."""
+    """Draw an image, its labels, prediction, distributions and outlier map at the size of a panel."""
     output = network(image)
     photo = shrink(image)
     size = photo.height, photo.width
@@ -242,7 +241,7 @@ def _draw_maps(
 
 
 def _describe(model: str | Path, benchmark: str, split: str, images: _Images) -> dict[str, Any]:
-    """Note down which model was looked into, on which images."""
+    """Record the explored model and the images."""
     return {
         "model": _name_of(model),
         "benchmark": benchmark,
@@ -253,7 +252,7 @@ def _describe(model: str | Path, benchmark: str, split: str, images: _Images) ->
 
 
 def _name_of(model: str | Path) -> str:
-    """Name of the model without the places of this machine."""
+    """Return the name of the model without paths of this machine."""
     if not Path(model).is_dir():
         return str(model)
     folder = Path(model).resolve()
@@ -261,7 +260,7 @@ def _name_of(model: str | Path) -> str:
 
 
 def _spread(length: int, count: int | None) -> list[int]:
-    """Choose places spread evenly over `length` of them."""
+    """Choose `count` indices, spread evenly over `length`."""
     if count is None or count >= length:
         return list(range(length))
     return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()

@@ -1,4 +1,4 @@
-"""The figures of an exploration as plain data: what `distributions.json` holds and the report tells."""
+"""The results of an exploration as plain data, for `distributions.json` and the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,34 +11,34 @@ from .statistics import DistributionStatistics
 
 DEFINITIONS = {
     "pixel": "A cell of the model's feature grid with a label; labels are brought to the grid by nearest neighbour.",
-    "belongs": "A pixel belongs to the distribution of its true class that it is most similar to.",
+    "belongs": "A pixel belongs to the most similar distribution of its true class.",
     "nearest": "A pixel's nearest distribution is the most similar one of all classes.",
     "similarity": "Cosine of a pixel's embedding and a distribution's prototype, from -1 to 1.",
     "share": "Share of the class's pixels that belong to the distribution.",
-    "purity": "Of all pixels whose nearest distribution is this one, the share that is truly of its class.",
-    "mixed_with": "The other true classes of those pixels, with their shares: what else the distribution attracts.",
+    "purity": "Of all pixels whose nearest distribution is this one, the share whose true class is its class.",
+    "mixed_with": "The other true classes of these pixels, with their shares.",
     "mean_similarity": "Mean similarity of the pixels that belong to the distribution.",
-    "recall": "Share of the class's pixels whose nearest distribution is one of the class.",
-    "num_used": "How many distributions the class uses in effect: exp of the entropy of their shares.",
-    "dead": "Never updated in training although another distribution of the class was.",
-    "duplicate": "Cosine to an earlier distribution of the class above 0.95.",
-    "unused": "No pixel of the images looked at belongs to it, although the class has pixels.",
-    "outlier": "One minus the similarity to the nearest distribution, from 0 to 2. It is no probability.",
+    "recall": "Share of the class's pixels whose nearest distribution is of the same class.",
+    "num_used": "Effective number of distributions that the class uses: exp of the entropy of their shares.",
+    "dead": "No pixel has ever moved this distribution in training, but another distribution of the class was moved.",
+    "duplicate": "The cosine to an earlier distribution of the class is above 0.95.",
+    "unused": "No pixel of these images belongs to it, although the class has pixels.",
+    "outlier": "One minus the similarity to the nearest distribution, from 0 to 2. It is not a probability.",
 }
-_MOST_MIXED = 3  # other classes named for a distribution
+_MOST_MIXED = 3  # number of other classes named for a distribution
 
 
 class MemoryBank(Protocol):
-    """What is read of a memory bank of class distributions."""
+    """The parts of a memory bank that an exploration reads."""
 
     prototypes: Tensor
     num_updates: Tensor
 
     def find_dead(self) -> Tensor:
-        """Tell which distributions (K, M) were never updated."""
+        """Return which distributions (K, M) were never updated."""
 
     def find_duplicates(self) -> Tensor:
-        """Tell which distributions (K, M) repeat an earlier one."""
+        """Return which distributions (K, M) duplicate an earlier one."""
 
 
 def collect_findings(

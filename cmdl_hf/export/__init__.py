@@ -1,21 +1,21 @@
-"""Export of segmenters to one file that runs without this package: ONNX, or a program of `torch.export`.
+"""Export segmenters to one file that runs without this package: ONNX or `torch.export`.
 
 Input `pixel_values` (B, channels, H, W), normalised, float32; output `logits` (B, K, h, w), float32, on the
-feature grid as the model's own. Enlarge them once, bilinear, straight to the size of the original image.
+feature grid, like the model's own. Resize them once, bilinear, directly to the size of the original image.
 
-Metadata, each value JSON: in ONNX under these keys of `metadata_props`, in a torch.export file as one object in the
-extra file `metadata.json`.
+The file contains metadata as JSON. ONNX has each value under one key of `metadata_props`. A torch.export file has one
+object with all keys in the extra file `metadata.json`.
 
 - `cmdl_hf_version`, `model_name`: strings.
 - `id2label`: names of the classes, by their ids as strings.
 - `palette`: K rows of red, green, blue in 0..255.
-- `image_size`: `[height, width]`, or null where the file takes every size that the model takes.
-- `preprocessing`: what to do to an image, in this order; null where the model has no image processor. `channel_order`;
-  `size`, to resize to: `{"height", "width"}`, or `{"shortest_edge"}`, maybe with a `"longest_edge"` as limit, or null;
-  `resample`, such as `"bilinear"`; `crop_size`, to cut out of the centre, or null; then (pixels in 0..255 ·
+- `image_size`: `[height, width]`, or null if the file accepts every size that the model accepts.
+- `preprocessing`: the steps of image processing, in this order; null if there is no image processor. `channel_order`;
+  `size` to resize to: `{"height", "width"}`, or `{"shortest_edge"}` with an optional limit `"longest_edge"`, or null;
+  `resample`, such as `"bilinear"`; `crop_size` of a centre crop, or null; then (pixels in 0..255 ·
   `rescale_factor` - `image_mean`) / `image_std`.
 
-Example, which needs onnxruntime, numpy and Pillow only:
+Example, which needs only onnxruntime, numpy and Pillow:
     ```python
     import json
     import numpy as np

@@ -1,4 +1,4 @@
-"""Conversion of checkpoints of the public reference implementation (PyTorch files) to folders of this package."""
+"""Convert checkpoints of the public reference implementation (PyTorch files) to folders of this package."""
 
 import os
 import pickle
@@ -18,10 +18,10 @@ _REFUSED = {
     "resnet18": "the reference never dilates the second convolution of a basic block, timm does",
     "resnet34": "the reference never dilates the second convolution of a basic block, timm does",
     "criss_cross": "there are no reference figures to check the conversion against",
-    "upernet": "the reference hands its UPerNet one feature map where it needs four, so no checkpoint can exist",
+    "upernet": "the reference gives its UPerNet one feature map, but UPerNet needs four, so no checkpoint can exist",
 }
 
-# What a reference key begins with, and what ours begins with instead; the first that matches counts.
+# Start of a reference key, and its replacement; the first match is used.
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"backbone_net\.stem\.7\.", "backbone._backbone.bn1."),
     (r"backbone_net\.stem\.([01346])\.", r"backbone._backbone.conv1.\1."),
@@ -55,7 +55,7 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 
 
 def rename_reference_key(key: str) -> str | None:
-    """Translate a key of a reference state dict, or return `None` if it is none."""
+    """Translate a key of a reference state dict, or return `None` if the key is unknown."""
     for pattern, replacement in _RENAMES:
         if re.match(pattern, key):
             return re.sub(pattern, replacement, key, count=1)
@@ -63,13 +63,13 @@ def rename_reference_key(key: str) -> str | None:
 
 
 def load_reference_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a reference checkpoint without running anything in it.
+    """Read a reference checkpoint without running code in it.
 
     Args:
-        path: A PyTorch file that holds the state dict, or a dict with it under `model`.
+        path: A PyTorch file with the state dict, or with a dict that has the state dict under `model`.
 
     Returns:
-        The state dict under the reference's key names.
+        The state dict, with the key names of the reference.
 
     Raises:
         ValueError: if the file is not such a checkpoint.
@@ -82,7 +82,7 @@ def load_reference_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
         ) from error
     state_dict = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
     if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise ValueError(f"{path} holds no state dict, neither at its top level nor under 'model'")
+        raise ValueError(f"{path} contains no state dict, neither at its top level nor under 'model'")
     for name, tensor in state_dict.items():
         _check_storage(path, name, tensor)
     return state_dict
@@ -105,21 +105,21 @@ def convert_reference_checkpoint(
     num_labels: int,
     context_module: str = "none",
 ) -> CMDLForSemanticSegmentation:
-    """Turn a reference checkpoint into a folder that `from_pretrained` loads, with the preset `reference`.
+    """Convert a reference checkpoint to a folder that `from_pretrained` loads, with the preset `reference`.
 
     Args:
         checkpoint: The reference's file; see `load_reference_checkpoint`.
-        output_dir: Folder to write; it must not exist or be empty.
-        backbone: timm's name of the ResNet: one of `BACKBONES`; those ending in c have the deep stem.
-        num_labels: Classes of the checkpoint.
+        output_dir: Folder to write to. It must be new or empty.
+        backbone: timm's name of the ResNet, one of `BACKBONES`. Names that end in c have the deep stem.
+        num_labels: Number of classes of the checkpoint.
         context_module: One of `CONTEXT_MODULES`.
 
     Returns:
         The converted model, in eval mode.
 
     Raises:
-        ValueError: for what cannot be converted, or a key left over or missing.
-        FileExistsError: if `output_dir` holds files.
+        ValueError: if the model cannot be converted, or keys are left over or missing.
+        FileExistsError: if `output_dir` contains files.
     """
     for name, known in ((backbone, BACKBONES), (context_module, CONTEXT_MODULES)):
         if name not in known:
@@ -141,7 +141,7 @@ def convert_reference_checkpoint(
 def _config_of(
     reference: dict[str, Tensor], source: Any, backbone: str, num_labels: int, context_module: str
 ) -> CMDLConfig:
-    """Read the sizes off the tensors, and check what the caller said against them."""
+    """Read the sizes from the tensors, and check the arguments against them."""
     sizes = {}
     for key in ("memory_module.memory", "memory_module.attention.value_project.0.weight"):
         if key not in reference:
@@ -167,7 +167,7 @@ def _config_of(
 
 
 def _rename_all(reference: dict[str, Tensor], ours: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
-    """Rename every tensor, and account for every key on both sides."""
+    """Rename every tensor, and check that no key is left over or missing."""
     renamed = {rename_reference_key(key) or key: tensor for key, tensor in reference.items()}
     leftover = sorted(key for key in reference if (rename_reference_key(key) or key) not in ours)
     missing = sorted(key for key in ours if key not in renamed and key != "memory_bank.num_updates")
@@ -175,6 +175,6 @@ def _rename_all(reference: dict[str, Tensor], ours: dict[str, Tensor], source: A
     problems = [("left over", leftover), ("missing", missing), ("of another shape", sorted(shapes))]
     if any(keys for _, keys in problems):
         listing = "; ".join(f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in problems if keys)
-        raise ValueError(f"{source} does not fit the backbone and context module named: {listing}")
-    # The reference does not count updates, and its constant momentum needs no count.
+        raise ValueError(f"{source} does not fit the given backbone and context module: {listing}")
+    # The reference does not count updates, because its constant momentum needs no count.
     return renamed | {"memory_bank.num_updates": ours["memory_bank.num_updates"]}

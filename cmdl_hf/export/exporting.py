@@ -1,4 +1,4 @@
-"""Export of segmenters to one file, and the comparison of that file with the model."""
+"""Export segmenters to one file, and compare this file with the model."""
 
 import copy
 import importlib.util
@@ -22,27 +22,32 @@ from .tracing import first_line, num_channels, settings_of, trace
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-"""Formats, and the ending of their files."""
+"""Formats, with the suffixes of their files."""
 
 METADATA_FILE = "metadata.json"
 
 TOLERANCE = 1e-4
-"""Largest difference of logits that passes; where they exceed 1 in size, relative to the largest."""
+"""Largest allowed difference of logits. It is relative to the largest logit if that exceeds 1 in absolute value."""
 
-_CHECKED = ((1, 97, 131), (3, 192, 160), (3, 224, 336), (1, 448, 224))  # the first three that the model takes
+_CHECKED = (
+    (1, 97, 131),
+    (3, 192, 160),
+    (3, 224, 336),
+    (1, 448, 224),
+)  # the first three that the model accepts are used
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export_model` has written.
+    """Facts about an exported file.
 
     Args:
         path (`Path`): The file.
-        num_bytes (`int`): Its size.
-        image_size (`tuple[int, int]`, *optional*): Height and width of the images it takes; None for every size.
-        checked_shapes (`tuple`): Shapes (B, channels, H, W) of the inputs that it was compared on with the model.
-        max_difference (`float`, *optional*): Largest difference between its logits and the model's; None where it
-            could not be run, for lack of onnxruntime.
+        num_bytes (`int`): Size of the file.
+        image_size (`tuple[int, int]`, *optional*): Height and width of the accepted images; None for every size.
+        checked_shapes (`tuple`): Shapes (B, channels, H, W) of the inputs on which file and model were compared.
+        max_difference (`float`, *optional*): Largest difference between the logits of file and model; None if the
+            file could not be run, because onnxruntime is missing.
     """
 
     path: Path
@@ -63,31 +68,31 @@ def export_model(
 ) -> ExportReport:
     """Export a semantic segmenter to one file, and compare the file's logits with the model's.
 
-    The file is for inference in float32: dropout, auxiliary head and losses are not in it. Of a CMDL model neither the
-    memory bank nor the fusion of the votes is in it, but their product, which is constant (K×C numbers in place of
-    K·M·C + M·C²). Batches may have any size, and images too, where the backbone allows; otherwise a line is logged
-    that says which size the file is for. A file that does not compute what the model computes is not left behind.
+    The file is for inference in float32, without dropout, auxiliary head and losses. For a CMDL model, it contains the
+    product of memory bank and vote fusion, which is constant (K×C numbers instead of K·M·C + M·C²). It accepts any
+    batch size and, if the backbone allows it, any image size. Otherwise the log names the one accepted size. If the
+    logits of file and model differ, the file is deleted.
 
     Args:
-        model (`nn.Module`, `str` or `Path`): A semantic segmenter of transformers, CMDL or not; or a folder or Hub
-            name to load it from, with its image processor.
-        path (`str` or `Path`): File to write, `.onnx` or `.pt2`; missing folders are made.
-        format (`str`): `"onnx"`, or `"torch-export"` for `torch.export.load`. The latter refuses images so small
-            that the feature grid has one row or column, and sizes that the model would refuse; ONNX has no such check.
-        image_size (`Sequence[int]`, *optional*): Height and width, to export for images of this size only.
-        opset (`int`, *optional*): ONNX operator set; by default the one that torch recommends.
-        image_processor (*optional*): Of the model, for the metadata, where the model is not loaded by name.
+        model (`nn.Module`, `str` or `Path`): A semantic segmenter of transformers, CMDL or not; or its folder or
+            Hub name, to load it with its image processor.
+        path (`str` or `Path`): File to write, `.onnx` or `.pt2`. Missing folders are created.
+        format (`str`): `"onnx"`, or `"torch-export"` for `torch.export.load`. The latter rejects images
+            whose feature grid has only one row or column, and sizes that the model rejects. ONNX does not check this.
+        image_size (`Sequence[int]`, *optional*): Height and width of the only image size that the file will accept.
+        opset (`int`, *optional*): Version of the ONNX operator set. By default, the version that torch recommends.
+        image_processor (*optional*): Image processor for the metadata, if `model` is not a name.
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Returns:
         `ExportReport`.
 
     Raises:
-        FileNotFoundError: if there is no such model, or no config in its folder.
-        ImportError: if ONNX is asked for and onnx or onnxscript is not installed.
+        FileNotFoundError: if the model or its config does not exist.
+        ImportError: if the format is ONNX and onnx or onnxscript is not installed.
         OSError: if the file cannot be written.
-        ValueError: for an unknown format or impossible options, if the model cannot be exported, and if the file
-            computes other logits than the model.
+        ValueError: if the format is unknown, options are invalid, the model cannot be exported, or the logits of file
+            and model differ.
 
     Example:
         ```python
@@ -115,7 +120,7 @@ def export_model(
 
 
 def _check_options(path: Path, format: str, image_size: Sequence[int] | None, opset: int | None) -> None:
-    """Refuse, before anything takes time, what cannot work."""
+    """Check the options before the export starts."""
     if format not in SUFFIXES:
         raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {format!r}")
     if path.suffix != SUFFIXES[format]:
@@ -126,7 +131,7 @@ def _check_options(path: Path, format: str, image_size: Sequence[int] | None, op
         raise ValueError(f"image_size must be height and width in pixels, got {tuple(image_size)}")
     if format != "onnx":
         if opset is not None:
-            raise ValueError(f"opset is of format onnx, got opset={opset} with {format}; leave it out")
+            raise ValueError(f"opset is only for format onnx, got opset={opset} with {format}; leave it out")
         return
     if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
         raise ImportError(f"export to ONNX needs {' and '.join(missing)}: pip install 'cmdl_hf[export]'")
@@ -137,7 +142,7 @@ def _renamed(path: Path, format: str) -> Path:
 
 
 def _prepare_file(path: Path) -> Path:
-    """Make the folder and an empty file in it, which is to become `path` once it is whole."""
+    """Create the folder, and an empty temporary file that replaces `path` when it is complete."""
     unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
     try:
         if path.is_dir():
@@ -151,7 +156,7 @@ def _prepare_file(path: Path) -> Path:
 
 
 def _load(model: nn.Module | str | Path, image_processor: Any, trust_remote_code: bool) -> tuple[str, nn.Module, Any]:
-    """Name the model, and load it where only its name was given: in float32, in eval mode, on the CPU."""
+    """Name the model, and load it if only its name is given: in float32, in eval mode, on the CPU."""
     if isinstance(model, nn.Module):
         return type(model).__name__, copy.deepcopy(model).cpu().float().eval(), image_processor
     reference, image_processor = load_segmenter(model, trust_remote_code)
@@ -159,7 +164,7 @@ def _load(model: nn.Module | str | Path, image_processor: Any, trust_remote_code
 
 
 def _name(model: str | Path) -> str:
-    """Name a model without telling where it lies."""
+    """Name a model without its path."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
@@ -252,7 +257,7 @@ def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
 def _compare(
     model: nn.Module, run: Callable[[Tensor], Tensor], image_size: tuple[int, int] | None
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
-    """Compare the logits of the model and of the file; returns the shapes of the inputs and the largest difference."""
+    """Compare the logits of model and file; return the shapes of the inputs and the largest difference."""
     generator = torch.Generator().manual_seed(0)
     candidates = _CHECKED if image_size is None else ((1, *image_size), (3, *image_size))
     shapes: list[tuple[int, ...]] = []
@@ -261,19 +266,19 @@ def _compare(
         pixel_values = torch.randn(batch_size, num_channels(model), *size, generator=generator)
         try:
             expected = model(pixel_values=pixel_values).logits
-        except Exception as error:  # a backbone that takes some sizes only, such as multiples of its patches
-            logger.debug("The model takes no images of %s: %s", size, error)
+        except Exception as error:  # the backbone accepts only some sizes, such as multiples of its patches
+            logger.debug("The model does not accept images of %s: %s", size, error)
             continue
         shape = tuple(pixel_values.shape)
         try:
             found = run(pixel_values)
-        except Exception as error:  # of ONNX Runtime, or a guard of torch.export
+        except Exception as error:  # raised by ONNX Runtime or by a guard of torch.export
             reason = first_line(error)
             raise ValueError(f"the exported file fails on pixel_values {shape}: {reason}; {_CURE}") from error
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
         if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
             raise ValueError(
-                f"the exported file computes other logits than the model: on pixel_values {shape} they differ by "
+                f"the logits of file and model are not equal: on pixel_values {shape} they differ by "
                 f"{difference:.1e}, more than {TOLERANCE:.0e}; {_CURE}"
             )
         shapes.append(shape)
@@ -281,7 +286,7 @@ def _compare(
         if len(shapes) == 3:
             break
     if not shapes:
-        raise ValueError(f"the model takes none of the images to compare on, of {list(candidates)}; {_CURE}")
+        raise ValueError(f"the model accepts none of the image sizes for the comparison, {list(candidates)}; {_CURE}")
     return tuple(shapes), largest
 
 

@@ -1,4 +1,4 @@
-"""A segmenter as a program of `torch.export`: what inference needs of it, for every image size where possible."""
+"""Trace the inference part of a segmenter with `torch.export`, for every image size if possible."""
 
 import copy
 import json
@@ -30,12 +30,12 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Score images (B, channels, H, W); returns (B, K, h, w)."""
+        """Return the logits (B, K, h, w) of images (B, channels, H, W)."""
         return self.model(pixel_values=pixel_values).logits
 
 
 class _NoMemory(nn.Module):
-    """In place of a memory bank whose content is in `_FoldedAggregation`."""
+    """Replaces a memory bank whose content is in `_FoldedAggregation`."""
 
     def read(self) -> None:
         """Return nothing."""
@@ -45,8 +45,8 @@ class _FoldedAggregation(nn.Module):
     """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant (K, C).
 
     Args:
-        aggregation (`CMDLSemanticAggregation`): Of the model.
-        prototypes (`Tensor` of shape (K, M, C)): Its memory bank.
+        aggregation (`CMDLSemanticAggregation`): Aggregation of the model.
+        prototypes (`Tensor` of shape (K, M, C)): Prototypes of the memory bank.
     """
 
     def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
@@ -60,12 +60,12 @@ class _FoldedAggregation(nn.Module):
         self.layer_scale = aggregation.layer_scale
 
     def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
-        """Aggregate for (B, C, h, w) and (B, K, h, w); returns (B, C, h, w)."""
+        """Aggregate features (B, C, h, w) with probabilities (B, K, h, w); return (B, C, h, w)."""
         return scale_channels(self.attention(pixel_features, self.vote_fusion(class_probabilities)), self.layer_scale)
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Leave out of a CMDL model what inference does not need; the model itself stays as it is."""
+    """Return a copy of a CMDL model without the parts that inference does not need."""
     if not isinstance(model, CMDLForSemanticSegmentation):
         return model
     folded = copy.copy(model)
@@ -80,19 +80,19 @@ def fold(model: nn.Module) -> nn.Module:
 def trace(
     model: nn.Module, image_size: Sequence[int] | None, image_processor: Any
 ) -> tuple[ExportedProgram, tuple[int, int] | None]:
-    """Trace a model, for every image size where that is possible; also returns the size if it is one."""
+    """Trace a model, for every image size if possible. Also return the image size, if there is only one."""
     graph = _Logits(fold(model)).eval()
     channels, reason = num_channels(model), _why_one_size(model)
     if image_size is None and reason is None:
         try:
             return _export(graph, (_EXAMPLE[0], channels, *_EXAMPLE[1:]), is_any_size=True), None
-        except Exception as error:  # whatever a backbone raises that is built for one size
+        except Exception as error:  # a backbone for one image size can raise anything
             reason = first_line(error)
     size = tuple(image_size or _own_size(model, image_processor) or ())
     if not size:
         raise ValueError(
-            f"this model cannot be exported for every image size ({reason}); choose one: image_size, --image-size "
-            "HEIGHT WIDTH"
+            f"this model cannot be exported for every image size ({reason}); choose one with image_size or "
+            "--image-size HEIGHT WIDTH"
         )
     try:
         program = _export(graph, (_EXAMPLE[0], channels, *size), is_any_size=False)
@@ -102,12 +102,12 @@ def trace(
             "that the model takes: image_size, --image-size HEIGHT WIDTH"
         ) from error
     if image_size is None:
-        logger.info("The file takes images of %d×%d only, as this backbone needs one size (%s)", *size, reason)
+        logger.info("The file accepts only images of %d×%d, because this backbone needs one size (%s)", *size, reason)
     return program, (size[0], size[1])
 
 
 def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> ExportedProgram:
-    """Trace a graph with an example of a shape (B, channels, H, W) that keeps the batch open, and maybe the size."""
+    """Trace a graph with an example of shape (B, channels, H, W) for every batch size, and maybe every image size."""
     is_open = (True, False, is_any_size, is_any_size)
     dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
     with torch.no_grad():
@@ -115,7 +115,7 @@ def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> Expo
 
 
 def _why_one_size(model: nn.Module) -> str | None:
-    """Say what in a model keeps `torch.export` busy for hours when the image size is left open, if anything does."""
+    """Return why `torch.export` would take hours for every image size, or None if it would not."""
     for module in model.modules():
         if isinstance(module, Conv2dSame):
             return "padding that depends on the size, pad_type='same'"
@@ -125,14 +125,14 @@ def _why_one_size(model: nn.Module) -> str | None:
 
 
 def num_channels(model: nn.Module) -> int:
-    """Count the channels of the images that a segmenter takes."""
+    """Return the number of input channels of a segmenter."""
     config: Any = model.config
     backbone_config = getattr(config, "backbone_config", None)
     return getattr(backbone_config, "num_channels", None) or getattr(config, "num_channels", None) or 3
 
 
 def _own_size(model: nn.Module, image_processor: Any) -> tuple[int, int] | None:
-    """Find the image size that a network, or else its image processor, is set to."""
+    """Find the image size for which a network, or else its image processor, is configured."""
     config: Any = model.config
     found = [getattr(module, "img_size", None) for module in model.modules()]
     found += [getattr(part, "image_size", None) for part in (getattr(config, "backbone_config", None), config)]
@@ -148,12 +148,12 @@ def _own_size(model: nn.Module, image_processor: Any) -> tuple[int, int] | None:
 
 
 def settings_of(image_processor: Any) -> dict[str, Any]:
-    """Return the settings of an image processor that are set."""
+    """Return the settings of an image processor that are not None."""
     settings = json.loads(image_processor.to_json_string())
     return {key: value for key, value in settings.items() if value is not None}
 
 
 def first_line(error: Exception | None) -> str:
-    """Cut an error down to one line."""
+    """Return the first line of an error message."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -296,7 +296,7 @@ def test_only_void_and_withheld_labels_are_refused(folder, data, monkeypatch):
     with pytest.raises(ValueError, match="none of the 5 images of own's train split has a labelled pixel"):
         explore(folder, **data)
     images = exploring._Images(datasets.Dataset.from_list([{"id": "a", "image": None, "label": None}]), [0])
-    with pytest.raises(ValueError, match="and a has none; choose a split whose labels are not withheld"):
+    with pytest.raises(ValueError, match="and a has none; choose a split with public labels"):
         images[0]
 
 

@@ -116,7 +116,7 @@ def test_context_modules_and_deep_stem(tmp_path, context_module):
         (("resnet18", 4), "basic block"),
         (("resnet34", 4), "basic block"),
         (("resnet50", 4, "criss_cross"), "no reference figures"),
-        (("resnet50", 4, "upernet"), "one feature map where it needs four"),
+        (("resnet50", 4, "upernet"), "one feature map, but UPerNet needs four"),
         (("vgg16", 4), "unknown"),
         (("resnet50", 5), "has 4 classes, but num_labels is 5"),
         (("resnet50c", 4), r"left over: .*backbone_net.conv1.weight"),
@@ -152,8 +152,8 @@ class _Malicious:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {"a": 1}}, "holds no state dict"),
-        ([1, 2], "holds no state dict"),
+        ({"model": {"a": 1}}, "contains no state dict"),
+        ([1, 2], "contains no state dict"),
         ({"model": collections.OrderedDict(a=torch.zeros(1))}, "not a CMDL checkpoint"),
     ],
 )
