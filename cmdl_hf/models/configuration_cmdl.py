@@ -235,6 +235,7 @@ class CMDLConfig(PreTrainedConfig):
         if is_dict:
             self.backbone_config = CONFIG_MAPPING[backbone.get("model_type", "timm_backbone")].from_dict(backbone)
         context_module = find_context_module(self.context_module, self.context_module_plugin)
+        self.context_module = context_module.name  # which a framework's name stands for, too
         self.context_module_plugin = context_module.plugin or self.context_module_plugin
         super().__post_init__(**kwargs)
 

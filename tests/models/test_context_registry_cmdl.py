@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig
 
-from cmdl_hf import CMDLForSemanticSegmentation, register_context_module
+from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation, register_context_module
 from cmdl_hf.models import context_registry_cmdl as registry
 from cmdl_hf.models import find_context_module, list_frameworks
 from cmdl_hf.training.network import check_remote_code
@@ -55,6 +55,7 @@ def test_ours_are_known_by_module_and_by_framework():
     for framework, name in zip(list_frameworks(), ("none", "ppm", "aspp", "criss_cross", "upernet"), strict=True):
         assert find_context_module(framework) is find_context_module(name)
         assert find_context_module(name).plugin is None
+        assert CMDLConfig(context_module=framework).context_module == name
 
 
 @pytest.mark.parametrize("use_distributions", [True, False])
