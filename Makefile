@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # The stamp carries the interpreter's version, so that another PYTHON= gets an environment of its own.
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 
+# Two processes, each with one thread of torch: the models of the tests are too small for more threads.
+WORKERS := -n 2 --dist loadfile
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 FLOORS := .venv-floors
 
@@ -32,7 +34,7 @@ format: $(STAMP)  ## let ruff format and fix
 	$(BIN)/ruff check --fix .
 
 test: $(STAMP)  ## the fast test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(STAMP)  ## every test, the slow ones and the lowest versions too
 	$(BIN)/python -m pytest -m ''
