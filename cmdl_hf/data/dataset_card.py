@@ -1,12 +1,13 @@
 """The card of a prepared data set: metadata for `load_dataset` and the Hub, and a description for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import datasets
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..escaping import code_span, code_string, for_markdown, markdown_table
 from .label_table import IGNORE_INDEX
 from .listing import Layout
 from .parquet import CLASSES_FILE, NAMES_FILE
@@ -29,15 +30,15 @@ owner's original files (layout "{layout}"). The images have their original bytes
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("{path}")  # with streaming=True nothing is downloaded first
-sample = dataset["{split}"][0]  # image, label, id
+dataset = load_dataset({path})  # with streaming=True nothing is downloaded first
+sample = dataset[{split}][0]  # image, label, id
 ```
 
 ## Labels
 
 `label` is an 8-bit image of the ids below. The value {ignore_index} marks pixels to ignore. The owner's ids are
 already mapped to these ids: do not shift or reduce them again. `{names_file}` has the names of the classes,
-`{classes_file}` names and colours. `cmdl_hf.data.load_hub("{path}", mask_column="label")` loads both.
+`{classes_file}` names and colours. {load_hub} loads both.
 
 {classes}
 
@@ -74,21 +75,24 @@ def make_dataset_card(
     """
     num_images = sum(len(rows) for rows in dataset.values())
     classes = zip(dataset.id2label.items(), dataset.palette, strict=True)
+    example = code_string(path)
     text = _TEXT.format(
         metadata=_metadata(info, benchmark, num_images).to_yaml(),
         title=benchmark.title,
         num_images=num_images,
         num_labels=dataset.num_labels,
         layout=layout.name,
-        path=path,
-        split=next(iter(dataset)),
+        path=example,
+        split=code_string(next(iter(dataset))),
+        load_hub=code_span(f'cmdl_hf.data.load_hub({example}, mask_column="label")'),
         ignore_index=IGNORE_INDEX,
         classes_file=CLASSES_FILE,
         names_file=NAMES_FILE,
-        classes=_table(
-            ("id", "name", "colour"), ((id_, name, "`#{:02x}{:02x}{:02x}`".format(*c)) for (id_, name), c in classes)
+        classes=markdown_table(
+            ("id", "name", "colour"),
+            ((id_, name, code_span("#{:02x}{:02x}{:02x}".format(*color))) for (id_, name), color in classes),
         ),
-        splits=_table(("split", "images", "complete", "labels"), _split_rows(dataset, benchmark, layout)),
+        splits=markdown_table(("split", "images", "complete", "labels"), _split_rows(dataset, benchmark, layout)),
         left_out=_left_out(dataset),
         license=benchmark.license,
         homepage=benchmark.homepage,
@@ -125,11 +129,5 @@ def _left_out(dataset: SegmentationDataset) -> str:
     """List the files that were skipped."""
     if not dataset.bad_files:
         return ""
-    lines = [f"- `{error.path.name}`: {error.args[1]}" for error in dataset.bad_files]
+    lines = [f"- {code_span(error.path.name)}: {for_markdown(error.args[1])}" for error in dataset.bad_files]
     return f"\n{len(lines)} file(s) of the owner were left out:\n\n" + "\n".join(lines) + "\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Format a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS
+from ..escaping import MAX_NAME, for_markdown, markdown_table
 from .model_folder import ModelFolder
 
 METRICS = {
@@ -17,19 +18,22 @@ METRICS = {
 }
 """Scores of a model card, with the names that it shows."""
 
+_MOST_LETTERS = 300  # of a value in the recipe's table
+
 
 def summarize(folder: ModelFolder) -> str:
     """Describe the model, and say whether its training is finished."""
     trained = f", trained on {folder.data_title}" if folder.benchmark else ""
-    network = f"{folder.network} on {folder.backbone}{trained}"
+    network = for_markdown(f"{folder.network} on {folder.backbone}{trained}")
     start = f"Semantic segmentation into {len(folder.classes)} classes with {network}."
     if not folder.is_finished:
         which = "the best model of the first {:,} steps" if folder.run.get("best_metric") else "the model of step {:,}"
         start = f"{start} The training is not finished. This is {which.format(folder.run['steps'])}."
     if not folder.config.get("use_distributions", True):
         return f"{start} This is the plain framework, without class-wise distributions."
+    num_distributions = for_markdown(folder.config.get("num_distributions"), MAX_NAME)
     return (
-        f"{start} A memory bank describes every class by {folder.config.get('num_distributions')} distributions, one "
+        f"{start} A memory bank describes every class by {num_distributions} distributions, one "
         "prototype for each. Each pixel weights the prototypes by its class probabilities, and the result refines its "
         "features."
     )
@@ -37,7 +41,7 @@ def summarize(folder: ModelFolder) -> str:
 
 def tabulate_recipe(folder: ModelFolder) -> str:
     """Make the table of the recipe; empty if the folder has none."""
-    return _table(("", ""), _recipe_rows(folder)) if folder.recipe else ""
+    return markdown_table(("", ""), _recipe_rows(folder), _MOST_LETTERS) if folder.recipe else ""
 
 
 def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
@@ -62,7 +66,7 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         ),
         "rotation": f"up to {recipe['rotation']:g}°" if recipe.get("rotation") else None,
         "change of colours": f"{strength:g} times" if (strength := recipe.get("color_strength", 1)) != 1 else None,
-        "plug-ins": ", ".join(map(str, recipe.get("plugin") or ())),
+        "plug-ins": ", ".join(_name_plugin(str(plugin)) for plugin in recipe.get("plugin") or ()),
         "optimiser steps": recipe.get("max_steps") if folder.is_finished else f"{run['steps']} of {run['max_steps']}",
         "batch": recipe.get("total_batch_size"),
         "optimiser": _optimizer(recipe),
@@ -81,6 +85,11 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
     return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
+
+
+def _name_plugin(plugin: str) -> str:
+    """Name a plug-in without the places of this machine."""
+    return Path(plugin).name if Path(plugin).is_absolute() else plugin
 
 
 def _flips(recipe: Mapping[str, Any]) -> str | None:
@@ -111,7 +120,7 @@ def _schedule(recipe: Mapping[str, Any]) -> str | None:
 def describe_protocol(folder: ModelFolder) -> str:
     """Describe how the scores were measured."""
     resize = folder.recipe.get("resize")
-    size = f"whole images of {_edges(resize)}" if resize else "whole images at their own size"
+    size = f"whole images of {for_markdown(_edges(resize), MAX_NAME)}" if resize else "whole images at their own size"
     if not folder.recipe:
         size = "how images were resized is not recorded"
     text = (
@@ -145,18 +154,18 @@ def tabulate_scores(folder: ModelFolder) -> str:
         for metric, name in METRICS.items()
         if any(metric in scores for scores in folder.scores.values())
     ]
-    return _table(("%", *folder.scores), rows)
+    return markdown_table(("%", *folder.scores), rows)
 
 
 def tabulate_class_scores(folder: ModelFolder) -> dict[str, str]:
     """Make the tables of class scores, one for each split that has them."""
-    tables = {}
+    tables: dict[str, str] = {}
     for split, scores in folder.scores.items():
         ious, accuracies = scores.get("per_class_iou") or [], scores.get("per_class_accuracy") or []
         if len(ious) == len(folder.classes):
             accuracies = accuracies if len(accuracies) == len(ious) else [None] * len(ious)
             values = zip(folder.classes, map(_percent, ious), map(_percent, accuracies), strict=True)
-            tables[split] = _table(("class", "IoU, %", "accuracy, %"), values)
+            tables[for_markdown(split, MAX_NAME)] = markdown_table(("class", "IoU, %", "accuracy, %"), values)
     return tables
 
 
@@ -232,9 +241,3 @@ def _duration(seconds: float | None) -> str | None:
         return None
     unit, name = next(((u, n) for u, n in ((3600, "h"), (60, "min")) if seconds >= u), (1, "s"))
     return f"{seconds / unit:.1f} {name}"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Make a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

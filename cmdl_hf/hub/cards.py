@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 
 from ..data import BENCHMARKS
+from ..escaping import MAX_NAME, for_markdown, one_line
 from ..files import write_text
 from .card_sections import (
     METRICS,
@@ -36,8 +38,9 @@ def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, An
     """Write the card of a model, `README.md`, from the files beside it.
 
     The card contains the facts of `config.json`, `recipe.yaml`, `run.json` and `scores.json`. If a file is missing,
-    the card says that its facts are not recorded, and without scores it shows none. It shows pictures if they exist. A
-    card that was edited or written by hand is kept; remove it to get a new one.
+    the card says that its facts are not recorded, and without scores it shows none. It shows pictures if they exist. What
+    the files say stays text: it cannot add markup or metadata. A card that was edited or written by hand is kept;
+    remove it to get a new one.
 
     Args:
         folder (`str` or `Path`): Folder of the model, from a run or from `save_pretrained`.
@@ -49,15 +52,24 @@ def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, An
 
     Raises:
         FileNotFoundError: if there is no `config.json`.
-        ValueError: if one of the files cannot be read.
+        ValueError: if one of the files cannot be read, holds a value of another kind than this package writes, or
+            `repo_id` is no name on the Hub.
     """
+    if repo_id is not None:
+        validate_repo_id(repo_id)
     path = Path(folder) / CARD_FILE
     if path.is_file() and not is_generated(path.read_text(encoding="utf-8")):
         logger.warning("%s was written by hand and is kept; remove it to get a new card", path)
         return path
     contents = ModelFolder.read(Path(folder))
     contents.run = contents.run if run is None else run
-    text = str(_make_card(contents, repo_id)).rstrip() + "\n"
+    try:
+        text = str(_make_card(contents, repo_id)).rstrip() + "\n"
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"{folder}: config.json, recipe.yaml, run.json and scores.json must hold what cmdl_hf writes, found a "
+            f"value of another kind ({one_line(error, MAX_NAME)}); correct it, or move its file away"
+        ) from error
     write_text(path, f"{text}\n{_mark(text)}")
     return path
 
@@ -74,10 +86,11 @@ def _mark(text: str) -> str:
 
 def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
     benchmark = BENCHMARKS.get(folder.benchmark or "")
+    title = f"{folder.network} with {folder.backbone}" + (f", {folder.data_title}" if folder.benchmark else "")
     return ModelCard.from_template(
         _metadata(folder, repo_id),
         template_path=str(_TEMPLATE),
-        title=f"{folder.network} with {folder.backbone}" + (f", {folder.data_title}" if folder.benchmark else ""),
+        title=for_markdown(title),
         summary=summarize(folder),
         path=repo_id or "path/to/this/folder",
         has_last=(folder.path / "last" / "config.json").is_file(),
@@ -85,7 +98,7 @@ def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
             name: f"{name}.png" for name in ("predictions", "curves") if (folder.path / f"{name}.png").is_file()
         },
         num_labels=len(folder.classes),
-        classes=", ".join(folder.classes),
+        classes=", ".join(for_markdown(name, MAX_NAME) for name in folder.classes),
         recipe=tabulate_recipe(folder),
         protocol=describe_protocol(folder),
         scores=tabulate_scores(folder),
@@ -103,9 +116,9 @@ def _metadata(folder: ModelFolder, repo_id: str | None) -> ModelCardData:
         EvalResult(
             task_type="image-segmentation",
             task_name="Semantic segmentation",
-            dataset_type=folder.benchmark or "unknown",
+            dataset_type=one_line(folder.benchmark or "unknown", MAX_NAME),
             dataset_name=folder.data_title,
-            dataset_split=split,
+            dataset_split=one_line(split, MAX_NAME),
             metric_type=metric,
             metric_name=METRICS[name],
             metric_value=round(scores[name], 4),
@@ -118,9 +131,9 @@ def _metadata(folder: ModelFolder, repo_id: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "cmdl", folder.network.lower()],
+        tags=["semantic-segmentation", "cmdl", one_line(folder.network.lower(), MAX_NAME)],
         metrics=["mean_iou"] if results else None,
-        model_name=name if results else None,
+        model_name=one_line(name, MAX_NAME) if results else None,
         eval_results=results or None,
         **find_license(folder)[0],
     )

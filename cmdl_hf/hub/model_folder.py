@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS
+from ..escaping import MAX_NAME, one_line
 from ..models import CONTEXT_MODULES
 from ..yaml_files import read_yaml
 
@@ -47,7 +48,8 @@ class ModelFolder:
     @property
     def benchmark(self) -> str | None:
         """Name of the data set, or None if it is not known."""
-        return self.recipe.get("benchmark")
+        name = self.recipe.get("benchmark")
+        return None if name is None else str(name)
 
     @property
     def data_title(self) -> str:
@@ -59,7 +61,7 @@ class ModelFolder:
     @property
     def network(self) -> str:
         """Name of the network: its framework, and whether it has CMDL."""
-        name = self.config.get("context_module", "none")
+        name = one_line(self.config.get("context_module", "none"), MAX_NAME)
         framework = CONTEXT_MODULES[name].title if name in CONTEXT_MODULES else name
         return f"CMDL-{framework}" if self.config.get("use_distributions", True) else framework
 
@@ -67,7 +69,7 @@ class ModelFolder:
     def backbone(self) -> str:
         """Name of the backbone in timm or transformers."""
         backbone = self.config.get("backbone_config") or {}
-        return str(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone")
+        return one_line(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone", MAX_NAME)
 
     @property
     def is_finished(self) -> bool:
@@ -78,7 +80,7 @@ class ModelFolder:
     def classes(self) -> list[str]:
         """Names of the classes, by id."""
         names = self.config.get("id2label") or {}
-        return [names[id_] for id_ in sorted(names, key=int)]
+        return [str(names[id_]) for id_ in sorted(names, key=int)]
 
 
 def _read_file(path: Path) -> dict[str, Any]:
