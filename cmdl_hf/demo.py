@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, p
 from transformers.utils import logging
 
 from .data import EvalTransform, load_data
+from .escaping import MAX_NAME, one_line
 from .evaluation import evaluate
 from .training import CMDLTrainingArguments, make_model, make_transform, save, train
 from .visualization import draw_prediction
@@ -95,7 +96,8 @@ def _use_saved_model(output_dir: Path, sample: Mapping[str, Any]) -> None:
     logging.set_verbosity(logging.CRITICAL)  # the pipeline calls every class outside transformers unsupported
     segments = pipeline("image-segmentation", model=model, image_processor=processor, trust_remote_code=False)(image)
     logging.set_verbosity(verbosity)
-    print(f"re-loaded: in {sample['id']} the pipeline finds {', '.join(segment['label'] for segment in segments)}")
+    found = ", ".join(one_line(segment["label"], MAX_NAME) for segment in segments)
+    print(f"re-loaded: in {one_line(sample['id'])} the pipeline finds {found}")
 
     with torch.no_grad():
         output = model(**processor(image, return_tensors="pt"), output_distributions=True)
@@ -117,7 +119,8 @@ def _format_scores(scores: Mapping[str, Mapping[str, Any]], id2label: Mapping[in
     """Format the scores of the networks as a table with one column per network."""
     rows = {label: [100 * score[key] for score in scores.values()] for label, key in _SCORES.items()}
     rows |= {
-        f"  {name}": [100 * score["per_class_iou"][i] for score in scores.values()] for i, name in id2label.items()
+        f"  {one_line(name, MAX_NAME)}": [100 * score["per_class_iou"][i] for score in scores.values()]
+        for i, name in id2label.items()
     }
     lines = [f"{'test split, %':<24}" + "".join(f"{name:>12}" for name in scores)]
     lines += [f"{label:<24}" + "".join(f"{value:12.1f}" for value in values) for label, values in rows.items()]

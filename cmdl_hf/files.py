@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically. Lone surrogates, which UTF-8 lacks, are written as in JSON."""
     unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
 
 

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from huggingface_hub.errors import StrictDataclassError
 
 from .. import __version__
+from ..escaping import lines
 from .data import check_data, prepare
 from .evaluate import evaluate
 from .look import explore, predict
@@ -25,8 +26,8 @@ for command in (demo, check_data, prepare, train, evaluate, predict, explore, pu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. A user error prints one line and exits with status 1."""
+    """Run the command line. A user error prints its message and exits with status 1."""
     try:
         app(arguments, result_action="return_value")
     except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError) as error:
-        sys.exit(f"cmdl: {error}")
+        sys.exit(lines(f"cmdl: {error}"))

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from ..escaping import one_line
 from ..plugins import import_plugins
 from .options import Data, Plugins, logging_to_terminal
 
@@ -47,7 +48,7 @@ def predict(
             trust_remote_code=trust_remote_code,
         )
     for path, reason in failures.items():
-        print(f"not segmented: {path}: {reason}", file=sys.stderr)
+        print(one_line(f"not segmented: {path}: {reason}"), file=sys.stderr)
     sys.exit(1 if failures else 0)
 
 

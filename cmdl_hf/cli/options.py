@@ -10,6 +10,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from ..escaping import lines
+
 INTERRUPTED = 130  # exit status of shells after Ctrl-C
 
 Plugins: TypeAlias = Annotated[
@@ -46,13 +48,23 @@ class DataOptions:
 Data: TypeAlias = Annotated[DataOptions, Parameter(name="*")]
 
 
+class TerminalFormatter(logging.Formatter):
+    """Format log messages so that names in them cannot control the terminal or forge messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record; all lines but the first are indented."""
+        return lines(super().format(record))
+
+
 @contextmanager
 def logging_to_terminal() -> Iterator[None]:
     """Print the log messages of cmdl_hf; of several processes, only the first prints them."""
     from tqdm.contrib.logging import logging_redirect_tqdm
     from transformers.utils import logging as transformers_logging
 
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TerminalFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("cmdl_hf").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     transformers_logging.disable_progress_bar()
     with logging_redirect_tqdm():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from ..escaping import MAX_NAME, one_line
 from .checking import DataReport, IdCount, SplitReport
 from .label_table import IGNORE_INDEX, Label
 from .sets.own import explain_ignored_class
@@ -18,18 +19,19 @@ def format_report(report: DataReport) -> str:
     K = report.label_table.num_labels
     split_header = ("split", "images", "readable", "complete set", "size", "ignored %", "classes")
     splits = _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()])
-    parts = [f"{report.title}: {K} classes", splits, *_id_parts(report)]
+    parts = [f"{one_line(report.title)}: {K} classes", splits, *_id_parts(report)]
     if _several_ids_make_a_class(report.expected):
         parts += _class_parts(report)
     if ids := report.shared_ids:
+        name = one_line(ids[0])
         parts.append(
-            f"names in more than one split ({len(ids)}), such as {ids[0]}: check that these are different images"
+            f"names in more than one split ({len(ids)}), such as {name}: check that these are different images"
         )
     pixels = sum(found.pixels for found in report.splits.values())  # (256,)
     if explanation := explain_ignored_class(report.label_table, np.flatnonzero(pixels).tolist()):
         parts.append(_fill(f"WARNING: {explanation}"))
     if report.errors:
-        parts.append("\n".join(f"error: {error}" for error in report.errors))
+        parts.append("\n".join(f"error: {one_line(error)}" for error in report.errors))
     num_images = sum(found.num_images for found in report.splits.values())
     parts.append(f"images checked: {num_images:,}, errors: {len(report.errors):,}")
     return "\n\n".join(parts)
@@ -70,8 +72,8 @@ def _id_parts(report: DataReport) -> Iterator[str]:
         yield text + (f"\nand {more:,} more unexpected ids" if more > 0 else "")
     if absent := [row for row in expected if row not in found]:
         kinds = {
-            "of classes": [f"{row.raw_id} {row.name}" for row in absent if row.train_id != IGNORE_INDEX],
-            "ignored anyway": [f"{row.raw_id} {row.name}" for row in absent if row.train_id == IGNORE_INDEX],
+            "of classes": [_name_id(row) for row in absent if row.train_id != IGNORE_INDEX],
+            "ignored anyway": [_name_id(row) for row in absent if row.train_id == IGNORE_INDEX],
         }
         texts = [f"{kind} ({len(names)}): {'; '.join(names)}" for kind, names in kinds.items() if names]
         yield "\n".join(_fill(f"expected ids never seen, {text}") for text in texts)
@@ -87,6 +89,10 @@ def _id_row(row: Label, report: DataReport) -> list[str]:
         f"{sum(count.pixels for count in counts):,}",
         f"{sum(count.images for count in counts):,}",
     ]
+
+
+def _name_id(row: Label) -> str:
+    return f"{row.raw_id} {one_line(row.name, MAX_NAME)}"
 
 
 def _several_ids_make_a_class(expected: Sequence[Label]) -> bool:
@@ -115,7 +121,7 @@ def _class_parts(report: DataReport) -> Iterator[str]:
         ],
     )
     if absent := [name for id_, name in report.label_table.id2label.items() if not pixels[:, id_].any()]:
-        yield _fill(f"classes never seen ({len(absent)}): {'; '.join(absent)}")
+        yield _fill(f"classes never seen ({len(absent)}): {'; '.join(one_line(name, MAX_NAME) for name in absent)}")
 
 
 def _share_header(report: DataReport) -> list[str]:
@@ -129,7 +135,7 @@ def _shares(pixels: Iterable[int], report: DataReport) -> list[str]:
 
 
 def _shorten(name: str) -> str:
-    return textwrap.shorten(name, 32, placeholder=" …")
+    return textwrap.shorten(one_line(name, MAX_NAME), 32, placeholder=" …")
 
 
 def _fill(text: str) -> str:

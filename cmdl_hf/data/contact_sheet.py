@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..escaping import MAX_NAME, one_line
 from ..visualization import VOID_COLOR, Palette, overlay
 from .label_table import IGNORE_INDEX
 
@@ -83,7 +84,8 @@ def _draw_legend(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> 
 def _write(picture: Image.Image, place: tuple[int, int], text: str, width: int) -> None:
     """Write a line of text, shortened to `width` pixels."""
     font = load_font()
-    text = "".join(letter if _has_glyph(letter) else letter.encode("unicode_escape").decode() for letter in text)
+    line = one_line(text, MAX_NAME)
+    text = "".join(letter if _has_glyph(letter) else letter.encode("unicode_escape").decode() for letter in line)
     if font.getlength(text) > width:
         while font.getlength(text + "…") > width:
             text = text[:-1]

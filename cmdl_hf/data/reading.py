@@ -12,6 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from ..escaping import one_line
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -44,7 +46,7 @@ class BadFileError(ValueError):
 
     def __str__(self) -> str:
         path, problem, cure = self.args
-        return f"{path}: {problem}; {cure}"
+        return one_line(f"{path}: {problem}; {cure}")
 
 
 class BadDataError(ValueError):

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
+from ..escaping import MAX_NAME, one_line
 from ..files import check_can_write, without_nan, write_text
 from ..hub import write_card
 from .protocols import Protocol
@@ -42,9 +43,10 @@ class Evaluation:
     def format_table(self) -> str:
         """Make a table of IoU, accuracy and pixel share in % for every class, followed by the means."""
         scores = self.scores
-        width = max(len(name) for name in (*self.id2label.values(), "frequency-weighted"))
+        names = {id_: one_line(name, MAX_NAME) for id_, name in self.id2label.items()}
+        width = max(len(name) for name in (*names.values(), "frequency-weighted"))
         lines = [f"{'class':<{width}}{'IoU':>9}{'accuracy':>10}{'pixels':>9}   %"]
-        for id_, name in self.id2label.items():
+        for id_, name in names.items():
             values = scores["per_class_iou"][id_], scores["per_class_accuracy"][id_], self.pixel_shares[id_]
             lines.append(f"{name:<{width}}{_percent(values[0]):>9}{_percent(values[1]):>10}{_percent(values[2]):>9}")
         lines += [

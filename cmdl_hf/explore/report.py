@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from .. import __version__
+from ..escaping import MAX_NAME, isolate, one_line
 from ..visualization import Palette, distribution_shades, paint_values, value_colors
 from .pictures import to_data_uri, to_hex
 
@@ -78,9 +80,12 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "short": _short}
+    environment.filters |= {"percent": _percent, "number": _number, "short": _short, "isolate": isolate}
     M = findings["num_distributions"]
+    classes = [row | {"name": one_line(row["name"], MAX_NAME)} for row in findings["classes"]]
+    findings = {**findings, "classes": classes}
     return environment.get_template("report.html").render(
         findings=findings,
         pictures=pictures,
@@ -94,6 +99,12 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         matrix=_draw_matrix(findings),
         bar_colors=[to_hex(color) for color in value_colors(9)],
     )
+
+
+def _finalize(value: Any) -> Any:
+    """Bring every string that the page shows into one line; autoescape, which comes next, escapes it."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return one_line(value) if is_text and not value.isprintable() else value
 
 
 def _aspect(pictures: Pictures) -> float:
@@ -157,4 +168,4 @@ def _short(name: str, length: int = 26) -> str:
     """Cut a long name of a class, after the first of its synonyms where it lists some."""
     if len(name) > length:
         name = name.split(",")[0]
-    return name if len(name) <= length else name[: length - 1] + "…"
+    return one_line(name, length)

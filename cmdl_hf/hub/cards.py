@@ -38,9 +38,9 @@ def write_card(folder: str | Path, repo_id: str | None = None, run: dict[str, An
     """Write the card of a model, `README.md`, from the files beside it.
 
     The card contains the facts of `config.json`, `recipe.yaml`, `run.json` and `scores.json`. If a file is missing,
-    the card says that its facts are not recorded, and without scores it shows none. It shows pictures if they exist. What
-    the files say stays text: it cannot add markup or metadata. A card that was edited or written by hand is kept;
-    remove it to get a new one.
+    the card says that its facts are not recorded, and without scores it shows none. It shows pictures if they exist.
+    Whatever the files contain stays text and cannot add markup or metadata. A card that was edited or written by hand
+    is kept; remove it to get a new one.
 
     Args:
         folder (`str` or `Path`): Folder of the model, from a run or from `save_pretrained`.

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
 
+from ..escaping import MAX_NAME, one_line
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -59,7 +61,13 @@ def _plot(
         if not points:
             continue
         steps, values = zip(*points, strict=True)
-        label = name.removeprefix("validation_").removesuffix("_distributions").replace("_", " ").replace("iou", "IoU")
+        label = (
+            one_line(name, MAX_NAME)
+            .removeprefix("validation_")
+            .removesuffix("_distributions")
+            .replace("_", " ")
+            .replace("iou", "IoU")
+        )
         axes.plot(
             steps,
             values,
@@ -77,6 +85,8 @@ def _plot(
     if unit:
         axes.set_ylabel(unit)
     if axes.has_data():
-        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend = axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     else:
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color="#888888")

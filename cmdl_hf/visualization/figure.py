@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..escaping import MAX_NAME, one_line
 from .colors import VOID_COLOR, Palette, distribution_shades
 from .ids import Segmentation, check_size, to_ids
 from .painting import colorize, paint_distributions
@@ -103,7 +104,7 @@ def _legend_rows(
             continue
         score = "" if per_class_iou is None else f"{per_class_iou[class_id]:.2f}".replace("nan", "–")
         shades = distribution_shades(palette[class_id], num_distributions) if num_distributions else []
-        rows.append(_LegendRow(id2label[class_id], palette[class_id], shades, score))
+        rows.append(_LegendRow(one_line(id2label[class_id], MAX_NAME), palette[class_id], shades, score))
     if ignore_index in present:
         rows.append(_LegendRow("void", VOID_COLOR, [], ""))
     return rows

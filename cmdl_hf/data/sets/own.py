@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from ...escaping import MAX_NAME, one_line
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
 from ..listing import Layout, SplitFiles, absolute, index_by_id, list_files, locate, pair_files
 from ..reading import IMAGE_SUFFIXES
@@ -143,8 +144,9 @@ def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str 
     if K < 2 or ignored != [IGNORE_INDEX] or IGNORE_INDEX not in ids or len(classes) != 1:
         return None
     (id_,) = classes
+    name = one_line(label_table.id2label[id_], MAX_NAME)
     return (
-        f"of {K} classes the masks hold only {id_} ({label_table.id2label[id_]}), and 255, which means ignored. "
+        f"of {K} classes the masks hold only {id_} ({name}), and 255, which means ignored. "
         f"If 255 stands for a class, this class is not learned: write the class ids 0..{K - 1} into the masks"
     )
 
