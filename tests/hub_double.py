@@ -24,6 +24,7 @@ class Repo:
     """A repository: its commits, each the whole tree."""
 
     private: bool
+    sizes: dict[str, int | None] = field(default_factory=dict)  # of files, where the double is to lie
     commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
 
     def commit(self, message, files):
@@ -287,7 +288,10 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if (commit := repo.at(rev)) is None:
             return self._missing("RevisionNotFound")
-        siblings = [{"rfilename": path} for path in sorted(commit[2])]
+        siblings = [
+            {"rfilename": path, "size": repo.sizes.get(path, len(content))}
+            for path, content in sorted(commit[2].items())
+        ]
         described = {"id": id, "sha": commit[0], "private": repo.private, "siblings": siblings, "tags": []}
         return self._send(200, described | {"downloads": 0, "likes": 0, "lastModified": "2026-01-01T00:00:00.000Z"})
 

@@ -2,30 +2,71 @@
 
     CMDL_MODEL=outputs/demo/model python app.py
 
-It accepts CMDL models and any other model that `AutoModelForSemanticSegmentation` loads. For models without
-distributions, it shows classes and pixels only. It does not need cmdl_hf: a CMDL model's folder contains its code.
+It serves the models that `CMDL_MODEL` lists: CMDL models and any other model that `AutoModelForSemanticSegmentation`
+loads. For models without distributions, it shows classes and pixels only. It does not need cmdl_hf: a CMDL model's
+folder contains its code. It checks whatever visitors send; `models.py` and `segmenter.py` contain the limits.
 """
 
+import html
 import logging
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import views
+from models import ALLOW_ANY, RefusedError, list_models, load
 from PIL import Image
-from segmenter import OWN_MODELS, Result, classes_present, load, read_image, segment, shrink
+from segmenter import MAX_IMAGE_BYTES, Result, classes_present, read_image, segment, shrink
 
 logger = logging.getLogger("space")
 
-EXAMPLE_MODELS = ["nvidia/segformer-b0-finetuned-ade-512-512", "openmmlab/upernet-convnext-tiny"]
+MAX_WAITING = 16
+"""Maximum number of waiting requests. The app rejects all others."""
+
+MAX_THREADS = 8
 EXAMPLE_IMAGES = sorted(str(path) for path in (Path(__file__).parent / "images").glob("*.jpg"))
 CLICK = "<p class='muted'>Click a pixel of the result.</p>"
 
 
+class Page(gr.Blocks):
+    """A page that accepts only uploads. Gradio itself would download a file from a URL that a visitor sends."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
+        """Reject URLs, then continue as Gradio does."""
+        if not all(map(_is_upload, _find_files(inputs))):
+            raise gr.Error("An image must be uploaded here; addresses are not taken.", print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, *args, **options)
+
+
+def _find_files(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield all values that Gradio would treat as files."""
+    if isinstance(value, dict) and "path" in value:
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _find_files(item)
+
+
+def _is_upload(file: dict[str, Any]) -> bool:
+    path = file["path"]
+    return path is None or (isinstance(path, str) and Path(path).is_absolute() and "://" not in path)
+
+
+def explain(error: Exception) -> gr.Error:
+    """Make the error that a visitor sees. The details of unexpected errors are only in the log."""
+    if isinstance(error, RefusedError):
+        return gr.Error(html.escape(str(error)), print_exception=False)
+    number = uuid.uuid4().hex[:8]
+    logger.error("error %s", number, exc_info=error)
+    text = f"Something went wrong here; try another image or model. The owner finds error {number} in the log."
+    return gr.Error(text, print_exception=False)
+
+
 def build_page() -> gr.Blocks:
     """Lay out the page and connect its parts."""
-    models = OWN_MODELS + EXAMPLE_MODELS
-    with gr.Blocks(title="Inside a segmenter", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    models = list_models()
+    with Page(title="Inside a segmenter", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         result, pixel = gr.State(time_to_live=3600), gr.State()
         gr.Markdown("# Inside a semantic segmenter\nClasses, the distributions that describe them, outliers, pixels.")
         with gr.Row():
@@ -33,14 +74,16 @@ def build_page() -> gr.Blocks:
                 name = gr.Dropdown(
                     models,
                     value=models[0],
-                    allow_custom_value=True,
-                    label="Model: a folder or a Hub name",
+                    allow_custom_value=ALLOW_ANY,
+                    label="Model, or another name on the Hub" if ALLOW_ANY else "Model",
                     elem_id="model",
                 )
+                # Pass the value unchanged: the error of Gradio would repeat the value, and `load` checks it.
+                name.preprocess = lambda payload: payload
                 photo = gr.Image(
                     type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", elem_id="photo"
                 )
-                # Pass the path unchanged: if Pillow cannot open the file, `read_image` reports why.
+                # Pass the path unchanged: Gradio would decode the file, and `read_image` checks it first.
                 photo.preprocess = lambda payload: payload and payload.path
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
                 gr.Examples(EXAMPLE_IMAGES, photo, label="Generated examples")
@@ -73,10 +116,9 @@ def build_page() -> gr.Blocks:
             try:
                 given = read_image(path)
                 image = shrink(given)
-                new = segment(*load((name or "").strip()), image)
+                new = segment(*load(name if isinstance(name, str) else ""), image)
             except Exception as error:
-                logger.warning("%s", error, exc_info=not isinstance(error, ValueError))
-                raise gr.Error(str(error) or type(error).__name__, print_exception=False) from error
+                raise explain(error) from error
             if image is not given:
                 gr.Info(f"The image is shrunk to {image.width} × {image.height} pixels.")
             present = classes_present(new)
@@ -102,11 +144,12 @@ def build_page() -> gr.Blocks:
             if result is None:
                 raise gr.Error("The result has expired; press Segment again.", print_exception=False)
             size = result.image.size
-            x, y = (min(int(place) // views.zoom(size), end - 1) for place, end in zip(event.index, size, strict=True))
+            factor = views.zoom(size)
+            x, y = (min(max(int(place) // factor, 0), end - 1) for place, end in zip(event.index, size, strict=True))
             return [(x, y), views.describe_pixel(result, x, y), *views.draw(result, (x, y), shown, opacity)]
 
         everything = [result, pixel, *pictures, toggles, toggle_style, distributions_text, outliers_text, pixel_text]
-        button.click(run, [name, photo, opacity], everything)
+        button.click(run, [name, photo, opacity], everything, api_name="segment", concurrency_limit=1)
         for control in (toggles.input, opacity.release):
             control(toggle, [result, pixel, toggles, opacity], overlay, show_progress="hidden")
         for shown_picture in pictures:
@@ -117,10 +160,15 @@ def build_page() -> gr.Blocks:
 
 
 if __name__ == "__main__":
-    build_page().launch(
+    page = build_page().queue(max_size=MAX_WAITING, default_concurrency_limit=2, api_open=False)
+    page.launch(
         share=False,
         ssr_mode=False,
-        max_file_size="50mb",
+        show_error=False,
+        max_threads=MAX_THREADS,
+        max_file_size=MAX_IMAGE_BYTES,
+        enable_monitoring=False,
+        mcp_server=False,
         state_session_capacity=16,
         footer_links=[],
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),

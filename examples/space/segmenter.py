@@ -1,9 +1,9 @@
-"""Load a semantic segmenter and segment one image; for CMDL models, also find the distributions."""
+"""Read and segment one image with a semantic segmenter; for CMDL models, also find the distributions."""
 
 import colorsys
-import functools
-import importlib.util
-import os
+import struct
+import unicodedata
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from models import RefusedError
 from PIL import Image, ImageOps
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-if importlib.util.find_spec("cmdl_hf"):
-    import cmdl_hf  # noqa: F401 (registers CMDL with the auto classes)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Pillow's names of the formats that are read. No other decoder sees a file."""
 
-OWN_MODELS = [name.strip() for name in os.environ.get("CMDL_MODEL", "").split(",") if name.strip()]
-"""Models whose remote code may run: the owner of the app lists them, separated by commas."""
+MAX_IMAGE_BYTES = 20_000_000
+"""Larger files are rejected during the upload."""
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000
 """Images with more pixels are rejected before they are decoded."""
 
 MAX_WORK_PIXELS = 2048 * 1024
 """Images with more pixels are shrunk to this number of pixels."""
+
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of Unicode
+_JOINERS = "\u200c\u200d"  # of Persian, of Indian scripts, and of emoji
 
 
 @dataclass(frozen=True)
@@ -55,46 +58,34 @@ class Result:
     epsilon: float = 0.05
 
 
-@functools.lru_cache(maxsize=2)
-def load(name: str) -> tuple[Any, Any]:
-    """Load model and image processor from a folder or the Hub.
-
-    The remote code of a model runs only for `OWN_MODELS` and, outside a Space, for local folders. In a Space, visitors
-    type the names, and they must not be able to run code of other people.
-    """
-    is_own = name in OWN_MODELS or (Path(name).is_dir() and "SPACE_ID" not in os.environ)
-    options = {"trust_remote_code": is_own, "token": None if is_own else False}
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, **options)
-        model = AutoModelForSemanticSegmentation.from_pretrained(name, dtype=torch.float32, **options)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        if "trust_remote_code" in str(error):
-            reason = "it has remote code, which runs only for the models that CMDL_MODEL lists when the app starts"
-        raise ValueError(
-            f"The model must be a folder or a Hub name of a semantic segmenter with its image processor; "
-            f"{name!r} cannot be loaded: {reason}"
-        ) from error
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor
-
-
 def read_image(path: str | None) -> Image.Image:
-    """Read a file as an upright RGB image."""
+    """Read a file as an upright RGB image.
+
+    Raises:
+        RefusedError: if there is no file, its format is not one of `FORMATS`, or it is too large.
+    """
     if path is None:
-        raise ValueError("There is no image; upload one or choose an example.")
+        raise RefusedError("There is no image; upload one or choose an example.")
+    name = one_line(Path(path).name, 80)
     try:
-        with Image.open(path) as file:
+        if Path(path).stat().st_size > MAX_IMAGE_BYTES:
+            raise RefusedError(
+                f"An image may have up to {MAX_IMAGE_BYTES // 10**6} MB. This file has more; shrink it."
+            )
+        with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             file.draft("RGB", (4096, 4096))  # a large JPEG is decoded at a smaller size
             return ImageOps.exif_transpose(file).convert("RGB")
     except Image.DecompressionBombError as error:
-        raise ValueError(
+        raise RefusedError(
             f"An image may have up to {MAX_PIXELS:,} pixels. This file has more; shrink or crop it."
         ) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"The file must be an image such as PNG or JPEG; {Path(path).name!r} cannot be read. Save it again."
+    except RefusedError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise RefusedError(
+            f"The file must be an image such as PNG or JPEG; {name!r} cannot be read. Save it again."
         ) from error
 
 
@@ -119,7 +110,7 @@ def segment(model: Any, processor: Any, image: Image.Image) -> Result:
     segmentation = segmentation.cpu()
     logits = output.logits.float().cpu()
     K = logits.shape[1]
-    names = [str(config.id2label.get(i, i)) for i in range(K)]
+    names = [one_line(config.id2label.get(i, i), 80) for i in range(K)]
     palette = np.array(getattr(config, "palette", None) or [_default_color(i) for i in range(K)], dtype=np.uint8)
     result = Result(image, logits, segmentation.numpy(), names, palette)
     if not has_distributions:
@@ -137,6 +128,16 @@ def segment(model: Any, processor: Any, image: Image.Image) -> Result:
         outliers=outliers.numpy(),
         epsilon=config.sinkhorn_epsilon,
     )
+
+
+def one_line(text: object, length: int) -> str:
+    """Format a string of a model or a visitor as one visible line; longer ones are cut and end with an ellipsis."""
+    line = " ".join(str(text)[: 4 * length].split())
+    line = "".join(
+        "\ufffd" if unicodedata.category(letter) in _INVISIBLE and letter not in _JOINERS else letter
+        for letter in line
+    )
+    return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def _default_color(class_id: int) -> list[int]:

@@ -125,12 +125,13 @@ async def look(url, chromium, profile, visit, width=1280):
 def space(monkeypatch):
     """The app's modules that need no Gradio."""
     monkeypatch.syspath_prepend(SPACE)
+    import models
     import segmenter
     import views
 
     yield segmenter, views
-    segmenter.load.cache_clear()
-    for name in ("segmenter", "views"):
+    models.load.cache_clear()
+    for name in ("models", "segmenter", "views"):
         sys.modules.pop(name)
 
 
@@ -243,33 +244,33 @@ class TestParts:
         assert segmenter.shrink(image).size == (38, 25)
         assert segmenter.shrink(Image.new("RGB", (5000, 1))).size == (2236, 1)
 
-    def test_models_that_cannot_be_loaded_are_named(self, space, make_model, tmp_path):
-        segmenter, _ = space
+    def test_models_that_cannot_be_loaded_are_refused(self, space, make_model, tmp_path, monkeypatch):
+        models = sys.modules["models"]
         make_model().save_pretrained(tmp_path)  # without image processor
-        for name in ("", "nobody/nothing", str(tmp_path), str(tmp_path / "nowhere")):
-            with pytest.raises(ValueError, match=f"a semantic segmenter with its image processor; '{name}' cannot"):
-                segmenter.load(name)
+        monkeypatch.setattr(models, "OWN_MODELS", {"mine": str(tmp_path)})
+        with pytest.raises(models.RefusedError, match=r"cannot be loaded now; choose another one"):
+            models.load("mine")
+        with pytest.raises(models.RefusedError, match=r"must be one of the list; choose one there"):
+            models.load("nobody/nothing")
 
-    @pytest.mark.parametrize(
-        ("own", "on_space", "is_run"), [(False, False, True), (False, True, False), (True, True, True)]
-    )
-    def test_code_of_strangers_does_not_run_on_a_space(
-        self, space, make_model, tmp_path, monkeypatch, own, on_space, is_run
-    ):
-        segmenter, _ = space
+    @pytest.mark.parametrize("on_space", [False, True])
+    def test_code_runs_for_the_owners_models_alone(self, space, make_model, tmp_path, monkeypatch, on_space):
+        models = sys.modules["models"]
         folder = save(make_model(), tmp_path)
-        monkeypatch.setattr(segmenter, "OWN_MODELS", [folder] if own else [])
+        monkeypatch.setattr(models, "OWN_MODELS", {"mine": folder})
         if on_space:
             monkeypatch.setenv("SPACE_ID", "somebody/space")
         seen = []
-        real = segmenter.AutoModelForSemanticSegmentation.from_pretrained
+        real = models.AutoModelForSemanticSegmentation.from_pretrained
         watched = SimpleNamespace(
             from_pretrained=lambda name, **options: seen.append(options) or real(name, **options)
         )
-        monkeypatch.setattr(segmenter, "AutoModelForSemanticSegmentation", watched)
-        segmenter.load(folder)
-        assert seen[0]["trust_remote_code"] is is_run
-        assert seen[0]["token"] is (None if is_run else False)
+        monkeypatch.setattr(models, "AutoModelForSemanticSegmentation", watched)
+        models.load("mine")
+        assert seen[0]["trust_remote_code"] is True
+        with pytest.raises(models.RefusedError):
+            models.load(folder)
+        assert len(seen) == 1
 
     def test_header_of_the_space(self):
         header = yaml.safe_load((SPACE / "README.md").read_text().split("---\n")[1])
@@ -369,13 +370,9 @@ def test_page_in_chromium(address, image, tmp_path):
         text = await browser.evaluate("document.querySelector('#outliers-text').innerText")
         assert "The value is not a probability" in text
 
-        await browser.click("#model input")
-        await browser.evaluate("document.querySelector('#model input').select()")
-        await browser.call("Input.insertText", text="nobody/nothing")
-        for kind in ("rawKeyDown", "keyUp"):
-            await browser.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13)
-        await browser.click("#segment")
-        await browser.wait_for("document.body.innerText.includes(\"'nobody/nothing' cannot be loaded\")")
+        assert await browser.evaluate("document.querySelector('#model input').value") == "/".join(
+            Path(tmp_path / "model").parts[-2:]
+        )
 
     browser = asyncio.run(asyncio.wait_for(look(address, find_chromium(), tmp_path / "profile", visit), 60))
     assert browser.errors == []
