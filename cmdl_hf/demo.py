@@ -14,6 +14,7 @@ from transformers.utils import logging
 from .data import EvalTransform, load_data
 from .escaping import MAX_NAME, one_line
 from .evaluation import evaluate
+from .files import write_text
 from .training import CMDLTrainingArguments, make_model, make_transform, save, train
 from .visualization import draw_prediction
 
@@ -82,7 +83,7 @@ def run_demo(
 
     output_dir = Path(output_dir)
     save(model, output_dir / "model", args)
-    (output_dir / "scores.json").write_text(json.dumps(scores, indent=2))
+    write_text(output_dir / "scores.json", json.dumps(scores, indent=2))
     _use_saved_model(output_dir, dataset["test"][0])
     return scores
 

@@ -6,8 +6,8 @@ from cmdl_hf.files import check_can_write, write_files, write_text
 
 def test_files_are_replaced_whole_and_what_a_killed_process_left_goes(tmp_path):
     folder = tmp_path / "run"
-    (folder / ".writing").mkdir(parents=True)
-    (folder / ".writing" / "half").touch()
+    (folder / ".writing-killed").mkdir(parents=True)
+    (folder / ".writing-killed" / "half").touch()
     write_text(folder / "a.txt", "old")
     write_files(folder, lambda place: (place / "a.txt").write_text("new"))
     assert [path.name for path in folder.iterdir()] == ["a.txt"]
@@ -35,5 +35,5 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match=r"file/scores.json cannot be written .*; name another place"):
         check_can_write(tmp_path / "file" / "scores.json", is_folder=False)
-    with pytest.raises(IsADirectoryError, match="name a JSON file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
         check_can_write(tmp_path / "folder", is_folder=False)

@@ -10,6 +10,7 @@ import numpy as np
 from accelerate.utils import tqdm
 from PIL import Image
 
+from ..files import new_file
 from .contact_sheet import draw_contact_sheet, load_font
 from .label_table import IGNORE_INDEX, Label, LabelTable
 from .listing import Sample
@@ -117,8 +118,8 @@ def check_data(
     samples = list(_samples_to_draw(builder, report))
     if samples:
         sheet = draw_contact_sheet(samples, report.label_table.id2label, report.label_table.palette)
-        Path(contact_sheet).parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(contact_sheet, "PNG")
+        with new_file(Path(contact_sheet)) as unfinished:
+            sheet.save(unfinished, "PNG")
     return report, bool(samples)
 
 

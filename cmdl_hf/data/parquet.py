@@ -1,12 +1,14 @@
 """Data sets as Parquet files, which `datasets.load_dataset` reads and streams from a folder or from the Hub."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import datasets
 from datasets.table import embed_table_storage
 
+from ..files import make_folder, new_file, write_text
 from .label_table import COLUMNS, LabelTable
 from .sets.base import FEATURES, SegmentationDataset
 
@@ -44,8 +46,7 @@ def write_parquet(
         train = datasets.load_dataset("camvid_parquet", split="train", streaming=True)
         ```
     """
-    data_dir = new_folder(output_dir) / "data"
-    data_dir.mkdir()
+    data_dir = make_folder(new_folder(output_dir) / "data")
     splits = datasets.SplitDict()
     for split, rows in dataset.items():
         num_bytes = _write_split(split, rows, data_dir, max_shard_bytes)
@@ -64,9 +65,9 @@ def new_folder(folder: str | Path) -> Path:
 
     Raises:
         FileExistsError: if the folder holds files.
+        LinkError: if the folder is a link.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(folder))
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; name a new folder")
     return folder
@@ -88,7 +89,8 @@ def _write_split(split: str, rows: datasets.Dataset, data_dir: Path, max_shard_b
                 desc=f"{split}, file {index + 1} of {len(shards)}",
             )
         )
-        embedded.to_parquet(data_dir / f"{split}-{index:05d}-of-{len(shards):05d}.parquet")
+        with new_file(data_dir / f"{split}-{index:05d}-of-{len(shards):05d}.parquet") as unfinished:
+            embedded.to_parquet(unfinished)
         num_bytes += embedded.data.nbytes
     return num_bytes
 
@@ -120,8 +122,9 @@ def _num_bytes(value: dict[str, str | bytes | None] | None) -> int:
 
 def _write_classes(label_table: LabelTable, output_dir: Path) -> None:
     names = json.dumps(label_table.id2label, indent=2, ensure_ascii=False)
-    (output_dir / NAMES_FILE).write_text(names + "\n", encoding="utf-8")
-    with (output_dir / CLASSES_FILE).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows([row.raw_id, row.train_id, row.name, *row.colour] for row in label_table.of_train_ids.rows)
+    write_text(output_dir / NAMES_FILE, names + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(COLUMNS)
+    writer.writerows([row.raw_id, row.train_id, row.name, *row.colour] for row in label_table.of_train_ids.rows)
+    write_text(output_dir / CLASSES_FILE, table.getvalue())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files import write_text
 from .dataset_card import make_dataset_card
 from .loading import make_builder
 from .parquet import new_folder, write_parquet
@@ -40,5 +41,5 @@ def prepare(
     dataset = builder.load(skip_bad_files=skip_bad_files)
     info = write_parquet(dataset, output_dir)
     card = make_dataset_card(dataset, info, builder.benchmark, builder.layout, repo_id or output_dir.absolute().name)
-    card.save(output_dir / "README.md")
+    write_text(output_dir / "README.md", str(card))
     return dataset

@@ -12,8 +12,8 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
-from ..escaping import MAX_NAME, one_line
-from ..files import check_can_write, without_nan, write_text
+            raise FileExistsError(f"two images would both be written to {file}; give them different names")
+        write_image(file, Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]), root=self.folder)
 from ..hub import write_card
 from .protocols import Protocol
 from .scoring import Prediction
@@ -212,10 +212,9 @@ class PredictionWriter:
             part for part in Path(f"{prediction.id}.png").parts if part not in ("..", Path(str(prediction.id)).anchor)
         ]
         file = self.folder.joinpath(*parts)
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
             raise FileExistsError(f"two images would both be written to {file}; give them different names")
-        Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]).save(file)
+        write_image(file, Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]), root=self.folder)
 
 
 def _update_card(folder: Path, name: str, scores: Mapping[str, Any]) -> None:

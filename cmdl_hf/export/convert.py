@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import write_files
 from ..models import CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
 
 BACKBONES = ("resnet50", "resnet50c", "resnet101", "resnet101c", "resnet152", "resnet152c")
@@ -133,9 +134,13 @@ def convert_reference_checkpoint(
     config = _config_of(reference, checkpoint, backbone, num_labels, context_module)
     model = CMDLForSemanticSegmentation(config).eval()
     model.load_state_dict(_rename_all(reference, model.state_dict(), checkpoint))
-    model.save_pretrained(output_dir)
-    make_image_processor().save_pretrained(output_dir)
+    write_files(output_dir, lambda folder: _save(model, folder))
     return model
+
+
+def _save(model: CMDLForSemanticSegmentation, folder: Path) -> None:
+    model.save_pretrained(folder)
+    make_image_processor().save_pretrained(folder)
 
 
 def _config_of(

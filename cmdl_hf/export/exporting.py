@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from .. import __version__
+from ..files import check_can_write, new_file
 from ..inference import load_segmenter
 from ..visualization import default_palette
 from .tracing import first_line, num_channels, settings_of, trace
@@ -106,16 +107,13 @@ def export_model(
     """
     path = Path(path)
     _check_options(path, format, image_size, opset)
-    unfinished = _prepare_file(path)
-    try:
+    check_can_write(path, is_folder=False)
+    with new_file(path) as unfinished:
         name, reference, image_processor = _load(model, image_processor, trust_remote_code)
         program, fixed_size = trace(reference, image_size, image_processor)
         metadata = _describe(reference, name, fixed_size, image_processor)
         run = _write(program, unfinished, format, opset, metadata)
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
 
 
@@ -139,20 +137,6 @@ def _check_options(path: Path, format: str, image_size: Sequence[int] | None, op
 
 def _renamed(path: Path, format: str) -> Path:
     return path.with_name(f"{path.stem or 'model'}{SUFFIXES[format]}")
-
-
-def _prepare_file(path: Path) -> Path:
-    """Create the folder, and an empty temporary file that replaces `path` when it is complete."""
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(b"")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"{path} cannot be written ({reason}); name a file in a folder that you may write to") from error
-    return unfinished
 
 
 def _load(model: nn.Module | str | Path, image_processor: Any, trust_remote_code: bool) -> tuple[str, nn.Module, Any]:
@@ -197,17 +181,17 @@ def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
 
 
 def _write(
-    program: ExportedProgram, path: Path, format: str, opset: int | None, metadata: dict[str, Any]
+    program: ExportedProgram, unfinished: Path, format: str, opset: int | None, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor] | None:
     """Write a program to a file, and load the file; returns what computes logits by it."""
     if format == "onnx":
-        _write_onnx(program, path, opset, metadata)
-        return _open_onnx(path)
-    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
-    return _open_program(path)
+        _write_onnx(program, unfinished, opset, metadata)
+        return _open_onnx(unfinished)
+    torch.export.save(program, unfinished, extra_files={METADATA_FILE: json.dumps(metadata)})
+    return _open_program(unfinished)
 
 
-def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadata: dict[str, Any]) -> None:
+def _write_onnx(program: ExportedProgram, unfinished: Path, opset: int | None, metadata: dict[str, Any]) -> None:
     """Translate a program into an ONNX file that holds its weights."""
     try:
         onnx_program = torch.onnx.export(
@@ -227,7 +211,7 @@ def _write_onnx(program: ExportedProgram, path: Path, opset: int | None, metadat
     onnx_program.rename_axes({axis: name for axis, name in axes if not isinstance(axis, int)})
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     onnx_program.model.metadata_props.update(texts)
-    onnx_program.save(path, external_data=False)
+    onnx_program.save(unfinished, external_data=False)
 
 
 def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:

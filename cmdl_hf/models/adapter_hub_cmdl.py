@@ -14,6 +14,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from .configuration_cmdl import CMDLConfig
+from .saving_cmdl import refuse_links
 from .segmenter_cmdl import build_segmenter, describe_segmenter
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class CMDLAdapterHubMixin(
     _options: dict[str, Any]
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        refuse_links(save_directory)
         config = {
             "classifier": self.classifier_name,
             "num_labels": self.config.num_labels,

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from .allowed_cmdl import BACKBONES, check_dtype, check_extras, check_timm_options, check_transformers_config
 from .configuration_checks_cmdl import check_classes, check_feature_maps, check_names, check_ranges, check_sizes
 from .context_registry_cmdl import carry_context_module, find_context_module
+from .saving_cmdl import refuse_links
 
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
@@ -272,6 +273,7 @@ class CMDLConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the configuration with its source files, and with the file of a plug-in's context module."""
+        refuse_links(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
         carry_context_module(self.context_module, save_directory)
 

@@ -29,6 +29,7 @@ from .distributions_cmdl import (
 )
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
+from .saving_cmdl import refuse_links
 
 
 @dataclass
@@ -260,6 +261,11 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             return fused
         # The sum bypasses attention and fusion, whose output is noise at the start of training.
         return context + hidden_state + scale_channels(fused, self.context_layer_scale)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the model as transformers does, but into no folder that is a link or holds one."""
+        refuse_links(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+
+from ..files import make_folder, new_folder_in, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +53,16 @@ class Checkpoints:
         """
         processes = PartialState()
         target = self.folder / f"{_PREFIX}{step:08d}"
-        unfinished = target.with_name(target.name + _UNFINISHED)
+        unfinished = None
         try:
-            if processes.is_main_process:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir(parents=True)
-            processes.wait_for_everyone()
+            unfinished = self._begin(target)
             write(unfinished)
             processes.wait_for_everyone()
             if processes.is_main_process:
                 self._finish(unfinished, target, {"step": step, "num_processes": processes.num_processes, **state})
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own types
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if unfinished is not None:
+                shutil.rmtree(unfinished, ignore_errors=True)
             newest = self._name(self.newest())
             raise OSError(
                 f"cannot write checkpoint {target}: {error}; free space on the disk, or get permission to write. Then "
@@ -84,21 +85,30 @@ class Checkpoints:
         """Return the `state` that was passed to `save`, with `step` and `num_processes`."""
         return json.loads((checkpoint / MANIFEST).read_text())["state"]
 
+    def _begin(self, target: Path) -> Path:
+        """Make a folder of a name that nobody can foresee, which all processes write into."""
+        names = [""]
+        if PartialState().is_main_process:
+            make_folder(self.folder)
+            for left in self.folder.glob(f"{target.name}{_UNFINISHED}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            names = [new_folder_in(self.folder, f"{target.name}{_UNFINISHED}-").name]
+        return self.folder / broadcast_object_list(names)[0]
+
     def _finish(self, unfinished: Path, target: Path, state: Mapping[str, Any]) -> None:
         files = {file.name: [file.stat().st_size, _checksum(file)] for file in sorted(unfinished.iterdir())}
-        (unfinished / MANIFEST).write_text(json.dumps({"files": files, "state": state}))
+        write_text(unfinished / MANIFEST, json.dumps({"files": files, "state": state}))
         for file in unfinished.iterdir():
             _to_disk(file)
         _to_disk(unfinished)
-        shutil.rmtree(target, ignore_errors=True)  # a broken one of the same step
+        _remove(target)  # a broken one of the same step
         unfinished.rename(target)
         _to_disk(self.folder)
         others = [checkpoint for checkpoint in self._all() if checkpoint != target]
         is_broken = {checkpoint: _find_problem(checkpoint, reads_all=False) is not None for checkpoint in others}
         whole = [checkpoint for checkpoint in others if not is_broken[checkpoint]]
         for old in [*filter(is_broken.get, others), *whole[self.total_limit - 1 :]]:
-            (old / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look complete
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
     def _all(self) -> Iterator[Path]:
         """Yield every checkpoint, complete or not, the newest first."""
@@ -109,9 +119,20 @@ class Checkpoints:
         return "the beginning" if checkpoint is None else str(checkpoint)
 
 
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; of a link the name alone."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+        return
+    (checkpoint / MANIFEST).unlink(missing_ok=True)  # first: a half-removed checkpoint must not look complete
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
 def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
     """Return why a checkpoint is not complete, or None. Without `reads_all` only file sizes are checked."""
-    if checkpoint.name.endswith(_UNFINISHED):
+    if checkpoint.is_symlink():
+        return "it is a link"
+    if _UNFINISHED in checkpoint.name:
         return "its writing was interrupted"
     try:
         files = json.loads((checkpoint / MANIFEST).read_text())["files"]
@@ -119,6 +140,8 @@ def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
         return f"{MANIFEST} is missing or unreadable"
     for name, (size, checksum) in files.items():
         file = checkpoint / name
+        if file.is_symlink() or file.parent != checkpoint:
+            return f"{name} leads out of it"
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..escaping import MAX_NAME, one_line
+from ..files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +39,8 @@ def draw_curves(rows: Sequence[Mapping[str, float | None]], path: str | PathLike
     _plot(panels[0, 1], rows, scores, "Scores on the validation split", factor=100, unit="%")
     _plot(panels[1, 0], rows, ["learning_rate"], "Learning rate of the backbone")
     _plot(panels[1, 1], rows, distributions, "Dead and duplicate distributions")
-    figure.savefig(path, format="png")
+    with new_file(Path(path)) as unfinished:
+        figure.savefig(unfinished, format="png")
 
 
 def _plot(

@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 import yaml
 
-from ..files import without_nan, write_text
+from ..files import make_folder, refuse_irregular, refuse_link, without_nan, write_text
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
@@ -76,7 +76,8 @@ class RunFolder:
             OSError: if the folder cannot be written to.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
+            self._check_lock()
             self._lock.acquire(blocking=False)
             self.write_facts(facts)
             write_text(self.path / RECIPE_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
@@ -100,11 +101,22 @@ class RunFolder:
     def _check_place(self) -> None:
         """Refuse a file, or a folder without write permission, before anything is read or written."""
         path = self.path
+        refuse_link(path)
+        self._check_lock()
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file; name a new folder with --output-dir")
         existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
         if not os.access(existing, os.W_OK):
             raise PermissionError(f"{existing} cannot be written to; name another folder with --output-dir")
+
+    def _check_lock(self) -> None:
+        """Refuse a lock that is another file: locking empties a file, and an old filelock follows links to it."""
+        lock = Path(self._lock.lock_file)
+        refuse_link(lock)
+        if lock.exists():
+            refuse_irregular(lock, lock.stat().st_mode)
+            if lock.stat().st_nlink > 1:
+                raise FileExistsError(f"{lock} is a second name of another file; remove it")
 
     def _read(self) -> None:
         """Read the state of the run in the folder, and refuse a run that this recipe cannot continue."""

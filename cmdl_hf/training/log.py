@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from ..files import without_nan, write_text
+from ..files import append_text, without_nan, write_text
 from .curves import draw_curves
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,8 +39,7 @@ class TrainingLog:
     def write(self, row: Mapping[str, float]) -> None:
         """Add a row of metrics at the step `row["step"]`."""
         if self.accelerator.is_main_process:
-            with (self.folder / METRICS_FILE).open("a") as file:
-                file.write(json.dumps(without_nan(row)) + "\n")
+            append_text(self.folder / METRICS_FILE, json.dumps(without_nan(row)) + "\n")
         self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
 
     def is_evaluated(self, step: int) -> bool:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from ..escaping import MAX_NAME, one_line
+from ..files import new_file
 from .colors import VOID_COLOR, Palette, distribution_shades
 from .ids import Segmentation, check_size, to_ids
 from .painting import colorize, paint_distributions
@@ -79,7 +81,8 @@ def draw_prediction(
         axes.imshow(picture, interpolation="antialiased" if title == "Image" else "nearest")
         axes.set_title(title, fontsize=12, loc="left", pad=5)
     _draw_legend(legend_axes, rows)
-    figure.savefig(path, format="png")
+    with new_file(Path(path)) as unfinished:
+        figure.savefig(unfinished, format="png")
 
 
 class _LegendRow(NamedTuple):

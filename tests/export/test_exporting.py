@@ -224,7 +224,7 @@ def test_without_the_extra_the_cure_is_told(make_model, tmp_path, monkeypatch):
 def test_a_path_that_cannot_be_written_is_told_before_the_work(make_model, tmp_path, target):
     (tmp_path / "file").touch()
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(OSError, match=r"cannot be written \(.*name a file in a folder that you may write to"):
+    with pytest.raises(OSError, match=r"cannot be written \(.*name another place|is a folder; name a file"):
         export_model(make_model(), tmp_path / target)
 
 

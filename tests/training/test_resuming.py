@@ -107,7 +107,7 @@ def assert_same_run(folder, expected):
     assert json.loads((folder / "scores.json").read_text()) == json.loads((expected / "scores.json").read_text())
     last = {row["step"]: row for row in rows_of(expected) if "loss" not in row}
     assert {row["step"]: row for row in rows_of(folder) if "loss" not in row} == last
-    assert not list(folder.rglob("*.unfinished"))
+    assert not list(folder.rglob("*.unfinished*"))
     assert {path.name for path in folder.rglob(".*")} <= {".lock"}
 
 
