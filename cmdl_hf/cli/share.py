@@ -7,21 +7,28 @@ from ..plugins import import_plugins
 from .options import Plugins, logging_to_terminal, name_of_model
 
 
-def push(folder: Path, repo_id: str, /, *, private: bool | None = None, plugin: Plugins = ()) -> None:
+def push(
+    folder: Path, repo_id: str, /, *, private: bool | None = None, dry_run: bool = False, plugin: Plugins = ()
+) -> None:
     """Push a model to the Hub, with a model card that describes its training and its scores.
 
-    The command uploads the files of the folder and of its subfolder last/, but no checkpoints, hidden files or other
-    folders. It keeps a model card (README.md) that you have edited. Log in first: hf auth login.
+    The command uploads the model, the model in the subfolder last/, and the recipe, scores, curves and class names. It
+    prints the files first. It uploads no other files, and it refuses a folder with links. It keeps a model card
+    (README.md) that you have edited. Log in first: hf auth login.
 
     Args:
         folder: Output folder of cmdl train, or any folder that from_pretrained loads.
         repo_id: ORG/NAME on the Hub. The repository is created if it does not exist.
         private: Whether a new repository is private. Default: the setting of ORG.
+        dry_run: Print what would be uploaded, and upload nothing.
     """
     import_plugins(plugin)
-    from ..hub import push
+    from ..hub import preview_push, push
 
-    address = push(folder, repo_id, private)
+    if dry_run:
+        print(f"would be sent to {repo_id}:\n{preview_push(folder)}")
+        return
+    address = push(folder, repo_id, private, tell=print)
     print(f"Pushed to {address}")
 
 

@@ -12,8 +12,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
-            raise FileExistsError(f"two images would both be written to {file}; give them different names")
-        write_image(file, Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]), root=self.folder)
+from ..files import check_can_write, without_nan, write_image, write_text
 from ..hub import write_card
 from .protocols import Protocol
 from .scoring import Prediction

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from .sending import list_dataset_files, snapshot_of
 from .uploading import with_retries
 
 
@@ -25,6 +26,8 @@ def check_can_push_dataset(repo_id: str) -> None:
 def push_dataset(folder: str | Path, repo_id: str, private: bool = True) -> str:
     """Upload the folder of a data set to the Hub, and replace the data files of an earlier upload.
 
+    The Parquet files of `data/` go there, the classes and the card; nothing else of the folder does.
+
     Args:
         folder (`str` or `Path`): The folder.
         repo_id (`str`): `"organisation/name"`. It is created if it does not exist.
@@ -35,20 +38,23 @@ def push_dataset(folder: str | Path, repo_id: str, private: bool = True) -> str:
         `str`: address of the data set.
 
     Raises:
+        ValueError: if the folder holds links, pipes or the like.
         PermissionError: if the Hub does not accept the token, or the token has no right to write.
         ConnectionError: if the Hub cannot be reached after several attempts.
     """
     api = HfApi(library_name="cmdl_hf")
+    folder = Path(folder)
 
-    def upload() -> str:
+    def upload(snapshot: Path) -> str:
         repo = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo.repo_id,
-            folder_path=folder,
+            folder_path=snapshot,
             repo_type="dataset",
             commit_message="Upload data set",
             delete_patterns="data/*.parquet",  # a different number of shards has different file names
         )
         return str(repo)
 
-    return with_retries(upload, repo_id)
+    with snapshot_of(folder, list_dataset_files(folder)) as snapshot:
+        return with_retries(lambda: upload(snapshot), repo_id)

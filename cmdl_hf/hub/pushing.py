@@ -2,11 +2,10 @@
 
 import json
 import logging
-import os
 import shlex
 import shutil
-import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, hf_hub_url
@@ -21,38 +20,42 @@ from huggingface_hub.utils import (
 )
 
 from .cards import CARD_FILE, is_generated, write_card
+from .sending import describe_files, list_files, list_left, remove_snapshots, snapshot_of, take_snapshot
 from .uploading import describe, explain, is_passing, not_logged_in, with_retries
 
 logger = logging.getLogger(__name__)
 
-_FOLDERS = (".", "last")
-_SNAPSHOTS = ".push-"
 
-
-def list_files(folder: str | Path) -> list[Path]:
-    """List the files of a model's folder that are pushed to the Hub: its own files and those of `last`.
-
-    Other folders (such as checkpoints and trackers' logs), hidden files and unfinished files (.tmp) are not pushed.
+def preview_push(folder: str | Path) -> str:
+    """Tell what `push` would send, without sending or writing anything; nobody need be logged in.
 
     Args:
-        folder (`str` or `Path`): The folder.
+        folder (`str` or `Path`): As `push` takes it.
 
     Returns:
-        `list[Path]`: paths relative to it.
+        `str`: names and sizes of the files, one a line, and the names of those that stay.
+
+    Raises:
+        NotADirectoryError, FileNotFoundError, ValueError: as `push` raises them.
     """
     folder = Path(folder)
-    return [
-        path.relative_to(folder)
-        for part in _FOLDERS
-        for path in sorted((folder / part).glob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.suffix != ".tmp"
-    ]
+    files = _files_of_model(folder)
+    lines = [describe_files(folder, files)]
+    if Path(CARD_FILE) not in files:
+        lines.append(f"  {CARD_FILE}, which is written then")
+    if left := list_left(folder, files):
+        lines.append(f"stays here, as no such name goes to the Hub: {', '.join(left)}")
+    return "\n".join(lines)
 
 
 def push(
-    folder: str | Path, repo_id: str, private: bool | None = None, message: str = "Upload model with cmdl_hf"
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    message: str = "Upload model with cmdl_hf",
+    tell: Callable[[str], None] = logger.info,
 ) -> str:
-    """Push a model's folder to the Hub, with a model card.
+    """Push a model's folder to the Hub, with its card; see `list_files` for what of the folder goes there.
 
     Files on the Hub that the folder does not have are kept. A model card that was edited on the Hub is kept, too,
     unless the folder's own card was written by hand.
@@ -63,27 +66,37 @@ def push(
         repo_id (`str`): `"organisation/name"`. It is created if it does not exist.
         private (`bool`, *optional*): Whether a new repository is private. By default, the organisation's setting.
         message (`str`): Message of the commit.
+        tell (`Callable`): Called with the list of files before they are sent.
 
     Returns:
         `str`: address of the model.
 
     Raises:
-        NotADirectoryError, FileNotFoundError: if the folder does not exist or contains no model.
-        ValueError: if `repo_id` is not of this form, or the repository is public and `private` is set.
+        NotADirectoryError, FileNotFoundError: if there is no such folder, or no model in it.
+        ValueError: if `repo_id` is no such name, or it is public and `private` is asked for; if the folder holds
+            links, pipes or the like.
         PermissionError: if the Hub does not accept the token, or the token has no right to write.
-        ConnectionError: if the Hub cannot be reached after several attempts. You can repeat the push.
+        ConnectionError: if the Hub stays out of reach. The folder is as it was, and pushing can be repeated.
     """
     folder = Path(folder)
+    _files_of_model(folder)
+    _check_name(repo_id)
+    _check_token(repo_id)
+    write_card(folder, repo_id)
+    tell(f"sending to {repo_id}:\n{preview_push(folder)}")
+    with snapshot_of(folder, list_files(folder)) as snapshot:
+        return _upload(snapshot, repo_id, private, message)
+
+
+def _files_of_model(folder: Path) -> list[Path]:
+    """List what of a folder goes to the Hub, and refuse one that holds no model."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder; name the output folder of a run or of save_pretrained")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} contains no model: it has no config.json; name a folder that from_pretrained loads"
         )
-    _check_name(repo_id)
-    _check_token(repo_id)
-    write_card(folder, repo_id)
-    return _upload(folder, repo_id, private, message)
+    return list_files(folder)
 
 
 def check_can_push(repo_id: str, private: bool | None = None) -> None:
@@ -141,8 +154,7 @@ class HubPusher:
         self.repo_id = repo_id
         self.private = private
         check_can_push(repo_id, private)
-        for snapshot in self.folder.glob(f"{_SNAPSHOTS}*"):  # left by a run that was killed
-            shutil.rmtree(snapshot, ignore_errors=True)
+        remove_snapshots(self.folder)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._waiting: tuple[int, Path, str] | None = None  # number, snapshot and message of a state
@@ -158,8 +170,9 @@ class HubPusher:
         """
         self._last_state += 1
         try:
+            list_files(self.folder)  # refuses links before the card is made from what they lead to
             write_card(self.folder, self.repo_id)
-            snapshot = self._take_snapshot()
+            snapshot = take_snapshot(self.folder, list_files(self.folder))
         except (OSError, ValueError) as error:
             logger.warning("%s: not pushed (%s), tried again later: %s", self.repo_id, message, error)
             return
@@ -190,22 +203,6 @@ class HubPusher:
             kind = next(k for k in (PermissionError, ConnectionError, OSError, ValueError) if isinstance(error, k))
             again = shlex.join(["cmdl", "push", str(self.folder), self.repo_id, *["--private"] * bool(self.private)])
             raise kind(f"{error}\nThe model is still in {self.folder}. Push it later: {again}") from None
-
-    def _take_snapshot(self) -> Path:
-        """Copy the files. Weights are replaced, never changed in place, so a hard link is enough for them."""
-        snapshot = Path(tempfile.mkdtemp(prefix=_SNAPSHOTS, dir=self.folder))
-        try:
-            for path in list_files(self.folder):
-                copy = snapshot / path
-                copy.parent.mkdir(exist_ok=True)
-                if path.suffix == ".safetensors":
-                    _link(self.folder / path, copy)
-                else:
-                    shutil.copy2(self.folder / path, copy)
-        except BaseException:
-            shutil.rmtree(snapshot, ignore_errors=True)
-            raise
-        return snapshot
 
     def _work(self) -> None:
         """Upload the waiting snapshots until there are none."""
@@ -285,11 +282,3 @@ def _check_name(repo_id: str) -> None:
 def _check_token(repo_id: str) -> None:
     if get_token() is None:
         raise not_logged_in(repo_id)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make a hard link, or a copy if the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -220,13 +220,13 @@ def test_a_hub_out_of_reach_does_not_keep_a_run_from_starting(hub, folder, caplo
 def gate(monkeypatch):
     """Holds commits back until it is opened."""
     gate = threading.Event()
-    upload_folder = huggingface_hub.HfApi.upload_folder
+    create_commit = huggingface_hub.HfApi.create_commit
 
-    def wait_and_upload(*args, **kwargs):
+    def wait_and_commit(*args, **kwargs):
         assert gate.wait(30)
-        return upload_folder(*args, **kwargs)
+        return create_commit(*args, **kwargs)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", wait_and_upload)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", wait_and_commit)
     return gate
 
 
@@ -398,7 +398,11 @@ assert names["ids"].shape == (64, 96)
 @pytest.mark.usefixtures("client")
 def test_cmdl_push(hub, folder, capfd):
     main(["push", str(folder), "me/toy", "--private"])
-    assert capfd.readouterr().out == f"Pushed to {hub.url}/me/toy\n"
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[0] == "sending to me/toy:"
+    assert printed[-1] == f"Pushed to {hub.url}/me/toy"
+    sent = {line.split()[-1] for line in printed[1:-1] if "bytes" in line}
+    assert sent == set(hub.repos["models", "me/toy"].files)
     assert hub.repos["models", "me/toy"].private
     _assert_holds(hub.repos["models", "me/toy"], folder)
 
