@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from ..escaping import one_line
+from ..files import NotRegularError
+from ..images import UNREADABLE, UnfitImageError, check_depth, check_ids, open_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -73,16 +75,25 @@ def list_errors(errors: Sequence[BadFileError], limit: int = 10) -> str:
 
 
 def decode(path: Path, content: bytes | None = None) -> Image.Image:
-    """Decode an image as it is stored. The EXIF orientation is not applied.
+    """Decode an image of 8-bit channels as it is stored. The EXIF orientation is not applied.
 
     Args:
         path (`Path`): The file, or with `content` a name for messages.
         content (`bytes`, *optional*): The encoded image, if it is not in a file.
 
     Raises:
-        BadFileError: if it cannot be decoded.
+        BadFileError: if it cannot be decoded, or has more bits or bands.
     """
     with _decoding(path, content) as image:
+        check_depth(image)
+        image.load()
+    return image
+
+
+def _decode_ids(path: Path, content: bytes | None) -> Image.Image:
+    """Decode a mask whose numbers Pillow leaves as they are."""
+    with _decoding(path, content) as image:
+        check_ids(image)
         image.load()
     return image
 
@@ -101,7 +112,7 @@ def open_mask(path: Path, content: bytes | None = None) -> Image.Image:
     Raises:
         BadFileError: if the file cannot be decoded or does not hold ids.
     """
-    mask = decode(path, content)
+    mask = _decode_ids(path, content)
     if mask.format == "JPEG":
         raise BadFileError(path, "a mask must be stored without loss, found JPEG", "save the class ids as PNG")
     if mask.mode in ("L", "P"):
@@ -172,6 +183,7 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
         BadFileError: if the file is damaged, has an unsupported mode, or does not fit its mask.
     """
     with _decoding(path, content) as image:
+        check_depth(image)
         if not _is_complete(image):
             image.load()
         orientation = _orientation(image)
@@ -202,21 +214,21 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
 
 @contextmanager
 def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
-    """Open an image with PIL. Raises BadFileError if PIL cannot decode it, OSError if the disk cannot be read."""
-    with path.open("rb") if content is None else io.BytesIO(content) as stream:
-        size = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        try:
-            with Image.open(stream) as image:
-                yield image
-        except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            # PIL's message for an unknown format contains the path, which must not appear in a card on the Hub.
-            reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-            raise BadFileError(
-                path, f"cannot be decoded ({size} bytes, {reason})", "fetch it again: it is damaged or not an image"
-            ) from error
+    """Open an image. Raises BadFileError if it cannot be decoded, OSError if the disk cannot be read."""
+    try:
+        with open_image(path if content is None else content) as image:
+            yield image
+    except BadFileError:
+        raise
+    except (UnfitImageError, NotRegularError) as error:
+        raise BadFileError(path, error.problem, error.cure) from error
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        size = path.stat().st_size if content is None else len(content)
+        raise BadFileError(
+            path, f"cannot be decoded ({size} bytes, {error})", "fetch it again: it is damaged or not an image"
+        ) from error
 
 
 def _is_complete(image: Image.Image) -> bool:

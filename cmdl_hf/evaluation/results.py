@@ -12,6 +12,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
+from ..escaping import MAX_NAME, one_line
 from ..files import check_can_write, without_nan, write_image, write_text
 from ..hub import write_card
 from .protocols import Protocol

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..files import write_text
+from ..files import check_can_write, write_image, write_text
+from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, read_image
 from ..progress import progress_bar
 from ..visualization import default_palette, overlay
-from .images import MAX_PIXELS, UNREADABLE, find_images, read_image
+from .images import find_images
 from .loading import choose_device, load_segmenter
 from .logits import outlier_map
 
@@ -212,14 +213,14 @@ class _Writer:
 
     def write(self, prepared: _Prepared, ids: Tensor, outliers: Tensor | None) -> None:
         outputs = self.targets[prepared.path]
-        outputs.segmentation.parent.mkdir(parents=True, exist_ok=True)
         if self.num_labels > _MAX_PALETTE:
-            Image.fromarray(ids.numpy().astype(np.uint16)).save(outputs.segmentation)
+            segmentation = Image.fromarray(ids.numpy().astype(np.uint16))
         else:
             segmentation = Image.fromarray(ids.numpy().astype(np.uint8)).convert("P")
             segmentation.putpalette([channel for color in self.palette for channel in color])
-            segmentation.save(outputs.segmentation)
-        overlay(prepared.image, ids, self.palette, ignore_index=-1).save(outputs.overlay, quality=92)
+        write_image(outputs.segmentation, segmentation, self.output_dir)
+        painted = overlay(prepared.image, ids, self.palette, ignore_index=-1)
+        write_image(outputs.overlay, painted, self.output_dir, quality=92)
         row = {
             "file": str(prepared.path),
             "width": prepared.image.width,
@@ -229,7 +230,8 @@ class _Writer:
             "classes": self._shares(ids),
         }
         if outliers is not None:
-            Image.fromarray((outliers.clamp(0, 1) * 255).round().byte().numpy()).save(outputs.outlier_map)
+            grey = Image.fromarray((outliers.clamp(0, 1) * 255).round().byte().numpy())
+            write_image(outputs.outlier_map, grey, self.output_dir)
             row["outlier_map"] = outputs.outlier_map.relative_to(self.output_dir).as_posix()
             row["outlier_mean"], row["outlier_max"] = round(float(outliers.mean()), 4), round(float(outliers.max()), 4)
         self.rows[prepared.path] = row
@@ -257,6 +259,11 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
     for path in paths:
         try:
             image = read_image(path, max_pixels)
+        except UnfitImageError as error:
+            failures[path] = str(error)
+            if error.is_too_large:
+                failures[path] += ", or raise the limit with --max-pixels if it comes from a source you trust"
+            continue
         except UNREADABLE as error:
             failures[path] = str(error) or type(error).__name__
             continue
@@ -289,16 +296,11 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    """Create the output folder, and check that it can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{SUMMARY_FILE}.tmp"
-        probe.touch()
-        probe.unlink()
-    except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{error.filename or folder} is a file; name a folder to write to") from error
-    except OSError as error:
-        raise PermissionError(f"{folder} cannot be written to ({error.strerror}); name another folder") from error
+    """Make the output folder, and find out before the work whether it can be written to."""
+    in_the_way = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+    if in_the_way.is_file():
+        raise NotADirectoryError(f"{in_the_way} is a file; name a folder to write to")
+    check_can_write(folder, is_folder=True)
 
 
 def _name_outputs(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, _Outputs]:

@@ -1,54 +1,11 @@
-"""Find image files by name, folder or pattern, and read them safely."""
+"""Image files of a user, found by name, folder or pattern."""
 
 import glob
 import re
-import struct
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
-MAX_PIXELS = 178_956_970
-"""Pixels of the largest image that is read. At this limit, Pillow suspects a decompression bomb."""
-
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""Errors that Pillow raises on files that are not a complete image."""
-
-
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image file as upright RGB. Transparency is dropped.
-
-    Args:
-        path (`Path`): The file.
-        max_pixels (`int`): Images with more pixels are rejected before they are decoded.
-
-    Raises:
-        OSError, ValueError, SyntaxError, EOFError: if the file is not a complete image, or is too large.
-    """
-    with _without_pillows_limit(), Image.open(path) as file:
-        width, height = file.size
-        if width * height == 0:
-            raise ValueError(f"has no pixels, found a size of {width} × {height}")
-        if width * height > max_pixels:
-            raise ValueError(
-                f"has {width} × {height} = {width * height:,} pixels, more than {max_pixels:,}; raise the limit with "
-                "--max-pixels if you trust its source"
-            )
-        if file.mode.startswith(("I", "F")):
-            raise ValueError(f"must have 8 bits per channel, found mode {file.mode}; convert it")
-        return ImageOps.exif_transpose(file).convert("RGB")
-
-
-@contextmanager
-def _without_pillows_limit() -> Iterator[None]:
-    """Switch off Pillow's own pixel limit, because `max_pixels` replaces it."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+from ..images import SUFFIXES
 
 
 def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
@@ -67,14 +24,13 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
         FileNotFoundError: if there is no image.
     """
     root = Path(given)
-    if root.is_file():
+    if root.exists() and not root.is_dir():  # what is no file is refused when it is read
         yield root, Path(root.name)
         return
     if root.is_dir():
-        readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-        found = (path for path in root.rglob("*") if path.suffix.lower() in readable and path.is_file())
+        found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
     else:
-        found = (path for path in map(Path, glob.glob(str(given), recursive=True)) if path.is_file())
+        found = (path for path in map(Path, glob.glob(str(given), recursive=True)) if not path.is_dir())
         root = _fixed_part(root)
     paths = sorted(path for path in found if not _is_earlier_output(path, root, output_dir))
     if not paths:

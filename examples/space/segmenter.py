@@ -1,6 +1,8 @@
 """Read and segment one image with a semantic segmenter; for CMDL models, also find the distributions."""
 
 import colorsys
+import os
+import stat
 import struct
 import unicodedata
 import zlib
@@ -58,6 +60,10 @@ class Result:
     epsilon: float = 0.05
 
 
+class _UnfitImageError(Exception):
+    """An image that would not be read whole."""
+
+
 def read_image(path: str | None) -> Image.Image:
     """Read a file as an upright RGB image.
 
@@ -68,6 +74,8 @@ def read_image(path: str | None) -> Image.Image:
         raise RefusedError("There is no image; upload one or choose an example.")
     name = one_line(Path(path).name, 80)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it is no regular file")
         if Path(path).stat().st_size > MAX_IMAGE_BYTES:
             raise RefusedError(
                 f"An image may have up to {MAX_IMAGE_BYTES // 10**6} MB. This file has more; shrink it."
@@ -75,8 +83,11 @@ def read_image(path: str | None) -> Image.Image:
         with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _refuse_what_would_be_lost(file)
             file.draft("RGB", (4096, 4096))  # a large JPEG is decoded at a smaller size
             return ImageOps.exif_transpose(file).convert("RGB")
+    except _UnfitImageError as error:
+        raise RefusedError(f"{name!r} cannot be segmented: {error}.") from error
     except Image.DecompressionBombError as error:
         raise RefusedError(
             f"An image may have up to {MAX_PIXELS:,} pixels. This file has more; shrink or crop it."
@@ -87,6 +98,19 @@ def read_image(path: str | None) -> Image.Image:
         raise RefusedError(
             f"The file must be an image such as PNG or JPEG; {name!r} cannot be read. Save it again."
         ) from error
+
+
+def _refuse_what_would_be_lost(file: Image.Image) -> None:
+    """Refuse frames beside the first, bits beyond 8 and bands beyond colours: Pillow drops them without a word."""
+    if getattr(file, "is_animated", False) and file.format != "MPO":  # which is a photograph
+        raise _UnfitImageError("it holds several pictures; save one as a file of its own")
+    tiles = getattr(file, "tile", ())
+    stored = [str(tile[3]) for tile in tiles]  # how the file has a pixel, such as RGB;16B or RGBX
+    is_deep_ppm = any(tile[0].startswith("ppm") and tile[3][-1] > 255 for tile in tiles)
+    if file.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored) or is_deep_ppm:
+        raise _UnfitImageError("it has more than 8 bits a channel; convert it to 8 bits")
+    if file.format == "TIFF" and any("X" in raw for raw in stored):
+        raise _UnfitImageError("it has bands beside its colours; choose three of them")
 
 
 def shrink(image: Image.Image) -> Image.Image:

@@ -320,11 +320,11 @@ def test_mistakes_are_told_in_one_line(folder, images, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "touch", refuse)
-    assert "cannot be written to (Permission denied)" in _run([folder, images, *out])
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert "cannot be written (Permission denied)" in _run([folder, images, *out])
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind the superuser")
 def test_a_folder_without_permission_is_refused(folder, images, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
-    assert "cannot be written to" in _run([folder, images, "--out", tmp_path / "locked" / "out"])
+    assert "cannot be written" in _run([folder, images, "--out", tmp_path / "locked" / "out"])

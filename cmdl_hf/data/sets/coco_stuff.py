@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...files import open_regular
 from ..label_table import IGNORE_INDEX, LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
 from ..reading import IMAGE_SUFFIXES, BadFileError, ids_to_image
@@ -148,7 +149,8 @@ def _read_mat(path: Path) -> Image.Image:
         from scipy.io import loadmat  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("COCO-Stuff 10k has .mat masks, which need scipy: pip install scipy") from error
-    content = path.read_bytes()
+    with open_regular(path) as stream:
+        content = stream.read()
     try:
         ids = loadmat(io.BytesIO(content), variable_names=["S"])["S"]
     except Exception as error:  # scipy raises errors of a dozen unrelated types on damaged files

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
+from ...files import open_regular
 from ..label_table import Classes, LabelTable, to_label_table
 from ..parquet import CLASSES_FILE, NAMES_FILE
 from ..reading import BadFileError, encode_png, image_value, map_ids, open_mask
@@ -69,7 +71,8 @@ def load_hub(
         for column in (image_column, mask_column):
             if not isinstance(rows.features.get(column), datasets.Image):
                 raise ValueError(f"{path} must have a column {column!r} of images; its columns are {rows.features}")
-        read = _read_rows(rows, split, (image_column, mask_column), label_table, num_proc)
+        folders = _own_folders(path, rows.info.builder_name, cache, load_options)
+        read = _read_rows(rows, split, (image_column, mask_column), label_table, folders, num_proc)
         errors = read["error"][:]
         bad_files += [BadFileError(Path(error[0]), *error[1:]) for error in errors if error]
         splits[split] = read.remove_columns("error").select([row for row, error in enumerate(errors) if not error])
@@ -101,7 +104,12 @@ def _find_file(path: str, name: str, load_options: Mapping[str, Any]) -> Path | 
 
 
 def _read_rows(
-    rows: datasets.Dataset, split: str, columns: tuple[str, str], label_table: LabelTable, num_proc: int | None
+    rows: datasets.Dataset,
+    split: str,
+    columns: tuple[str, str],
+    label_table: LabelTable,
+    folders: tuple[Path, ...],
+    num_proc: int | None,
 ) -> datasets.Dataset:
     """Read a split with the columns of `FEATURES`, and a column `error` with the problem of each bad row."""
     for column in columns:
@@ -117,6 +125,7 @@ def _read_rows(
             image_column=image_column,
             mask_column=None if is_withheld else mask_column,
             mapping=label_table.raw_to_train,
+            folders=folders,
         ),
         with_indices=True,
         remove_columns=rows.column_names,
@@ -132,26 +141,54 @@ def _read_row(
     image_column: str,
     mask_column: str | None,
     mapping: Mapping[int, int],
+    folders: tuple[Path, ...],
 ) -> dict[str, Any]:
     """Read a row of a data set with the columns of `FEATURES`. The column `error` holds its problem, or None."""
     id_ = str(row.get("id", f"{split}_{index:06d}"))
     label, size = None, None
     try:
         if mask_column is not None:
-            mask_path, mask = _image_bytes(row, mask_column, id_)
+            mask_path, mask = _image_bytes(row, mask_column, id_, folders)
             mapped = map_ids(open_mask(mask_path, mask), mapping, mask_path)
             label, size = {"path": None, "bytes": encode_png(mapped)}, mapped.size
-        image = image_value(*_image_bytes(row, image_column, id_), size)
+        image = image_value(*_image_bytes(row, image_column, id_, folders), size)
     except BadFileError as error:
         return {"image": None, "label": None, "id": id_, "error": [str(part) for part in error.args]}
     return {"image": image, "label": label, "id": id_, "error": None}
 
 
-def _image_bytes(row: Mapping[str, Any], column: str, id_: str) -> tuple[Path, bytes | None]:
-    """Return the path of an undecoded image and None, or a name for messages and the image's bytes."""
+def _own_folders(
+    path: str, builder_name: str | None, cache_dir: str | None, load_options: Mapping[str, Any]
+) -> tuple[Path, ...]:
+    """The folders that files of a data set may lie in: what the user named, or what `datasets` fetched for it.
+
+    A row may name any path, and whoever made the data set chose it: another file of this machine would end up in the
+    data, and with them on the Hub.
+    """
+    folders = [Path(folder) for folder in (path, load_options.get("data_dir")) if folder and Path(folder).is_dir()]
+    if not folders:
+        folders = [Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="dataset")]
+    if (builder_name or "").endswith("folder"):  # whose paths are from datasets, which unpacks archives there
+        folders.append(Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "downloads")
+    return tuple(folder.resolve() for folder in folders)
+
+
+def _image_bytes(
+    row: Mapping[str, Any], column: str, id_: str, folders: tuple[Path, ...]
+) -> tuple[Path, bytes | None]:
+    """Return a name for messages, and the bytes of an undecoded image."""
     value = row[column]
     if value is None:
         raise BadFileError(Path(id_), f"the column {column!r} is empty", "fill it, or leave the row out")
-    if value["bytes"] is None:
-        return Path(value["path"]), None
-    return Path(id_) / column, value["bytes"]
+    name = Path(id_) / column
+    if value["bytes"] is not None:
+        return name, value["bytes"]
+    path = Path(value["path"]).resolve()
+    if not any(path.is_relative_to(folder) for folder in folders):
+        raise BadFileError(
+            name,
+            f"names the file {value['path']}, which lies outside the data set",
+            "write the bytes of images into the rows, as datasets' embed_external_files does",
+        )
+    with open_regular(path) as stream:
+        return name, stream.read()
