@@ -265,7 +265,7 @@ def test_unfit_images_are_listed_with_the_reason(folder, images, tmp_path, monke
     reasons = {path.name: reason for path, reason in failures.items()}
     assert reasons.keys() == {"cut.jpg", "deep.png", "huge.png"}
     assert "truncated" in reasons["cut.jpg"]
-    assert "8 bits per channel" in reasons["deep.png"]
+    assert "8-bit channels" in reasons["deep.png"]
     assert "30,000 pixels, more than 20,000" in reasons["huge.png"]
     assert "--max-pixels" in reasons["huge.png"]
     assert _ids(tmp_path / "out" / "tiny.png").shape == (1, 1)
