@@ -123,7 +123,7 @@ def test_so_they_are_in_a_recipe(bomb, trace, attack):
 def test_a_backbone_is_an_architecture_of_timm_and_nothing_that_it_would_fetch(folder, tmp_path, name):
     name = name.format(folder=tmp_path)
     edit(folder, backbone_config={"model_type": "timm_backbone", "backbone": name, "out_indices": [1, 2, 3, 4]})
-    with pytest.raises(REFUSALS, match=f"{re.escape(repr(name))} is no architecture of timm"):
+    with pytest.raises(REFUSALS, match=rf"{re.escape(repr(name)[:40])}.* is no architecture of timm"):
         AutoModelForSemanticSegmentation.from_pretrained(folder)
     with pytest.raises(ValueError, match="is no architecture of timm"):
         make_config(CMDLTrainingArguments(benchmark="camvid", backbone=name), BENCHMARKS["camvid"])

@@ -150,7 +150,7 @@ class TestCommandLine:
             ("", ["--learning-rat", "0.1"], "--learning-rate"),
             ("", ["--framework", "unet"], "framework"),
             ("power: -1", [], "power must be at least 0"),
-            ("", ["--backbone", "resnet19"], "timm cannot build backbone='resnet19'"),
+            ("", ["--backbone", "resnet19"], "backbone='resnet19' is no architecture of timm"),
             ("", ["--output-stride", "7"], "output_stride=7"),
             ("", ["--hidden-size", "0"], "hidden_size must be at least 1"),
             ("", ["--benchmark", "camvid"], "give --data-dir"),
