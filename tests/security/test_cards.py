@@ -19,7 +19,7 @@ from cmdl_hf.data.listing import Layout
 from cmdl_hf.data.loading import BENCHMARKS
 from cmdl_hf.data.reading import BadFileError
 from cmdl_hf.data.sets.base import SegmentationDataset
-from cmdl_hf.escaping import MAX_NAME, code_span, code_string, for_html, for_markdown, lines, one_line
+from cmdl_hf.escaping import MAX_NAME, code_span, code_string, for_markdown, lines, one_line
 from cmdl_hf.hub import write_card
 from cmdl_hf.hub.cards import is_generated
 
@@ -172,7 +172,7 @@ def test_the_example_of_a_data_set_s_card_is_python_that_does_nothing_else(path)
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 def test_every_way_out_is_one_line(name):
-    for text in (one_line(name), for_markdown(name), code_span(name), for_html(name), code_string(name)):
+    for text in (one_line(name), for_markdown(name), code_span(name), code_string(name)):
         assert len(text.splitlines()) <= 1
         assert text == text.encode().decode()
         assert not any(unicodedata.category(letter) == "Cc" for letter in text)
