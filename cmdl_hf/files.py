@@ -40,7 +40,7 @@ def new_file(path: Path, root: Path | None = None) -> Iterator[Path]:
         OSError: if it cannot be written, or its folder is a link; what was there is as it was.
     """
     make_folder(path.parent, root)
-    unfinished = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")  # no longer than names may be
+    unfinished = path.with_name(f"{_WRITING}{secrets.token_hex(8)}{path.suffix}")
     os.close(os.open(unfinished, os.O_WRONLY | _NEW, 0o666))
     try:
         yield unfinished
@@ -98,8 +98,7 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
         OSError: if they cannot be written; what was there is as it was, but for files that are replaced already.
     """
     make_folder(folder)
-    for left in folder.glob(f"{_WRITING}*"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    remove_unfinished(folder)
     unfinished = new_folder_in(folder, _WRITING)
     try:
         write(unfinished)
@@ -109,6 +108,15 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"cannot write to {folder}: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed left unfinished in a folder that nobody else writes to now."""
+    for left in folder.glob(f"{_WRITING}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path, root: Path | None = None) -> Path:

@@ -8,6 +8,7 @@ def test_files_are_replaced_whole_and_what_a_killed_process_left_goes(tmp_path):
     folder = tmp_path / "run"
     (folder / ".writing-killed").mkdir(parents=True)
     (folder / ".writing-killed" / "half").touch()
+    (folder / ".writing-killed.png").touch()
     write_text(folder / "a.txt", "old")
     write_files(folder, lambda place: (place / "a.txt").write_text("new"))
     assert [path.name for path in folder.iterdir()] == ["a.txt"]

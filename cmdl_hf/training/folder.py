@@ -9,7 +9,7 @@ from typing import Any
 import filelock
 import yaml
 
-from ..files import make_folder, refuse_irregular, refuse_link, without_nan, write_text
+from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
@@ -79,6 +79,7 @@ class RunFolder:
             make_folder(self.path)
             self._check_lock()
             self._lock.acquire(blocking=False)
+            remove_unfinished(self.path)
             self.write_facts(facts)
             write_text(self.path / RECIPE_FILE, yaml.safe_dump(self.recipe, sort_keys=False))
         except filelock.Timeout as error:

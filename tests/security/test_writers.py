@@ -16,7 +16,16 @@ from cmdl_hf.data import load_synthetic, prepare
 from cmdl_hf.data.parquet import new_folder, write_parquet
 from cmdl_hf.evaluation.results import PredictionWriter
 from cmdl_hf.evaluation.scoring import Prediction
-from cmdl_hf.files import LinkError, append_text, make_folder, new_file, write_files, write_image, write_text
+from cmdl_hf.files import (
+    LinkError,
+    append_text,
+    make_folder,
+    new_file,
+    new_folder_in,
+    write_files,
+    write_image,
+    write_text,
+)
 from cmdl_hf.hub import write_card
 from cmdl_hf.inference import predict_files
 from cmdl_hf.training.checkpoints import Checkpoints
@@ -70,17 +79,17 @@ def test_names_that_were_once_foreseen_are_of_no_use(tmp_path, victim, monkeypat
     for _ in range(3):
         write_text(tmp_path / "README.md", "newer")
     assert len(names) == 3
-    assert all(re.fullmatch(r"\.[0-9a-f]{16}\.md", name) for name in names)
+    assert all(re.fullmatch(r"\.writing-[0-9a-f]{16}\.md", name) for name in names)
 
 
 def test_a_name_that_is_taken_after_all_is_not_written_to(tmp_path, victim, monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda _: "foreseen")
-    (tmp_path / ".foreseen.md").symlink_to(victim.with_name("new"))
+    (tmp_path / ".writing-foreseen.md").symlink_to(victim.with_name("new"))
     with pytest.raises(FileExistsError):
         write_text(tmp_path / "README.md", "new")
     (tmp_path / ".writing-foreseen").symlink_to(victim.parent)
     with pytest.raises(FileExistsError):
-        write_files(tmp_path, lambda place: (place / "b.txt").write_text("new"))
+        new_folder_in(tmp_path, ".writing-")
 
 
 def test_links_below_what_the_user_named_are_refused_and_those_above_followed(tmp_path, victim):
