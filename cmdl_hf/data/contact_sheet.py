@@ -103,7 +103,7 @@ def load_font() -> ImageFont.FreeTypeFont:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("contact sheets need matplotlib; install it with pip install 'cmdl_hf[plot]'") from error
+        raise ImportError("contact sheets need matplotlib; install it with pip install matplotlib") from error
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT_SIZE)
 
 

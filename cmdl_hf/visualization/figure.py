@@ -125,7 +125,7 @@ def _lay_out(num_panels: int, aspect: float, num_rows: int) -> "tuple[Figure, li
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("figures need matplotlib; install it with pip install 'cmdl_hf[plot]'") from error
+        raise ImportError("figures need matplotlib; install it with pip install matplotlib") from error
 
     grid_rows = math.ceil(num_panels / 2)
     width = (_WIDTH - _LEGEND_WIDTH - 3 * _MARGIN) / 2

@@ -52,5 +52,5 @@ def test_without_matplotlib_the_cure_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     contact_sheet.load_font.cache_clear()
-    with pytest.raises(ImportError, match=r"pip install 'cmdl_hf\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         contact_sheet.load_font()

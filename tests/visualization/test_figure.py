@@ -97,7 +97,7 @@ def test_draw_prediction_refuses_what_does_not_fit(prediction, tmp_path):
 def test_missing_matplotlib_names_the_extra(prediction, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install 'cmdl_hf\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib"):
         draw_prediction(**prediction, path=tmp_path / "figure.png")
 
 
