@@ -56,8 +56,8 @@ def write_bytes(path: Path, content: bytes, root: Path | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    write_bytes(path, text.encode())
+    """Write a text file in one step. Lone surrogates, which UTF-8 lacks, are written as in JSON."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_image(path: Path, image: Image.Image, root: Path | None = None, **options: Any) -> None:

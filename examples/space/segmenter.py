@@ -17,7 +17,7 @@ from models import RefusedError
 from PIL import Image, ImageOps
 from torch import Tensor
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read. No other decoder sees a file."""
 
 MAX_IMAGE_BYTES = 20_000_000

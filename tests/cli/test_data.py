@@ -47,7 +47,7 @@ def test_prepare_skips_bad_files_on_request_and_the_card_lists_them(camvid, tmp_
     assert "cannot be decoded" in _run(*arguments)
     main([*arguments, "--skip-bad-files"])
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"- `{FRAMES[0]}.png`: cannot be decoded (0 bytes, unknown format)" in card
+    assert f"- `{FRAMES[0]}.png`: cannot be decoded (0 bytes, of no format that is read" in card
     assert str(tmp_path) not in card
 
 

@@ -217,7 +217,7 @@ class TestOtherModels:
 
 
 class TestImages:
-    @pytest.mark.parametrize("format", ["EPS", "TIFF", "GIF", "PDF", "ICO", "PPM", "TGA", "SGI", "PCX"])
+    @pytest.mark.parametrize("format", ["EPS", "PDF", "ICO", "TGA", "SGI", "PCX", "DDS", "JPEG2000"])
     def test_other_formats_are_not_even_looked_at(self, space, tmp_path, format):
         Image.new("RGB", (30, 20)).save(tmp_path / "a", format)
         (tmp_path / "a").rename(tmp_path / "a.jpg")
@@ -438,7 +438,7 @@ class TestOverHTTP:
 
     def test_images_of_too_many_pixels_or_of_another_format_are_refused(self, server):
         assert_refused(server, server.segment("street", server.upload_image((10_000, 5_001))), "shrink or crop it")
-        for format in ("EPS", "TIFF", "GIF", "PDF"):
+        for format in ("EPS", "PDF", "ICO", "TGA"):
             path = server.upload_image(format=format, name="a.jpg")
             assert_refused(server, server.segment("street", path), "must be an image such as PNG or JPEG")
 
