@@ -1,28 +1,38 @@
-"""Groups of processes on this machine, as a launcher makes them."""
+"""Processes on this machine: single ones, scripts, and groups such as a launcher makes."""
 
 import multiprocessing
 import os
+import runpy
 import socket
+import sys
+from pathlib import Path
 
-import torch
+import pytest
+import torch.distributed as dist
+
+from cmdl_hf import cli, models
+from cmdl_hf.training import running
 
 # A server that has imported everything and forks: a process then starts in a moment, not after eight seconds.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cmdl_hf.training.running", "cmdl_hf.models"])
+_context.set_forkserver_preload([module.__name__ for module in (cli, models, running, pytest)])
 
 
-def join(rank, num_processes, port):
-    """Do what a launcher does."""
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(num_processes),
-        "LOCAL_WORLD_SIZE": str(num_processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
+def start(target, *args):
+    """Start `target(*args)` in a process of its own."""
+    process = _context.Process(target=_run, args=(target, *args))
+    process.start()
+    return process
+
+
+def _run(target, *args):
+    multiprocessing.set_start_method(None, force=True)  # or workers that read data would be started by the server, too
+    target(*args)
+
+
+def run_process(target, *args):
+    """Run `target(*args)` in a process of its own, and expect it to end well."""
+    _expect_good_ends([start(target, *args)])
 
 
 def run_processes(target, num_processes, *args):
@@ -30,14 +40,47 @@ def run_processes(target, num_processes, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
-        _context.Process(target=target, args=(rank, num_processes, port, *args)) for rank in range(num_processes)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-    exit_codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert exit_codes == [0] * num_processes
+    _expect_good_ends([start(target, rank, num_processes, port, *args) for rank in range(num_processes)])
+
+
+def _expect_good_ends(processes):
+    try:
+        for process in processes:
+            process.join(timeout=240)
+        assert [process.exitcode for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def join(rank, num_processes, port):
+    """Do what a launcher does."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def join_group(rank, num_processes, port):
+    """Join torch's process group of these processes."""
+    join(rank, num_processes, port)
+    dist.init_process_group("gloo")
+    assert dist.get_world_size() == num_processes
+
+
+def run_script(printed, script, *arguments):
+    """Run a script as `python script arguments` does, expect it to end well, and return what it printed to a file."""
+    run_process(_run_script, printed, script, arguments)
+    return printed.read_text()
+
+
+def _run_script(printed, script, arguments):
+    with printed.open("w") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+    sys.argv = [str(script), *map(str, arguments)]
+    sys.path.insert(0, str(Path(script).parent))
+    runpy.run_path(str(script), run_name="__main__")

@@ -1,10 +1,8 @@
 """An adapter in two processes learns what it does in one."""
 
-import datetime
-
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_groups import join_group, run_processes
 from segmenters import SmallSegmenter
 from tiny_models import LIVE_AGGREGATION
 from torch import nn
@@ -45,21 +43,14 @@ def take_steps(part, wrap=lambda model: model):
     return seen | {f"state {name}": tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def take_steps_in_process_group(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
+def take_steps_in_process_group(rank, num_processes, port, folder):
+    join_group(rank, num_processes, port)
     torch.save(take_steps(slice(rank, rank + 1), DistributedDataParallel), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    mp.spawn(take_steps_in_process_group, args=(tmp_path,), nprocs=2)
+    run_processes(take_steps_in_process_group, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     one = take_steps(slice(None))
     assert first.keys() == second.keys() == one.keys()

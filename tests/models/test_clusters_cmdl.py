@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from process_groups import join_group, run_processes
 
 from cmdl_hf import CMDLMemoryBank
 from cmdl_hf.models.clusters_cmdl import cluster_pixels
@@ -99,8 +99,8 @@ def test_clusters_refuse_other_shapes(embeddings, labels, message):
         CMDLMemoryBank(num_labels=3, num_distributions=4, hidden_size=8).start_from_clusters(embeddings, labels)
 
 
-def cluster_in_process_group(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def cluster_in_process_group(rank, num_processes, port, folder):
+    join_group(rank, num_processes, port)
     torch.manual_seed(5)
     embeddings, labels, modes = make_modes()
     torch.manual_seed(rank)  # the start and the draws of the processes differ
@@ -114,7 +114,7 @@ def cluster_in_process_group(rank, folder):
 
 
 def test_two_processes_cluster_the_pixels_of_both(tmp_path):
-    mp.spawn(cluster_in_process_group, args=(tmp_path,), nprocs=2)
+    run_processes(cluster_in_process_group, 2, tmp_path)
     for name in ("parts", "one_is_empty"):
         first, second = (torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in range(2))
         assert torch.equal(first["prototypes"], second["prototypes"]), name  # those of absent classes too

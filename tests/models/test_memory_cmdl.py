@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from process_groups import join_group, run_processes
 
 from cmdl_hf import CMDLMemoryBank, sinkhorn
 
@@ -258,16 +258,15 @@ def update_bank(part, folder):
     torch.save(bank.state_dict(), folder)
 
 
-def update_in_process_group(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    assert dist.get_world_size() == 2
+def update_in_process_group(rank, num_processes, port, folder):
+    join_group(rank, num_processes, port)
     update_bank(slice(60 * rank, 60 * rank + 60), folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_update_the_bank_as_one_does(tmp_path):
     update_bank(slice(None), tmp_path / "one.pt")
-    mp.spawn(update_in_process_group, args=(tmp_path,), nprocs=2)
+    run_processes(update_in_process_group, 2, tmp_path)
     one, *ranks = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "rank0", "rank1"))
     assert one["num_updates"].sum() > 0
     for rank in ranks:

@@ -1,11 +1,9 @@
 """Two processes compute what one does: losses, gradients, prototypes and weights, on batches of unequal parts."""
 
-import datetime
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_groups import join_group, run_processes
 from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -64,20 +62,9 @@ def train(config, batches, part, wrap=lambda model: model):
     return seen
 
 
-def start(rank, folder, world_size=2):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world_size,
-        timeout=datetime.timedelta(seconds=60),
-    )
+def train_in_process_group(rank, world_size, port, folder, cases):
+    join_group(rank, world_size, port)
     assert num_processes() == world_size
-
-
-def train_in_process_group(rank, folder, cases):
-    start(rank, folder)
     for name, (config, batches) in cases.items():
         seen = train(config, batches, slice(2 * rank, 2 * rank + 2), DistributedDataParallel)
         torch.save(seen, folder / f"{name}{rank}.pt")
@@ -96,7 +83,7 @@ def results(tmp_path_factory):
         "plain": (make_tiny_config(**common, use_distributions=False), make_batches()),
     }
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(train_in_process_group, args=(folder, cases), nprocs=2)
+    run_processes(train_in_process_group, 2, folder, cases)
     return {
         name: (
             train(config, batches, slice(None)),
@@ -148,8 +135,9 @@ def test_the_parts_are_unequal(results):
     assert second["losses/0/contrastive_loss"] == 0
 
 
-def compute_alone(rank, folder, config):
-    start(rank, folder)
+def compute_alone(rank, world_size, port, folder, config):
+    join_group(rank, world_size, port)
+    assert num_processes() == world_size
     model = CMDLForSemanticSegmentation(config).eval()
     if rank == 0:  # the other one computes no loss: a collective would wait for it in vain
         (batch, *_) = make_batches()
@@ -159,7 +147,7 @@ def compute_alone(rank, folder, config):
 
 
 def test_a_loss_in_eval_mode_waits_for_nobody(make_config, tmp_path):
-    mp.spawn(compute_alone, args=(tmp_path, make_config(**HARD_PIXELS)), nprocs=2)
+    run_processes(compute_alone, 2, tmp_path, make_config(**HARD_PIXELS))
     losses = torch.load(tmp_path / "losses.pt", weights_only=True)
     assert len(losses) == 6
     assert all(loss.isfinite() for loss in losses.values())

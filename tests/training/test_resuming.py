@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import random
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,11 @@ from pathlib import Path
 import filelock
 import pytest
 import yaml
+from own_data import write_own_data
+from process_groups import run_process
+from process_groups import start as start_process
 from safetensors.torch import load_file
+from short_runs import leave_out_pictures
 
 from cmdl_hf.training import CMDLTrainingArguments
 from cmdl_hf.training.training_run import TrainingRun
@@ -39,21 +42,15 @@ RECIPE = CMDLTrainingArguments(
 )
 TIMINGS = {"images_per_second", "memory_gib"}
 
-# A server that has imported everything and forks: a run then starts in a moment, not after eight seconds.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cmdl_hf.training.running", "cmdl_hf.models"])
-
 
 def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
     """Train on a few scenes; the target of the processes below."""
     import resource
 
-    import torch
-
     from cmdl_hf.data import load_synthetic
     from cmdl_hf.training import network, running
 
-    torch.set_num_threads(1)
+    leave_out_pictures()
     if is_group:
         os.setsid()
     running.load_data = lambda *_: load_synthetic(num_scenes, 2, 1, size=(64, 64), num_labels=4)
@@ -72,22 +69,18 @@ def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
 
 
 def start(output_dir, limit=None, num_scenes=6, is_group=False, **overrides):
-    process = _context.Process(target=_run, args=(output_dir, overrides, limit, num_scenes, is_group))
-    process.start()
-    return process
+    return start_process(_run, output_dir, overrides, limit, num_scenes, is_group)
 
 
 def run_to_the_end(output_dir, **overrides):
-    process = start(output_dir, **overrides)
-    process.join(timeout=240)
-    assert process.exitcode == 0
+    run_process(_run, output_dir, overrides)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """The folder of a run that nothing disturbed, and the seconds it took."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    run_to_the_end(folder.with_name("warm_up"), max_steps=3)
+    run_process(os.getpid)  # starts the server of processes, which takes longer than the run
     begin = time.perf_counter()
     run_to_the_end(folder)
     return folder, time.perf_counter() - begin
@@ -177,19 +170,33 @@ def test_a_signal_to_the_whole_group_lets_the_readers_finish(uninterrupted, tmp_
     assert_same_run(folder, uninterrupted[0])
 
 
+def _command(arguments, is_fresh):
+    """Run `python -m cmdl_hf.training` as the leader of a group of processes, in an interpreter of its own or not."""
+    os.setsid()
+    command = [sys.executable, "-m", "cmdl_hf.training", *map(str, arguments)]
+    if is_fresh:
+        os.execv(sys.executable, command)
+    sys.argv = command[2:]
+    runpy.run_module("cmdl_hf.training", run_name="__main__")
+
+
+@pytest.mark.parametrize("is_fresh", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forked", "fresh"])
 @pytest.mark.parametrize("steps", [2, 10_000], ids=["to the end", "stopped"])
-def test_a_command_with_workers_ends_when_it_is_done(tmp_path, steps):
+def test_a_command_with_workers_ends_when_it_is_done(tmp_path, steps, is_fresh):
+    write_own_data(tmp_path / "data")
     recipe = RECIPE.to_recipe() | {"max_steps": steps, "eval_steps": 10_000, "logging_steps": 1, "num_workers": 2}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"warmup_steps": 0}))
-    command = [sys.executable, "-m", "cmdl_hf.training", tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run"]
-    process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"benchmark": "own", "warmup_steps": 0}))
+    data = ["--data-dir", tmp_path / "data", "--id2label", tmp_path / "data" / "classes.txt"]
+    arguments = [tmp_path / "recipe.yaml", "--output-dir", tmp_path / "run", *data]
+    process = start_process(_command, arguments, is_fresh)
     try:
         if steps > 2:
             while not (tmp_path / "run" / "metrics.jsonl").exists() or not rows_of(tmp_path / "run"):
-                assert process.poll() is None
+                assert process.exitcode is None
                 time.sleep(0.02)
             os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(timeout=50) == (130 if steps > 2 else 0)
+        process.join(timeout=120)
+        assert process.exitcode == (130 if steps > 2 else 0)
     finally:
         process.kill()
     assert list((tmp_path / "run" / "checkpoints").iterdir())

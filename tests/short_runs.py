@@ -1,0 +1,23 @@
+"""What makes a training run of a test short: few scenes, and no pictures, which take most of its time."""
+
+from os import PathLike
+from pathlib import Path
+
+from cmdl_hf.data import load_synthetic, loading
+from cmdl_hf.training import log, training_run
+
+
+def use_few_scenes(patch=setattr):
+    """Let runs on generated scenes have a few small ones; a test gives its `monkeypatch.setattr`."""
+    patch(loading, "load_synthetic", lambda: load_synthetic(8, 4, 4, size=(64, 96)))
+
+
+def leave_out_pictures(patch=setattr):
+    """Let runs write empty files in place of pictures; a test gives its `monkeypatch.setattr`."""
+
+    def touch(*args, **_):
+        (path,) = (arg for arg in args if isinstance(arg, PathLike))
+        Path(path).touch()
+
+    patch(log, "draw_curves", touch)
+    patch(training_run, "draw_prediction", touch)
