@@ -20,7 +20,7 @@ from huggingface_hub.utils import (
 )
 
 from .cards import CARD_FILE, is_generated, write_card
-from .sending import describe_files, list_files, list_left, remove_snapshots, snapshot_of, take_snapshot
+from .sending import describe_files, held_files, list_files, list_left, remove_snapshots, snapshot_of, take_snapshot
 from .uploading import describe, explain, is_passing, not_logged_in, with_retries
 
 logger = logging.getLogger(__name__)
@@ -225,8 +225,8 @@ class HubPusher:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
 
-def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> str:
-    """Upload the files of a folder that belong on the Hub, and return the address.
+def _upload(snapshot: Path, repo_id: str, private: bool | None, message: str) -> str:
+    """Upload the files of a snapshot, and return the address.
 
     All files go into one commit, so that nobody loads a partial upload. `HfApi.upload_folder` would split a commit
     that the Hub rejects into several.
@@ -235,10 +235,10 @@ def _upload(folder: Path, repo_id: str, private: bool | None, message: str) -> s
 
     def upload() -> str:
         address = _make_repo(api, repo_id, private)
-        paths = list_files(folder)
-        if _must_keep_card(api, repo_id, folder):
+        paths = held_files(snapshot)
+        if _must_keep_card(api, repo_id, snapshot):
             paths.remove(Path(CARD_FILE))
-        files = [CommitOperationAdd(path.as_posix(), folder / path) for path in paths]
+        files = [CommitOperationAdd(path.as_posix(), snapshot / path) for path in paths]
         api.create_commit(repo_id, files, commit_message=message)
         return address
 

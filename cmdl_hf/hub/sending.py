@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -43,6 +44,7 @@ DATASET_FILES = ("README.md", "id2label.json", "label_table.csv")
 LAST = "last"
 
 _SNAPSHOTS = ".push-"
+_PARSING = threading.Lock()  # Python 3.11 fails where two threads build syntax trees at once
 
 
 def list_files(folder: str | Path) -> list[Path]:
@@ -117,6 +119,11 @@ def take_snapshot(folder: Path, files: list[Path]) -> Path:
         shutil.rmtree(snapshot, ignore_errors=True)
         raise
     return snapshot
+
+
+def held_files(snapshot: Path) -> list[Path]:
+    """List the files of a snapshot, as paths relative to it."""
+    return sorted(path.relative_to(snapshot) for path in snapshot.rglob("*") if path.is_file())
 
 
 @contextmanager
@@ -199,7 +206,8 @@ def _imports(path: Path) -> set[str]:
     with open_regular(path, follow_links=False) as stream:
         content = stream.read()
     try:
-        tree = ast.parse(content)
+        with _PARSING:
+            tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no Python file ({error}); save the model again") from error
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]

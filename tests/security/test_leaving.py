@@ -1,10 +1,12 @@
 """What leaves the machine: names on a list, regular files alone, printed before they go."""
 
+import ast
 import json
 import os
 import re
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
@@ -267,3 +269,23 @@ def test_no_token_goes_along_to_another_host(hub, folder, monkeypatch):
         stranger.server_close()
     assert seen
     assert not [value for headers in seen for value in headers.values() if TOKEN in value]
+
+
+def test_several_threads_may_look_at_once(folder, monkeypatch):
+    """Python 3.11 now and then raises SystemError where two threads build syntax trees at the same time."""
+    parse, building, most = ast.parse, [], []
+
+    def watch(content):
+        building.append(content)
+        most.append(len(building))
+        time.sleep(0.001)
+        building.pop()
+        return parse(content)
+
+    monkeypatch.setattr(sending.ast, "parse", watch)
+    threads = [threading.Thread(target=list_files, args=(folder,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
