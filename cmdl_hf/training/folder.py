@@ -16,6 +16,7 @@ RUN_FILE = "run.json"
 SCORES_FILE = "scores.json"
 PICTURE_FILE = "predictions.png"
 LAST_MODEL = "last"
+TRACKERS = "runs"
 
 # Fields that may change when a run continues: they do not change the training steps.
 _FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
@@ -103,6 +104,7 @@ class RunFolder:
         """Refuse a file, or a folder without write permission, before anything is read or written."""
         path = self.path
         refuse_link(path)
+        refuse_link(path / TRACKERS)
         self._check_lock()
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file; name a new folder with --output-dir")

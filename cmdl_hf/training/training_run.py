@@ -23,7 +23,7 @@ from ..models import CMDLForSemanticSegmentation, make_image_processor
 from ..visualization import draw_prediction
 from .arguments import CMDLTrainingArguments
 from .checkpoints import Checkpoints
-from .folder import LAST_MODEL, PICTURE_FILE, RunFolder
+from .folder import LAST_MODEL, PICTURE_FILE, TRACKERS, RunFolder
 from .log import TrainingLog
 from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
@@ -102,7 +102,7 @@ class TrainingRun:
         self._data = self._describe_data()
         self._place.check_data(self._data)
         transform = make_transform(self.args, dataset)
-        self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / "runs")
+        self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / TRACKERS)
         # The main process chooses the checkpoint, and sends its choice to the others.
         is_main = self.loop.accelerator.is_main_process
         (newest,) = broadcast_object_list([self.checkpoints.newest() if is_main else None])

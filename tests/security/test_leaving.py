@@ -275,12 +275,12 @@ def test_several_threads_may_look_at_once(folder, monkeypatch):
     """Python 3.11 now and then raises SystemError where two threads build syntax trees at the same time."""
     parse, building, most = ast.parse, [], []
 
-    def watch(content):
+    def watch(content, *options, **names):
         building.append(content)
         most.append(len(building))
         time.sleep(0.001)
         building.pop()
-        return parse(content)
+        return parse(content, *options, **names)
 
     monkeypatch.setattr(sending.ast, "parse", watch)
     threads = [threading.Thread(target=list_files, args=(folder,)) for _ in range(4)]

@@ -276,6 +276,10 @@ def test_a_run_in_a_linked_folder_is_refused(tmp_path, victim):
     (tmp_path / "run").symlink_to(victim.parent)
     with pytest.raises(LinkError, match="run is a link to"):
         RunFolder(tmp_path / "run", {"benchmark": "camvid"}, None)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "runs").symlink_to(victim.parent)  # which trackers write to
+    with pytest.raises(LinkError, match="new/runs is a link to"):
+        RunFolder(tmp_path / "new", {"benchmark": "camvid"}, None)
 
 
 def test_the_floor_of_filelock_follows_no_links():
