@@ -70,6 +70,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "memory",
             "modeling",
             "processes",
+            "saving",
             "similarity",
         )
     }
