@@ -72,13 +72,18 @@ def join_group(rank, num_processes, port):
     assert dist.get_world_size() == num_processes
 
 
-def run_script(printed, script, *arguments):
-    """Run a script as `python script arguments` does, expect it to end well, and return what it printed to a file."""
-    run_process(_run_script, printed, script, arguments)
+def run_script(printed, script, *arguments, prepare=None):
+    """Run a script as `python script arguments` does, expect it to end well, and return what it printed to a file.
+
+    `prepare` is called in the process before.
+    """
+    run_process(_run_script, printed, script, arguments, prepare)
     return printed.read_text()
 
 
-def _run_script(printed, script, arguments):
+def _run_script(printed, script, arguments, prepare):
+    if prepare is not None:
+        prepare()
     with printed.open("w") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
     sys.argv = [str(script), *map(str, arguments)]

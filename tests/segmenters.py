@@ -42,8 +42,8 @@ def torchvision_model(name, **settings):
     return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=NUM_LABELS, **settings)
 
 
-def small_fcn():
-    """torchvision's FCN with an auxiliary classifier, on a ResNet of four blocks."""
+def small_fcn(num_classes=NUM_LABELS, **_):
+    """torchvision's FCN with an auxiliary classifier, on a ResNet of four blocks; called as `fcn_resnet50` is."""
     from torchvision.models.resnet import BasicBlock, ResNet
     from torchvision.models.segmentation.fcn import FCN, FCNHead
 
@@ -58,7 +58,7 @@ def small_fcn():
                 outputs[name] = images
             return {"aux": outputs["layer3"], "out": outputs["layer4"]}
 
-    return FCN(Backbone(layers), FCNHead(512, NUM_LABELS), FCNHead(256, NUM_LABELS))
+    return FCN(Backbone(layers), FCNHead(512, num_classes), FCNHead(256, num_classes))
 
 
 def smp_model(name, **settings):

@@ -7,9 +7,14 @@ from cmdl_hf.data import load_synthetic, loading
 from cmdl_hf.training import log, training_run
 
 
+def load_few_scenes():
+    """Load what runs on generated scenes have after `use_few_scenes`."""
+    return load_synthetic(8, 4, 4)
+
+
 def use_few_scenes(patch=setattr):
-    """Let runs on generated scenes have a few small ones; a test gives its `monkeypatch.setattr`."""
-    patch(loading, "load_synthetic", lambda: load_synthetic(8, 4, 4, size=(64, 96)))
+    """Let runs on generated scenes have only a few; a test gives its `monkeypatch.setattr`."""
+    patch(loading, "load_synthetic", load_few_scenes)
 
 
 def leave_out_pictures(patch=setattr):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from short_runs import use_few_scenes
 
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import main
@@ -23,7 +24,8 @@ def check(output_dir, printed, num_labels):
         assert len(picture.convert("RGB").getcolors(2**24)) > 50
 
 
-def test_on_generated_scenes_and_the_readme_on_its_folder(tmp_path, capsys):
+def test_on_generated_scenes_and_the_readme_on_its_folder(tmp_path, capsys, monkeypatch):
+    use_few_scenes(monkeypatch.setattr)
     main(["demo", "--output-dir", str(tmp_path / "demo"), "--max-steps", "2"])
     check(tmp_path / "demo", capsys.readouterr().out, num_labels=8)
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 from process_groups import join, run_processes
+from short_runs import use_few_scenes
 from torch import nn
 from transformers import SegformerImageProcessor
 
@@ -193,7 +194,8 @@ def test_withheld_labels_give_predictions_only(oracle, frames, tmp_path, capsys)
 def test_own_and_generated_data_are_scored(make_model, frames, tmp_path, monkeypatch):
     model = make_model(num_labels=8)
     monkeypatch.setattr(evaluating, "load_segmenter", lambda *_: (model, make_image_processor()))
-    assert run_evaluation("m", "synthetic", split="test", num_workers=0).facts["num_images"] == 50
+    use_few_scenes(monkeypatch.setattr)
+    assert run_evaluation("m", "synthetic", split="test", num_workers=0).facts["num_images"] == 4
 
     oracle = Oracle(num_labels=3)
     monkeypatch.setattr(evaluating, "load_segmenter", lambda *_: (oracle, make_image_processor()))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from process_groups import run_processes
+from process_groups import run_process
+from short_runs import leave_out_pictures, use_few_scenes
 
 PLUGINS = Path(__file__).parents[2] / "examples" / "plugins"
 RECIPE = {
@@ -41,16 +42,18 @@ with torch.no_grad():
 """
 
 
-def run_commands(rank, num_processes, port, folder, *commands):
+def run_commands(folder, *commands):
     """Run commands of `cmdl` one after the other, in the folder."""
     from cmdl_hf.cli import main
 
+    use_few_scenes()
+    leave_out_pictures()
     os.chdir(folder)
     for command in commands:
         main([str(word) for word in command])
 
 
-def load_strip_net(rank, num_processes, port, folder):
+def load_strip_net(folder):
     """Load the model without its plug-in, which is refused, and with it; keep what it computes."""
     import torch
     from transformers import AutoModelForSemanticSegmentation
@@ -79,7 +82,7 @@ def test_a_context_module_of_ones_own_travels_with_the_model(tmp_path):
     out = tmp_path / "out"
     train = ["train", recipe, "--output-dir", out]
     score = ["evaluate", out, "--benchmark", "synthetic", "--split", "test", "--out", tmp_path / "scores.json"]
-    run_processes(run_commands, 1, tmp_path, train, score)
+    run_process(run_commands, tmp_path, train, score)
     assert json.loads((tmp_path / "scores.json").read_text())["scores"]["mean_iou"] >= 0
     assert (out / "strip_pooling.py").read_text() == (PLUGINS / "strip_pooling.py").read_text()
     config = json.loads((out / "config.json").read_text())
@@ -87,7 +90,7 @@ def test_a_context_module_of_ones_own_travels_with_the_model(tmp_path):
     assert yaml.safe_load((out / "recipe.yaml").read_text())["plugin"] == ["strip_net.py"]
     assert "CMDL-StripNet" in (out / "README.md").read_text()
 
-    run_processes(load_strip_net, 1, out)
+    run_process(load_strip_net, out)
     environment = {"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", WITHOUT_PACKAGE, out, tmp_path / "again"]
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
@@ -120,7 +123,7 @@ def test_a_benchmark_of_ones_own_is_a_value_of_every_command(tmp_path, pets):
         ["explore", out, *named, "--out", tmp_path / "inside"],
         ["prepare", "oxford_pets", *given, "--out", tmp_path / "parquet"],
     ]
-    run_processes(run_commands, 1, tmp_path, *commands)
+    run_process(run_commands, tmp_path, *commands)
     card = (out / "README.md").read_text()
     assert "Oxford-IIIT Pet" in card
     assert "license_name: oxford-pets-terms" in card
@@ -130,18 +133,18 @@ def test_a_benchmark_of_ones_own_is_a_value_of_every_command(tmp_path, pets):
     assert (tmp_path / "parquet" / "README.md").is_file()
 
 
-def train_with_aerial(rank, num_processes, port, folder, recipe, start_method):
+def train_with_aerial(folder, recipe, start_method):
     """Train with workers that a start method makes."""
     import torch
 
     torch.multiprocessing.set_start_method(start_method, force=True)
-    run_commands(rank, num_processes, port, folder, ["train", recipe, "--output-dir", folder / "out"])
+    run_commands(folder, ["train", recipe, "--output-dir", folder / "out"])
 
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_transform_of_ones_own_runs_in_the_workers(tmp_path, start_method):
     plugin = [str(PLUGINS / "aerial.py")]
     recipe = write_recipe(tmp_path, transform="aerial", plugin=plugin, num_workers=1, crop_size=[96, 128])
-    run_processes(train_with_aerial, 1, tmp_path, recipe, start_method)
+    run_process(train_with_aerial, tmp_path, recipe, start_method)
     assert "| transform | aerial |" in (tmp_path / "out" / "README.md").read_text()
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) > 1

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import subprocess
 import sys
 
 import huggingface_hub
@@ -10,21 +9,18 @@ import pytest
 import torch
 from hub_double import TOKEN, HubDouble
 from huggingface_hub import ModelCard
+from process_groups import run_process
 from segmenters import NUM_LABELS, SmallSegmenter, segformer, small_fcn, smp_model
 from tiny_models import LIVE_AGGREGATION
 
 from cmdl_hf import CMDLAdapter
 
-LOAD = """
-import sys
-import torch
-from cmdl_hf import CMDLAdapter
-folders, images = sys.argv[1:], torch.load(sys.argv[1] + "/images.pt", weights_only=True)
-for folder in folders:
-    model = CMDLAdapter.from_pretrained(folder)
-    with torch.no_grad():
-        torch.save(model(images, labels=images[:, 0].long() * 0).logits, folder + "/logits.pt")
-"""
+
+def load_and_run(folders, images):
+    for folder in folders:
+        model = CMDLAdapter.from_pretrained(folder)
+        with torch.no_grad():
+            torch.save(model(images, labels=torch.zeros(2, 64, 96, dtype=torch.int64)).logits, folder / "logits.pt")
 
 
 @pytest.fixture
@@ -66,13 +62,10 @@ class TestRoundTrip:
             model = train(adapt(segmenter, class_weights=[1.0, 2.0, 0.5, 1.0, 0.0], hidden_size=24))
             assert model.memory_bank.num_updates.sum() > 0
             model.save_pretrained(tmp_path / name)
-            torch.save(images, tmp_path / name / "images.pt")
             assert_same(CMDLAdapter.from_pretrained(tmp_path / name), model)
             with torch.no_grad():
                 expected[name] = model(images, labels=torch.zeros(2, 64, 96, dtype=torch.int64)).logits
-        environment = {"PATH": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        folders = [str(tmp_path / name) for name in expected]
-        subprocess.run([sys.executable, "-c", LOAD, *folders], check=True, env=environment)
+        run_process(load_and_run, [tmp_path / name for name in expected], images)
         for name, logits in expected.items():
             assert torch.equal(torch.load(tmp_path / name / "logits.pt", weights_only=True), logits)
 

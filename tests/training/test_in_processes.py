@@ -7,6 +7,7 @@ import pytest
 import torch
 from process_groups import join, run_processes
 from safetensors.torch import load_file, save_file
+from short_runs import leave_out_pictures, load_few_scenes, use_few_scenes
 
 from cmdl_hf.cli import main
 
@@ -93,6 +94,8 @@ def test_two_processes_learn_what_one_does(tmp_path, capsys, model_settings, set
 
 def _run_command(rank, num_processes, port, arguments):
     join(rank, num_processes, port)
+    use_few_scenes()
+    leave_out_pictures()
     main(["train", *arguments])
 
 
@@ -118,12 +121,12 @@ def test_the_command_line_trains_scores_and_saves_in_two_processes(tmp_path):
     assert [row["step"] for row in rows] == [2, 2, 4, 4]
     # One process scores the model that two processes kept just as they did.
     from cmdl_hf import CMDLForSemanticSegmentation
-    from cmdl_hf.data import EvalTransform, load_synthetic
+    from cmdl_hf.data import EvalTransform
     from cmdl_hf.evaluation import evaluate
 
     model = CMDLForSemanticSegmentation.from_pretrained(folder)
     assert (model.memory_bank.num_updates > 0).any()
-    scores = evaluate(model, load_synthetic()["test"], EvalTransform(), model.config.num_labels)
+    scores = evaluate(model, load_few_scenes()["test"], EvalTransform(), model.config.num_labels)
     saved = json.loads((folder / "scores.json").read_text())
     assert saved["test"]["per_class_iou"] == pytest.approx(scores["per_class_iou"], abs=1e-4)
     assert saved["validation"]["mean_iou"] == pytest.approx(rows[-1]["validation_mean_iou"], abs=0.2)

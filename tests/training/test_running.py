@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from short_runs import leave_out_pictures, use_few_scenes
 from transformers import AutoImageProcessor
 
 from cmdl_hf import CMDLForSemanticSegmentation
@@ -126,7 +127,8 @@ num_workers: 0
 
 class TestCommandLine:
     @pytest.fixture
-    def recipe(self, tmp_path):
+    def recipe(self, tmp_path, monkeypatch):
+        use_few_scenes(monkeypatch.setattr)
         (tmp_path / "recipe.yaml").write_text(RECIPE)
         return tmp_path / "recipe.yaml"
 
@@ -212,6 +214,7 @@ def test_the_saved_processor_prepares_images_as_the_evaluation_did(tmp_path, mak
 
 
 def test_a_validation_split_without_labelled_pixels_chooses_nothing(tmp_path, scenes, monkeypatch, caplog):
+    leave_out_pictures(monkeypatch.setattr)
     void = scenes["validation"].map(lambda sample: {"label": Image.new("L", (64, 64), 255)})
     monkeypatch.setattr(
         "cmdl_hf.training.running.load_data",
@@ -227,6 +230,7 @@ def test_a_validation_split_without_labelled_pixels_chooses_nothing(tmp_path, sc
 
 
 def test_a_run_can_freeze_layers_and_leave_the_test_split_alone(tmp_path, scenes, monkeypatch):
+    leave_out_pictures(monkeypatch.setattr)
     monkeypatch.setattr("cmdl_hf.training.running.load_data", lambda *_: scenes)
     args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8, max_steps=2)
     args.crop_size, args.use_test_split = (64, 64), False
