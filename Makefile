@@ -37,7 +37,7 @@ test: $(STAMP)  ## the fast test suite
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(STAMP)  ## every test, the slow ones and the lowest versions too
-	$(BIN)/python -m pytest -m '' -v $(WORKERS)
+	$(BIN)/python -m pytest -m '' -vv $(WORKERS)
 	$(MAKE) test-floors
 
 $(FLOORS)/.installed: pyproject.toml tests/floors.py
@@ -48,7 +48,7 @@ $(FLOORS)/.installed: pyproject.toml tests/floors.py
 	@touch $@
 
 test-floors: $(FLOORS)/.installed  ## tests of security, model and training on the lowest versions allowed
-	$(FLOORS)/bin/python -m pytest -v $(WORKERS) tests/security tests/models tests/training
+	$(FLOORS)/bin/python -m pytest -vv $(WORKERS) tests/security tests/models tests/training
 
 demo: $(STAMP)  ## train with and without CMDL and compare: make demo [DATA=CAMVID WEIGHTS=FILE OUT=DIR]
 	$(BIN)/cmdl demo $(if $(DATA),--data-dir "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(OUT),--output-dir "$(OUT)")
