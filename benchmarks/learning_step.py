@@ -71,7 +71,7 @@ def literal_sinkhorn(similarity: Tensor) -> Tensor:
 
 def our_step(embeddings: Tensor, labels: Tensor, bank: CMDLMemoryBank) -> Tensor:
     """The same with this package."""
-    similarity, nearest, contrasts = compare_with_distributions(embeddings, bank.directions(), labels)
+    similarity, nearest, contrasts, _ = compare_with_distributions(embeddings, bank.directions(), labels)
     bank.update(embeddings.detach(), similarity.detach(), labels, nearest.detach().argmax(dim=1) == labels)
     return mean_over_classes(contrasts, labels, bank.num_labels)
 

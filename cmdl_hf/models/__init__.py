@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
 from .allowed_cmdl import check_timm_name, check_timm_options, check_transformers_config
+from .assignment_cmdl import sinkhorn
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import (
@@ -15,7 +16,7 @@ from .distributions_cmdl import (
     scale_channels,
 )
 from .image_processing_cmdl import make_image_processor
-from .memory_cmdl import CMDLMemoryBank, sinkhorn
+from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
 from .segmenter_cmdl import find_logits
 

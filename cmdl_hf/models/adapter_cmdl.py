@@ -17,6 +17,7 @@ from .adapter_hub_cmdl import CMDLAdapterHubMixin
 from .checks_cmdl import check_labels, check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, resize
+from .distributions_cmdl import DistributionComparison
 from .layers_cmdl import CMDLLayersMixin
 from .modeling_cmdl import CMDLSemanticSegmenterOutput
 from .segmenter_cmdl import (
@@ -50,8 +51,9 @@ class _Pass:
     """Tensors recorded during one forward pass of the adapter."""
 
     size: tuple[int, int]
-    is_auxiliary_needed: bool
+    labels: Tensor | None
     pixel_features: Tensor | None = None
+    comparison: DistributionComparison | None = None
     coarse_logits: Tensor | None = None
     logits: Tensor | None = None
     auxiliary_logits: list[Tensor] = field(default_factory=list)
@@ -174,7 +176,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         if labels is not None:
             check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
         height, width = pixel_values.shape[-2:]
-        seen = self._pass = _Pass((height, width), is_auxiliary_needed=labels is not None)
+        seen = self._pass = _Pass((height, width), None if labels is None else labels.long())
         try:
             output = self.segmenter(pixel_values, **kwargs)
         finally:
@@ -252,14 +254,15 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         grid = min(height, -(-image_height // _STRIDE)), min(width, -(-image_width // _STRIDE))
         pixel_features = _shrink(features, grid)
         class_probabilities = _shrink(self._class_probabilities(coarse_logits), grid)
-        aggregated_features = resize(self._aggregate(pixel_features, class_probabilities), features.shape[-2:])
+        aggregated, self._pass.comparison = self._aggregate(pixel_features, class_probabilities, self._pass.labels)
+        aggregated_features = resize(aggregated, features.shape[-2:])
         logits = self.decode_head(self.fusion(torch.cat([features, aggregated_features], dim=1)))
         self._pass.pixel_features, self._pass.coarse_logits = pixel_features, coarse_logits
         self._pass.logits = logits.float()
         return logits.to(output.dtype)
 
     def _on_auxiliary_classifier(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if self._pass is not None and self._pass.is_auxiliary_needed:
+        if self._pass is not None and self._pass.labels is not None:
             self._pass.auxiliary_logits.append(output.float())
 
     def _compute_losses(self, seen: _Pass, labels: Tensor) -> dict[str, Tensor]:
@@ -268,7 +271,8 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         assert seen.pixel_features is not None
         auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
         losses = self._cross_entropies(labels, seen.logits, seen.coarse_logits, auxiliary_logits)
-        return losses | self.distribution_learning(seen.pixel_features, labels, self.memory_bank).losses
+        learned, _ = self.distribution_learning(seen.pixel_features, labels, self.memory_bank, seen.comparison)
+        return losses | learned
 
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())

@@ -18,6 +18,8 @@ from .saving_cmdl import refuse_links
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
         "assignment": "reference",
+        "contrast_target": "all",
+        "voting": "class",
         "layer_scale_init_value": None,
         "memory_init": "reference",
         "memory_momentum_warmup": 0,
@@ -210,6 +212,11 @@ class CMDLConfig(PreTrainedConfig):
     ohem_threshold: float | int | None = None
     ohem_min_kept: int = 100_000
     contrastive_temperature: float | int = 0.1
+    contrast_target: Literal["all", "assigned"] = "all"
+    intra_class_negative_weight: float | int = 0.2
+    voting: Literal["class", "posterior"] = "class"
+    voting_temperature: float | int = 0.1
+    use_nearest_distribution: bool = False
     use_class_margin_reference: bool = False
     assignment: Literal["sample", "argmax", "reference"] = "argmax"
     memory_init: Literal["random", "reference"] = "random"

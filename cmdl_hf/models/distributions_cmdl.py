@@ -4,7 +4,7 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from .losses_cmdl import (
     mean_over_classes,
 )
 from .memory_cmdl import CMDLMemoryBank
+from .similarity_cmdl import cosine_similarity
+
+ContrastTarget = Literal["all", "assigned"]
 
 
 class CMDLAttention(nn.Module):
@@ -73,6 +76,13 @@ class CMDLSemanticAggregation(nn.Module):
         num_distributions (`int`): Number of distributions M of a class.
         layer_scale_init_value (`float`, *optional*): Initial value of a learned scale for each channel of the result.
             By default there is no scale, as in the reference.
+        voting_temperature (`float`, *optional*): Divide the vote of a pixel for a class among its distributions by
+            the softmax of the pixel's cosines to them, divided by this number. By default a vote counts equally for
+            all distributions of its class, as in the reference. A large temperature gives the same.
+
+    Note:
+        In the reference, a pixel's votes depend on its class probabilities alone, never on which distribution of a
+        class it is near. Its aggregated features are therefore the same for every number of distributions.
     """
 
     def __init__(
@@ -81,25 +91,40 @@ class CMDLSemanticAggregation(nn.Module):
         attention_size: int,
         num_distributions: int,
         layer_scale_init_value: float | None = None,
+        voting_temperature: float | None = None,
     ) -> None:
         super().__init__()
+        self.voting_temperature = voting_temperature
         self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
         self.attention = CMDLAttention(hidden_size, attention_size)
         self.layer_scale = make_layer_scale(hidden_size, layer_scale_init_value)
 
-    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: Tensor) -> Tensor:
+    def forward(
+        self,
+        pixel_features: Tensor,
+        class_probabilities: Tensor,
+        prototypes: Tensor,
+        similarity: Tensor | None = None,
+    ) -> Tensor:
         """Aggregate the class distributions for every pixel.
 
         Args:
             pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
             class_probabilities (`Tensor` of shape (B, K, h, w)): Weights of the votes, with sum 1 over K.
             prototypes (`Tensor` of shape (K, M, C)): The memory bank, detached.
+            similarity (`Tensor` of shape (N, K, M), *optional*): Cosine of each pixel to each distribution, which
+                votes with a `voting_temperature` need.
 
         Returns:
             `aggregated_features`, `Tensor` of shape (B, C, h, w).
         """
         _, norm, activation = self.vote_fusion
-        voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
+        if self.voting_temperature is None:
+            voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
+        else:
+            assert similarity is not None
+            shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
+            voted = collect_votes(shares, self.distribution_votes(prototypes), class_probabilities)
         return scale_channels(self.attention(pixel_features, activation(norm(voted))), self.layer_scale)
 
     def class_votes(self, prototypes: Tensor) -> Tensor:
@@ -107,6 +132,41 @@ class CMDLSemanticAggregation(nn.Module):
         weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
         votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
         return votes.t()[:, :, None, None]
+
+    def distribution_votes(self, prototypes: Tensor) -> Tensor:
+        """Multiply prototypes (K, M, C) by their part of the fusion weight; returns (M, K, C).
+
+        The sum over M is the weight that `class_votes` returns.
+        """
+        weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
+        parts = weight.unflatten(1, prototypes.shape[1:]).permute(1, 2, 0)  # (M, C, C)
+        return prototypes.transpose(0, 1).to(weight.dtype) @ parts
+
+
+def divide_votes(class_probabilities: Tensor, similarity: Tensor, temperature: float) -> Tensor:
+    """Divide each pixel's votes for the classes among their distributions.
+
+    The share of distribution m of class c is p(c)·M·π(c, m). p is the class's probability, and π the softmax over the
+    class's distributions of cosine / temperature. For a large temperature π is 1/M, and every share is p(c).
+
+    Args:
+        class_probabilities (`Tensor` of shape (B, K, h, w)): p.
+        similarity (`Tensor` of shape (N, K, M), float32): Cosine of each pixel to each distribution, N = B·h·w.
+        temperature (`float`): Above 0.
+
+    Returns:
+        `Tensor` of shape (N, M, K), float32, with sum M over all distributions.
+    """
+    posterior = (similarity.transpose(1, 2) / temperature).softmax(dim=1)  # (N, M, K), as similarities are stored
+    probabilities = class_probabilities.permute(0, 2, 3, 1).flatten(0, 2).float()  # (N, K)
+    return posterior * (probabilities * posterior.shape[1])[:, None]
+
+
+def collect_votes(shares: Tensor, votes: Tensor, class_probabilities: Tensor) -> Tensor:
+    """Multiply shares (N, M, K) by the votes (M, K, C) of all distributions at once; returns (B, C, h, w)."""
+    collected = shares.flatten(1).to(class_probabilities.dtype) @ votes.flatten(0, 1).to(class_probabilities.dtype)
+    batch_size, _, *grid = class_probabilities.shape
+    return collected.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
 
 
 def make_layer_scale(num_channels: int, init_value: float | None) -> nn.Parameter | None:
@@ -152,12 +212,23 @@ def labels_on_grid(labels: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest").squeeze(1).long()
 
 
-class DistributionLearningOutput(NamedTuple):
-    """Output of `CMDLDistributionLearning`: losses times their weights, embeddings and similarities."""
+class DistributionComparison(NamedTuple):
+    """Pixels compared with the distributions, see `CMDLDistributionLearning.compare`.
 
-    losses: dict[str, Tensor]
+    Args:
+        pixel_embeddings (`Tensor` of shape (N, C)): Embeddings of unit length.
+        similarity (`Tensor` of shape (N, K, M)): Cosine of each pixel to each distribution.
+        nearest (`Tensor` of shape (N, K)): Maxima of the cosines over M.
+        contrasts (`Tensor` of shape (N,), *optional*): Contrast of each pixel. With labels only.
+        assigned_ids (`Tensor` of shape (N,), int64, *optional*): Distribution that each pixel is assigned to. With
+            labels and `contrast_target="assigned"` only.
+    """
+
     pixel_embeddings: Tensor
     similarity: Tensor
+    nearest: Tensor
+    contrasts: Tensor | None = None
+    assigned_ids: Tensor | None = None
 
 
 class CMDLDistributionLearning(nn.Module):
@@ -173,8 +244,16 @@ class CMDLDistributionLearning(nn.Module):
         contrastive_loss_weight (`float`): Weight of the pixel-to-distribution contrast.
         class_margin_loss_weight (`float`): Weight of the class margin.
         contrastive_temperature (`float`): Temperature of the contrast.
+        contrast_target (`str`): Target of the contrast: `"all"` distributions of the pixel's class, or the
+            `"assigned"` one.
+        intra_class_negative_weight (`float`): With `"assigned"`: weight of the class's other distributions among the
+            negatives, see `compare_with_distributions`.
         use_class_margin_reference (`bool`): Report the margin of the reference, a constant, instead of ours.
         ignore_index (`int`): Label of void pixels, which are ignored.
+
+    Note:
+        The contrast of the reference draws a pixel to all distributions of its class. Its optimum is one point, so it
+        makes the distributions equal. `"assigned"` draws the pixel to one of them.
     """
 
     def __init__(
@@ -185,6 +264,8 @@ class CMDLDistributionLearning(nn.Module):
         contrastive_loss_weight: float = 0.2,
         class_margin_loss_weight: float = 0.01,
         contrastive_temperature: float = 0.1,
+        contrast_target: ContrastTarget = "all",
+        intra_class_negative_weight: float = 0.0,
         use_class_margin_reference: bool = False,
         ignore_index: int = 255,
     ) -> None:
@@ -193,24 +274,68 @@ class CMDLDistributionLearning(nn.Module):
         self.contrastive_loss_weight = contrastive_loss_weight
         self.class_margin_loss_weight = class_margin_loss_weight
         self.contrastive_temperature = contrastive_temperature
+        self.contrast_target = contrast_target
+        self.intra_class_negative_weight = intra_class_negative_weight
         self.use_class_margin_reference = use_class_margin_reference
         self.ignore_index = ignore_index
         self.projection_head = CMDLProjectionHead(hidden_size)
         self.prototype_norm = nn.LayerNorm(num_labels)
 
+    def compare(
+        self,
+        pixel_features: Tensor,
+        memory_bank: CMDLMemoryBank,
+        labels: Tensor | None = None,
+        prototypes: Tensor | None = None,
+    ) -> DistributionComparison:
+        """Embed the pixels, and compare them with the distributions.
+
+        Args:
+            pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
+            memory_bank (`CMDLMemoryBank`): The memory bank.
+            labels (`Tensor` of shape (B, H, W), int64, *optional*): Classes at image size, for the contrast. In
+                training all processes of a process group must then call this.
+            prototypes (`Tensor` of shape (K, M, C), *optional*): Result of `memory_bank.read`; by default the present
+                prototypes.
+
+        Returns:
+            `DistributionComparison`.
+        """
+        embeddings = self.projection_head(pixel_features)
+        directions = memory_bank.directions(prototypes)
+        if labels is None:
+            similarity = cosine_similarity(embeddings, directions)
+            return DistributionComparison(embeddings, similarity, similarity.amax(dim=2))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            comparison = compare_with_distributions(
+                embeddings,
+                directions,
+                labels_on_grid(labels, pixel_features.shape[-2:]).flatten(),
+                self.contrastive_temperature,
+                memory_bank.rule if self.contrast_target == "assigned" else None,
+                self.intra_class_negative_weight,
+                across_processes=self.training,  # in eval mode, a process may compute a loss alone
+            )
+        return DistributionComparison(embeddings, *comparison)
+
     def forward(
-        self, pixel_features: Tensor, labels: Tensor, memory_bank: CMDLMemoryBank
-    ) -> DistributionLearningOutput:
+        self,
+        pixel_features: Tensor,
+        labels: Tensor,
+        memory_bank: CMDLMemoryBank,
+        comparison: DistributionComparison | None = None,
+    ) -> tuple[dict[str, Tensor], DistributionComparison]:
         """Compute the losses and, in training, update the memory bank.
 
         Args:
             pixel_features (`Tensor` of shape (B, C, h, w)): Pixel representation.
             labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
             memory_bank (`CMDLMemoryBank`): The memory bank. It is updated in place after the losses of the pixels.
+            comparison (`DistributionComparison`, *optional*): Result of `compare` with the same labels, if there is
+                one already.
 
         Returns:
-            `DistributionLearningOutput`: losses by name, each times its weight; `pixel_embeddings` (N, C);
-            `similarity` (N, K, M).
+            `tuple`: losses by name, each times its weight, and the `DistributionComparison`.
 
         Note:
             Similarities, assignment and losses are float32 also under autocast, because exp(20) overflows half
@@ -220,24 +345,24 @@ class CMDLDistributionLearning(nn.Module):
         """
         across_processes = self.training  # in eval mode, a process may compute a loss alone
         batch_size, _, *grid = pixel_features.shape
-        embeddings = self.projection_head(pixel_features)
+        if comparison is None:
+            comparison = self.compare(pixel_features, memory_bank, labels)
+        embeddings, similarity, nearest, contrasts, assigned_ids = comparison
         losses: dict[str, Tensor] = {}
         with torch.autocast(embeddings.device.type, enabled=False):
             grid_labels = labels_on_grid(labels, grid).flatten()
-            similarity, nearest, contrasts = compare_with_distributions(
-                embeddings, memory_bank.directions(), grid_labels, self.contrastive_temperature
-            )
             prototype_logits = _layer_norm(nearest, self.prototype_norm)  # (N, K)
             if self.prototype_loss_weight:
                 grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
                 loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, True, across_processes)
                 losses["prototype_loss"] = self.prototype_loss_weight * loss
             if self.contrastive_loss_weight:
+                assert contrasts is not None
                 loss = mean_over_classes(contrasts, grid_labels, nearest.shape[1], across_processes)
                 losses["contrastive_loss"] = self.contrastive_loss_weight * loss
             if self.training:
                 is_correct = prototype_logits.argmax(dim=1) == grid_labels
-                memory_bank.update(embeddings, similarity, grid_labels, is_correct)
+                memory_bank.update(embeddings, similarity, grid_labels, is_correct, assigned_ids)
             if self.class_margin_loss_weight:
                 prototypes = memory_bank.read()
                 if self.use_class_margin_reference:
@@ -246,4 +371,4 @@ class CMDLDistributionLearning(nn.Module):
                     name = "class_margin_loss"
                     loss = class_margin_loss(embeddings, grid_labels, prototypes, across_processes)
                 losses[name] = self.class_margin_loss_weight * loss
-        return DistributionLearningOutput(losses, embeddings, similarity)
+        return losses, comparison

@@ -3,13 +3,15 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import weighted_cross_entropy_sums
-from .distributions_cmdl import CMDLDistributionLearning, CMDLSemanticAggregation
+from .distributions_cmdl import CMDLDistributionLearning, CMDLSemanticAggregation, DistributionComparison
 from .memory_cmdl import CMDLMemoryBank
 from .processes_cmdl import divide_by_total
 
@@ -42,7 +44,11 @@ class CMDLLayersMixin:
             config.use_memory_fallback,
         )
         self.semantic_aggregation = CMDLSemanticAggregation(
-            hidden_size, config.attention_size, config.num_distributions, config.layer_scale_init_value
+            hidden_size,
+            config.attention_size,
+            config.num_distributions,
+            config.layer_scale_init_value,
+            config.voting_temperature if config.voting == "posterior" else None,
         )
         self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
         self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
@@ -53,6 +59,8 @@ class CMDLLayersMixin:
             config.contrastive_loss_weight,
             config.class_margin_loss_weight,
             config.contrastive_temperature,
+            config.contrast_target,
+            config.intra_class_negative_weight,
             config.use_class_margin_reference,
             config.semantic_loss_ignore_index,
         )
@@ -64,11 +72,23 @@ class CMDLLayersMixin:
         winners = coarse_logits.argmax(dim=1, keepdim=True)
         return torch.zeros_like(coarse_logits).scatter_(1, winners, 1.0)
 
-    def _aggregate(self, pixel_features: Tensor, class_probabilities: Tensor) -> Tensor:
-        """Aggregate the class distributions for every pixel; returns (B, C, h, w)."""
-        return self.semantic_aggregation(
-            pixel_features, class_probabilities.to(pixel_features.dtype), self._read_memory()
+    def _aggregate(
+        self, pixel_features: Tensor, class_probabilities: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, DistributionComparison | None]:
+        """Aggregate the class distributions for every pixel.
+
+        Returns the features (B, C, h, w), and the comparison with the distributions if the votes need it.
+        """
+        prototypes, comparison = self._read_memory(), None
+        if self.config.voting == "posterior" or self.config.use_nearest_distribution:
+            comparison = self.distribution_learning.compare(pixel_features, self.memory_bank, labels, prototypes)
+        features = self.semantic_aggregation(
+            pixel_features,
+            class_probabilities.to(pixel_features.dtype),
+            prototypes,
+            None if self.config.voting == "class" else cast(DistributionComparison, comparison).similarity,
         )
+        return features, comparison
 
     def _read_memory(self) -> Tensor:
         """Read the prototypes (K, M, C) for the aggregation."""

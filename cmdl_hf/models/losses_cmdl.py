@@ -11,13 +11,14 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .assignment_cmdl import AssignmentRule, assign_pixels
 from .processes_cmdl import add_other_processes, num_processes, sum_over_processes
 
 _PART_SIZE = 2**20  # values (4 MiB), so that a part stays in the processor's cache
@@ -33,8 +34,16 @@ class _PixelComparison(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, directions: Tensor, classes: Tensor, is_used: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        embeddings: Tensor,
+        directions: Tensor,
+        classes: Tensor,
+        is_used: Tensor,
+        own_weights: Tensor | None,
+        temperature: float,
+        rule: AssignmentRule | None,
+        across_processes: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         # Stored as (N, M, K): a maximum over M then reads complete rows of classes, seven times as fast at K=171.
         cosines = embeddings.new_empty(len(embeddings), *directions.shape[:2])
         index = classes[:, None, None].expand(-1, len(directions), 1)
@@ -45,30 +54,44 @@ class _PixelComparison(torch.autograd.Function):
             # No maximum is subtracted: the exponentials fit into float32, because the temperature is at least 0.025.
             exponentials = (cosines[rows] / temperature).exp_() if temperature != 1 else cosines[rows].exp()
             sums.append(exponentials.scatter_(2, index[rows], 0.0).sum(dim=(1, 2)))
-        nearest, others = torch.cat(maxima), torch.cat(sums).log_()  # (N, K), (N,)
-        margins = others[:, None] - cosines.gather(2, index).squeeze(2) / temperature  # (N, M)
-        ctx.save_for_backward(cosines, directions, nearest, others, margins, index, is_used)
+        nearest, total = torch.cat(maxima), torch.cat(sums)  # (N, K), (N,)
+        own = cosines.gather(2, index).squeeze(2)  # (N, M)
+        targets, ids = own / temperature, None
+        if rule is not None:
+            ids = _assign(own, classes, is_used, directions.shape[1], rule, across_processes)
+            total += own_weights * targets.exp().scatter_(1, ids[:, None], 0.0).sum(dim=1)
+            targets = targets.gather(1, ids[:, None])
+            ctx.mark_non_differentiable(ids)
+        normaliser = total.log_()
+        margins = normaliser[:, None] - targets  # (N, M), or (N, 1) for the assigned distribution alone
+        ctx.save_for_backward(cosines, directions, nearest, normaliser, margins, index, is_used, own_weights, ids)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
-        return cosines.transpose(1, 2), nearest, torch.where(is_used, F.softplus(margins).mean(dim=1), 0.0)
+        contrasts = torch.where(is_used, F.softplus(margins).mean(dim=1), 0.0)
+        return cosines.transpose(1, 2), nearest, contrasts, ids
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_similarity: Tensor | None, grad_nearest: Tensor | None, grad_contrasts: Tensor | None
-    ) -> tuple[Tensor, None, None, None, None]:
-        cosines, directions, nearest, others, margins, index, is_used = ctx.saved_tensors
+        ctx: Any, grad_similarity: Tensor | None, grad_nearest: Tensor | None, grad_contrasts: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        cosines, directions, nearest, normaliser, margins, index, is_used, own_weights, ids = ctx.saved_tensors
         if grad_contrasts is None:
-            grad_contrasts = torch.zeros_like(others)
+            grad_contrasts = torch.zeros_like(normaliser)
         slopes = margins.sigmoid() * (grad_contrasts / (margins.shape[1] * ctx.temperature))[:, None]
-        slopes = slopes.masked_fill_(~is_used[:, None], 0.0)  # (N, M)
+        slopes = slopes.masked_fill_(~is_used[:, None], 0.0)  # of all distributions but the targets, summed over them
+        own_slopes = -slopes  # (N, M)
+        if ids is not None:
+            own = cosines.gather(2, index).squeeze(2) / ctx.temperature
+            shares = (own - normaliser[:, None]).exp_() * own_weights[:, None]
+            own_slopes = shares.scatter_(1, ids[:, None], -1.0) * slopes
         # For a left-out pixel with non-finite values a slope of 0 is not enough: 0 times infinity is not 0.
-        is_dirty = ~(is_used | others.isfinite())
+        is_dirty = ~(is_used | normaliser.isfinite())
         grad_embeddings = directions.new_empty(len(cosines), directions.shape[2])
         for rows in _parts(cosines):
-            grad = torch.add(-others[rows, None, None], cosines[rows], alpha=1 / ctx.temperature).exp_()
+            grad = torch.add(-normaliser[rows, None, None], cosines[rows], alpha=1 / ctx.temperature).exp_()
             grad.mul_(slopes[rows].sum(dim=1)[:, None, None])
-            grad.scatter_(2, index[rows], -slopes[rows].unsqueeze(2))
+            grad.scatter_(2, index[rows], own_slopes[rows].unsqueeze(2))
             if grad_nearest is not None:  # divided among equal maxima, as in the gradient of `amax`
                 is_nearest = (cosines[rows] == nearest[rows, None]).to(grad.dtype)
                 grad.addcmul_(is_nearest, (grad_nearest[rows] / is_nearest.sum(dim=1))[:, None])
@@ -76,7 +99,7 @@ class _PixelComparison(torch.autograd.Function):
                 grad.add_(grad_similarity[rows].transpose(1, 2))
             torch.mm(grad.flatten(1), directions.flatten(0, 1), out=grad_embeddings[rows])
             grad_embeddings[rows].masked_fill_(is_dirty[rows, None], 0.0)
-        return grad_embeddings, None, None, None, None
+        return grad_embeddings, None, None, None, None, None, None, None
 
 
 def _parts(cosines: Tensor) -> list[slice]:
@@ -89,23 +112,76 @@ def _parts(cosines: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in itertools.pairwise(bounds)]
 
 
+def _assign(
+    own: Tensor, classes: Tensor, is_used: Tensor, num_labels: int, rule: AssignmentRule, across_processes: bool
+) -> Tensor:
+    """Assign the used pixels by their cosines (N, M) to the distributions of their class, as the bank's update does."""
+    is_used = is_used & own.isfinite().all(dim=1)
+    labels = torch.where(is_used, classes, num_labels)
+    return assign_pixels(torch.where(is_used[:, None], own, 0.0), labels, num_labels, rule, across_processes)
+
+
+class PixelComparison(NamedTuple):
+    """Output of `compare_with_distributions`.
+
+    Args:
+        similarity (`Tensor` of shape (N, K, M)): Cosine of each pixel to each distribution.
+        nearest (`Tensor` of shape (N, K)): Maxima of the cosines over M.
+        contrasts (`Tensor` of shape (N,)): Contrast of each pixel, 0 for left-out pixels. Their `mean_over_classes` is
+            the contrastive loss.
+        assigned_ids (`Tensor` of shape (N,), int64, *optional*): Distribution that each pixel is assigned to, among
+            those of its class. `None` if the contrast's target is every distribution of the class.
+    """
+
+    similarity: Tensor
+    nearest: Tensor
+    contrasts: Tensor
+    assigned_ids: Tensor | None
+
+
 def compare_with_distributions(
-    pixel_embeddings: Tensor, directions: Tensor, labels: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor]:
+    pixel_embeddings: Tensor,
+    directions: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    rule: AssignmentRule | None = None,
+    intra_class_negative_weight: float = 0.0,
+    across_processes: bool = False,
+) -> PixelComparison:
     """Compare every pixel with every distribution, for the losses and for the update of the memory bank.
+
+    Without a `rule` the contrast is that of `contrastive_loss`: its targets are all distributions of the pixel's
+    class. With a rule its target is the distribution m* that the pixel is assigned to. For a pixel of class c and
+    scores s = cosine / temperature, the contrast is then
+
+        -s(c, m*) + log(exp s(c, m*) + β Σ_{m ≠ m*} exp s(c, m) + Σ_{c' ≠ c, m} exp s(c', m)).
+
+    β is `intra_class_negative_weight`. It is 0 for a class with fewer than 2·M pixels: these cannot be divided among M
+    distributions in equal parts, so the assignment of most of them says nothing.
 
     Args:
         pixel_embeddings (`Tensor` of shape (N, C), float32): Unit length.
         directions (`Tensor` of shape (M, K, C), float32): The memory bank's `directions`. They get no gradient.
         labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out of the contrast.
-        temperature (`float`): Temperature of the contrast, see `contrastive_loss`.
+        temperature (`float`): Temperature of the contrast, at least 0.025; the reference has none.
+        rule (`AssignmentRule`, *optional*): Assign the pixels by this rule. By default they are not assigned.
+        intra_class_negative_weight (`float`): β, in [0, 1]. 0 leaves the class's other distributions out.
+        across_processes (`bool`): Assign the pixels of all processes together. All processes must then call this.
 
     Returns:
-        `tuple` of three `Tensor`: `similarity` (N, K, M), the cosines; their maxima over M (N, K); and the contrasts
-        (N,), which are 0 for left-out pixels. `mean_over_classes` of the contrasts is the contrastive loss.
+        `PixelComparison`.
     """
-    is_used, classes = _named_classes(labels, directions.shape[1])
-    return _PixelComparison.apply(pixel_embeddings, directions, classes, is_used, temperature)
+    num_distributions, num_labels, _ = directions.shape
+    is_used, classes = _named_classes(labels, num_labels)
+    own_weights = None
+    if rule is not None:
+        counts = _count_classes(is_used, classes, num_labels, across_processes)
+        own_weights = intra_class_negative_weight * (counts >= 2 * num_distributions)[classes].float()
+    return PixelComparison(
+        *_PixelComparison.apply(
+            pixel_embeddings, directions, classes, is_used, own_weights, temperature, rule, across_processes
+        )
+    )
 
 
 def contrastive_loss(
@@ -118,7 +194,8 @@ def contrastive_loss(
     other classes. The loss is the mean over the pixels of a class, then over the present classes, then over m.
 
     This function takes similarities. If you have embeddings, `compare_with_distributions` and `mean_over_classes`
-    compute the same loss in less time.
+    compute the same loss in less time. For the contrast with the assigned distribution see
+    `compare_with_distributions`.
 
     Args:
         similarity (`Tensor` of shape (N, K, M), float32): Cosines to all distributions.
@@ -150,9 +227,8 @@ def mean_over_classes(losses: Tensor, labels: Tensor, num_labels: int, across_pr
         Scalar `Tensor`.
     """
     is_used, classes = _named_classes(labels, num_labels)
-    counts = losses.new_zeros(num_labels).index_add_(0, classes, is_used.to(losses.dtype))
+    counts = _count_classes(is_used, classes, num_labels, across_processes)
     if across_processes:
-        sum_over_processes(counts)
         losses = losses * num_processes()
     num_present = (counts > 0).sum().clamp_min(1)
     return (losses * (is_used / (counts.clamp_min(1)[classes] * num_present))).sum()
@@ -161,6 +237,12 @@ def mean_over_classes(losses: Tensor, labels: Tensor, num_labels: int, across_pr
 def _named_classes(labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
     """Return which labels are classes, and the labels with all others replaced by 0 or K-1."""
     return (labels >= 0) & (labels < num_labels), labels.clamp(0, num_labels - 1)
+
+
+def _count_classes(is_used: Tensor, classes: Tensor, num_labels: int, across_processes: bool) -> Tensor:
+    """Count the pixels of each class (K,), float32, those of all processes if asked."""
+    counts = torch.zeros(num_labels, device=classes.device).index_add_(0, classes, is_used.float())
+    return sum_over_processes(counts) if across_processes else counts
 
 
 def class_margin_loss(

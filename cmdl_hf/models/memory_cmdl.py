@@ -3,57 +3,16 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .assignment_cmdl import Assignment, AssignmentRule, assign_pixels
 from .clusters_cmdl import cluster_pixels
 from .processes_cmdl import copy_from_first_process, sum_over_processes
 from .similarity_cmdl import cosine_similarity, unit_directions
-
-Assignment = Literal["sample", "argmax", "reference"]
-
-
-@torch.no_grad()
-def sinkhorn(
-    similarity: Tensor,
-    labels: Tensor | None = None,
-    num_labels: int = 1,
-    epsilon: float = 0.05,
-    num_iterations: int = 3,
-) -> Tensor:
-    """Assign the pixels of every class to its distributions in equal parts (Sinkhorn-Knopp).
-
-    All classes are processed at once: the sums over the pixels of a class are segment sums. Shapes are therefore
-    fixed, and the cost does not grow with the number of classes. In a process group the sums use the pixels of all
-    processes.
-
-    Args:
-        similarity (`Tensor` of shape (N, M)): Cosine of each pixel to its own class's M distributions, in [-1, 1].
-        labels (`Tensor` of shape (N,), int64, *optional*): Class of each pixel in 0..num_labels-1, or num_labels
-            for a pixel to leave out. By default all pixels belong to one class.
-        num_labels (`int`): Number of classes K.
-        epsilon (`float`): Entropy of the plan, at least 0.025.
-        num_iterations (`int`): Number of rounds, at least 1. Each round normalises the distributions, then the pixels.
-
-    Returns:
-        `Tensor` of shape (N, M), float32: the transport plan. Each row sums to 1.
-
-    Note:
-        The reference scales the whole matrix to sum 1, its columns to 1/M and its rows to 1/P. These constants cancel.
-    """
-    if labels is None:
-        labels = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
-    kernel = ((similarity.float() - 1) / epsilon).exp()  # in [exp(-80), 1], which fits into float32
-    plan = kernel
-    for _ in range(num_iterations):
-        totals = kernel.new_zeros(num_labels + 1, kernel.shape[1]).index_add_(0, labels, plan)
-        totals = sum_over_processes(totals).clamp_min_(torch.finfo(kernel.dtype).tiny)
-        plan = plan / totals[labels]
-        plan = plan / plan.sum(dim=1, keepdim=True)
-    return plan
 
 
 class CMDLMemoryBank(nn.Module):
@@ -126,6 +85,11 @@ class CMDLMemoryBank(nn.Module):
             self.prototypes = kept.to(self.prototypes.device)
         return self
 
+    @property
+    def rule(self) -> AssignmentRule:
+        """How pixels are assigned to the distributions of their class."""
+        return AssignmentRule(self.assignment, self.sinkhorn_epsilon, self.sinkhorn_iterations)
+
     def read(self) -> Tensor:
         """Return a detached copy of the prototypes (K, M, C). A later `update` does not change it."""
         return self.prototypes.detach().clone()
@@ -155,25 +119,14 @@ class CMDLMemoryBank(nn.Module):
         return cosine_similarity(pixel_embeddings, self.directions(prototypes))
 
     @torch.no_grad()
-    def assign(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        """Assign each pixel to one distribution of its class.
-
-        Args:
-            similarity (`Tensor` of shape (N, M)): Cosine of each pixel to the distributions of its own class.
-            labels (`Tensor` of shape (N,), int64): Class of each pixel, K for a pixel to leave out.
-
-        Returns:
-            `Tensor` of shape (N,), int64, in 0..M-1.
-        """
-        plan = sinkhorn(similarity, labels, self.num_labels, self.sinkhorn_epsilon, self.sinkhorn_iterations)
-        if self.assignment == "argmax":
-            return plan.argmax(dim=1)
-        logits = plan.log() if self.assignment == "sample" else plan
-        gumbel_noise = -torch.empty_like(plan).exponential_().log()
-        return (logits + gumbel_noise).argmax(dim=1)
-
-    @torch.no_grad()
-    def update(self, pixel_embeddings: Tensor, similarity: Tensor, labels: Tensor, is_correct: Tensor) -> None:
+    def update(
+        self,
+        pixel_embeddings: Tensor,
+        similarity: Tensor,
+        labels: Tensor,
+        is_correct: Tensor,
+        assigned_ids: Tensor | None = None,
+    ) -> None:
         """Move the prototypes towards their assigned pixels, in place (momentum update).
 
         All pixels of a class are assigned, but only correctly classified pixels move a prototype. If a class has none,
@@ -185,6 +138,8 @@ class CMDLMemoryBank(nn.Module):
             similarity (`Tensor` of shape (N, K, M)): Cosines to the distributions.
             labels (`Tensor` of shape (N,), int64): Classes in 0..K-1; any other value is left out.
             is_correct (`Tensor` of shape (N,), bool): Whether the nearest class is the label.
+            assigned_ids (`Tensor` of shape (N,), int64, *optional*): Distribution of each pixel, if the losses have
+                already assigned the pixels. By default they are assigned here.
 
         Note:
             Pixels with non-finite embeddings (for example after a half-precision overflow) are left out.
@@ -201,7 +156,9 @@ class CMDLMemoryBank(nn.Module):
         own = similarity.gather(1, index).squeeze(1)  # (N, M)
         is_used = (labels >= 0) & (labels < K) & own.isfinite().all(dim=1)
         labels = torch.where(is_used, labels, K)
-        ids = self.assign(torch.where(is_used[:, None], own, 0.0), labels)
+        ids = assigned_ids
+        if ids is None:
+            ids = assign_pixels(torch.where(is_used[:, None], own, 0.0), labels, K, self.rule)
 
         # The last slot collects the unused pixels. In counts (2, K·M + 1), row 0 counts correct pixels, row 1 all.
         slots = torch.where(is_used, labels * M + ids, K * M)

@@ -23,7 +23,7 @@ from .context_registry_cmdl import find_context_module
 from .distributions_cmdl import (
     CMDLAttention,
     CMDLSemanticAggregation,
-    DistributionLearningOutput,
+    DistributionComparison,
     make_layer_scale,
     scale_channels,
 )
@@ -109,6 +109,8 @@ class CMDLPreTrainedModel(PreTrainedModel):
         elif module is self:
             if self.config.class_weights is not None:
                 init.copy_(module.class_weights, torch.tensor(self.config.class_weights))
+            if module.nearest_weight is not None:
+                init.zeros_(module.nearest_weight)
             if module.context_layer_scale is not None:
                 init.constant_(module.context_layer_scale, self.config.layer_scale_init_value)
         else:
@@ -145,6 +147,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         channels, hidden_size = self.backbone.channels, config.hidden_size
         self.context_module = find_context_module(config.context_module).make(config, channels)
         self.context_layer_scale = None
+        self.nearest_weight = nn.Parameter(torch.zeros(())) if config.use_nearest_distribution else None
         if config.use_distributions:
             self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
             self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
@@ -195,32 +198,36 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             labels = labels.long()
 
         feature_maps = self.backbone(self._to_multiple_of_divisor(pixel_values)).feature_maps
-        pixel_features, coarse_logits = None, None
+        pixel_features, coarse_logits, comparison = None, None, None
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
             coarse_logits = self.coarse_head(pixel_features).float()
-            hidden_state = self._sharpen(pixel_features, coarse_logits, feature_maps)
+            hidden_state, comparison = self._sharpen(pixel_features, coarse_logits, feature_maps, labels)
         else:
             assert self.context_module is not None
             hidden_state = self.context_module(feature_maps)
         logits = self.decode_head(hidden_state).float()
+        if self.nearest_weight is not None:
+            scores = comparison.nearest / self.config.contrastive_temperature
+            scores = scores.unflatten(0, (len(logits), *logits.shape[-2:])).permute(0, 3, 1, 2)
+            logits = logits + self.nearest_weight * scores
         auxiliary_logits = None
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
 
-        losses, learned = None, None
+        losses = None
         if labels is not None:
             losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
             if pixel_features is not None:
-                learned = self.distribution_learning(pixel_features, labels, self.memory_bank)
-                losses |= learned.losses
+                learned, comparison = self.distribution_learning(pixel_features, labels, self.memory_bank, comparison)
+                losses |= learned
         return CMDLSemanticSegmenterOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             logits=logits,
             coarse_logits=coarse_logits,
             auxiliary_logits=auxiliary_logits,
             loss_dict=losses,
-            **(self._find_distributions(pixel_features, logits, learned) if output_distributions else {}),
+            **(self._find_distributions(pixel_features, logits, comparison) if output_distributions else {}),
         )
 
     def _to_multiple_of_divisor(self, pixel_values: Tensor) -> Tensor:
@@ -233,34 +240,43 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         return resize(pixel_values, size)
 
     def _find_distributions(
-        self, pixel_features: Tensor | None, logits: Tensor, learned: DistributionLearningOutput | None
+        self, pixel_features: Tensor | None, logits: Tensor, comparison: DistributionComparison | None
     ) -> dict[str, Tensor]:
-        """Find the nearest distribution of each pixel. Results that the losses already computed are reused."""
-        if learned is None:
-            pixel_embeddings = self.distribution_learning.projection_head(pixel_features)
-            similarity = self.memory_bank.similarity(pixel_embeddings)
-        else:
-            pixel_embeddings, similarity = learned.pixel_embeddings, learned.similarity
+        """Find the nearest distribution of each pixel. A comparison that votes or losses made is reused."""
+        if comparison is None:
+            assert pixel_features is not None
+            comparison = self.distribution_learning.compare(pixel_features, self.memory_bank)
         return {
-            "pixel_embeddings": pixel_embeddings,
-            "similarity": similarity,
-            "distribution_ids": _nearest_distribution(similarity, logits.argmax(dim=1)),
+            "pixel_embeddings": comparison.pixel_embeddings,
+            "similarity": comparison.similarity,
+            "distribution_ids": _nearest_distribution(comparison.similarity, logits.argmax(dim=1)),
         }
 
-    def _sharpen(self, pixel_features: Tensor, coarse_logits: Tensor, feature_maps: tuple[Tensor, ...]) -> Tensor:
-        """Improve the pixel features with the class distributions and the context module; returns (B, C, h, w)."""
-        aggregated_features = self._aggregate(pixel_features, self._class_probabilities(coarse_logits))
+    def _sharpen(
+        self,
+        pixel_features: Tensor,
+        coarse_logits: Tensor,
+        feature_maps: tuple[Tensor, ...],
+        labels: Tensor | None = None,
+    ) -> tuple[Tensor, DistributionComparison | None]:
+        """Improve the pixel features with the class distributions and the context module.
+
+        Returns the features (B, C, h, w), and the comparison with the distributions if the votes need it.
+        """
+        aggregated_features, comparison = self._aggregate(
+            pixel_features, self._class_probabilities(coarse_logits), labels
+        )
         hidden_state = self.fusion(torch.cat([pixel_features, aggregated_features], dim=1))
         if self.context_module is None:
-            return hidden_state
+            return hidden_state, comparison
         # UPerNet's context has the finest grid, where the attention would have many more keys than queries.
         context = resize(self.context_module(feature_maps), pixel_features.shape[-2:])
         context_features = self.context_attention(pixel_features, context)
         fused = self.context_fusion(torch.cat([context_features, hidden_state], dim=1))
         if self.context_layer_scale is None:
-            return fused
+            return fused, comparison
         # The sum bypasses attention and fusion, whose output is noise at the start of training.
-        return context + hidden_state + scale_channels(fused, self.context_layer_scale)
+        return context + hidden_state + scale_channels(fused, self.context_layer_scale), comparison
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the model as transformers does, but into no folder that is a link or holds one."""

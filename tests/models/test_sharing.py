@@ -56,6 +56,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
         f"{name}_cmdl.py"
         for name in (
             "allowed",
+            "assignment",
             "backbone",
             "checks",
             "clusters",
