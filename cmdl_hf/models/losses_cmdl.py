@@ -10,7 +10,6 @@ With `False` no process waits for another.
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .assignment_cmdl import AssignmentRule, assign_pixels
+from .pieces_cmdl import MEMORY_BUDGET, divide, takes_large_pieces
 from .processes_cmdl import add_other_processes, num_processes, sum_over_processes
 
 _PART_SIZE = 2**20  # values (4 MiB), so that a part stays in the processor's cache
@@ -103,13 +103,12 @@ class _PixelComparison(torch.autograd.Function):
 
 
 def _parts(cosines: Tensor) -> list[slice]:
-    """Divide the rows of (N, M, K) into up to 16 parts. A compiled graph needs no parts."""
+    """Divide the rows of (N, M, K): up to 16 parts on a CPU, few on an accelerator, one in a compiled graph."""
     if torch.compiler.is_compiling():
         return [slice(None)]
-    num_pixels = len(cosines)
-    num_parts = min(16, cosines.numel() // _PART_SIZE + 1, num_pixels)
-    bounds = [num_pixels * i // num_parts for i in range(num_parts + 1)]
-    return [slice(start, end) for start, end in itertools.pairwise(bounds)]
+    if takes_large_pieces(cosines.device):
+        return divide(len(cosines), cosines.numel() * cosines.element_size() // MEMORY_BUDGET + 1)
+    return divide(len(cosines), min(16, cosines.numel() // _PART_SIZE + 1))
 
 
 def _assign(

@@ -70,6 +70,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "losses",
             "memory",
             "modeling",
+            "pieces",
             "processes",
             "saving",
             "similarity",
