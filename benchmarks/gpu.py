@@ -1,189 +1,177 @@
-"""Everything that needs a GPU, in one call: agreement with the CPU, no synchronisation, precisions, speed.
+"""Everything that needs a GPU, in one call of a few minutes: correctness first, then speed and memory.
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py [--minutes 6] [--out rows.json]
 
-Prints a line for every check, then the tables of the benchmarks, in float32 and bf16, eager and compiled, timed by
-CUDA events; exits with 1 if a check or a benchmark failed. All but the checks of the training loop need only torch,
-timm and transformers, and `network.py` torchvision and, for one row, segmentation-models-pytorch. `--device cpu` runs
-what a CPU can, on networks and grids that are small; `--only checks` or `--only benchmarks` runs one half.
+Needs torch, timm and transformers, and for the training loop accelerate and psutil. Reads no data set. The parts run
+one after the other, the most valuable first, each in a process of its own. A part that is not done when its share of
+the time is over is stopped, and what it has printed stays; later parts may use the time that it leaves. Nothing is
+compiled while something else is timed. `--out` keeps the rows as JSON, also when the call is cut short. Exits with 1
+if a check or a part failed. `--device cpu` rehearses all of it, on networks that are small, and without compiling
+them.
 """
 
 import argparse
-import copy
+import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import torch
-from torch import Tensor
-
-from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-
-CONTEXT_MODULES = ("none", "ppm", "aspp", "criss_cross", "upernet")
+HERE = Path(__file__).resolve().parent
+LEAST_SECONDS = 4  # less is not enough to import torch
 
 
-def make_model(context_module: str, **overrides: object) -> CMDLForSemanticSegmentation:
-    """A small dilated ResNet with CMDL, deterministic but for dropout, which is off."""
-    torch.manual_seed(0)
-    backbone_config = {"backbone": "resnet18", "out_indices": [1, 2, 3, 4], "output_stride": 8}
-    settings = {"num_labels": 19, "hidden_size": 128, "attention_size": 64, "dropout": 0.0, "assignment": "argmax"}
-    settings["layer_scale_init_value"] = 0.5  # behind the default of 0 no check would see the aggregation
-    return CMDLForSemanticSegmentation(
-        CMDLConfig(**(settings | {"backbone_config": backbone_config, "context_module": context_module} | overrides))
-    )
+@dataclass
+class Part:
+    """A script of this folder, its share of the time, and what came of it."""
+
+    name: str
+    share: float
+    command: Sequence[str]
+    status: str = "not begun"
+    seconds: float = 0.0
+    lines: list[str] = field(default_factory=list)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return what JSON keeps of it."""
+        return {
+            "part": self.name,
+            "command": " ".join(self.command),
+            "status": self.status,
+            "seconds": round(self.seconds, 1),
+            "checks": [line for line in self.lines if line.startswith(("ok  ", "FAIL"))],
+            "rows": list(read_tables(self.lines)),
+            "notes": [line for line in self.lines if line and not line.startswith(("|", "ok  ", "FAIL"))],
+        }
 
 
-def make_batch(device: str) -> tuple[Tensor, Tensor]:
-    """Four images and labels."""
-    torch.manual_seed(1)
-    labels = torch.randint(0, 19, (4, 8, 8)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-    labels[:, :10] = 255
-    return torch.randn(4, 3, 128, 128).to(device), labels.to(device)
-
-
-def agrees_with_cpu(context_module: str, device: str) -> str:
-    """Losses, gradients and the updated bank of one training step, in float32."""
-    reference = make_model(context_module)
-    model = copy.deepcopy(reference).to(device)
-    outputs = {}
-    for place, network in (("cpu", reference), (device, model)):
-        pixel_values, labels = make_batch(place)
-        output = network(pixel_values, labels=labels)
-        output.loss.backward()
-        gradient = network.decode_head[-1].weight.grad
-        outputs[network] = (output.loss, gradient, network.memory_bank.prototypes)
-    for ours, theirs in zip(outputs[model], outputs[reference], strict=True):
-        torch.testing.assert_close(ours.detach().cpu(), theirs.detach().cpu(), atol=2e-3, rtol=2e-3)
-    return f"loss {outputs[model][0].item():.4f}"
-
-
-def does_not_synchronise(context_module: str, device: str) -> str:
-    """Forward with labels, update of the bank and backward without the host waiting for the device."""
-    model = make_model(context_module, assignment="sample").to(device)
-    pixel_values, labels = make_batch(device)
-    model(pixel_values, labels=labels).loss.backward()  # libraries may wait on first use
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        model(pixel_values, labels=labels).loss.backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return "no synchronisation"
-
-
-def trains_in(dtype: torch.dtype, is_compiled: bool, device: str) -> str:
-    """Twenty steps under autocast: the loss falls, the bank stays float32 and of unit length."""
-    model = make_model("ppm").to(device)
-    step = torch.compile(model) if is_compiled else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    pixel_values, labels = make_batch(device)
-    losses = []
-    start = time.perf_counter()
-    for _ in range(20):
-        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            loss = step(pixel_values, labels=labels).loss
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    seconds = time.perf_counter() - start
-    assert losses[-1] < 0.8 * losses[0], losses
-    prototypes = model.memory_bank.prototypes
-    assert prototypes.dtype == torch.float32
-    torch.testing.assert_close(prototypes.norm(dim=-1), torch.ones_like(prototypes[..., 0]))
-    return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {seconds:.1f} s"
-
-
-def loop_does_not_synchronise(settings: dict[str, Any], device: str) -> str:
-    """Steps of the training loop, data loading to moving average, without the host waiting for the device."""
-    from cmdl_hf.data import TrainTransform, load_synthetic
-    from cmdl_hf.training import CMDLTrainingArguments, TrainingLoop
-
-    scenes = load_synthetic(num_train=16, num_validation=1, num_test=1, size=(128, 128))["train"]
-    args = CMDLTrainingArguments(max_steps=20, total_batch_size=4, learning_rate=0.01, **settings)
-    loop = TrainingLoop(make_model("ppm", num_labels=8), scenes, TrainTransform((128, 128)), args)
-    loop.advance(5)  # libraries may wait on first use
-
-    def watch() -> None:
-        # From the first step on until the last is taken; then the losses are read, which waits.
-        torch.cuda.set_sync_debug_mode("default" if loop.step == args.max_steps else "error")
-
-    try:
-        row = loop.advance(args.max_steps, on_step=watch if device == "cuda" else lambda: None)
-    finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
-    return f"loss {row['loss']:.2f}, {row['images_per_second']:.0f} images/s, {row['memory_gib']:.2f} GiB"
-
-
-def benchmarks(device: str) -> list[list[str]]:
-    """Command lines of all benchmarks that a device makes a difference to."""
+def make_parts(device: str) -> list[Part]:
+    """Name the parts in their order, with their shares of the time."""
     is_small = device == "cpu"
-    grid = ["--num-labels", "19", "--pixels", "1024"] if is_small else ["--grid"]
-    network = (
-        ["--size", "64", "--backbone", "resnet18", "--networks", "CMDL-FCN"] if is_small else ["--batch-size", "8"]
-    )
-    aggregation = ["--grids", "16x16", "16x32"] if is_small else []
-    few = ["--repetitions", "2"] if is_small else ["--repetitions", "15"]
-    commands = [
-        ["learning_step.py", *grid, *few],
-        ["learning_step.py", "--compile", *(grid if is_small else []), *few],
+    few = ["--size", "64", "--backbone", "resnet18", "--num-labels", "5", "--repetitions", "1"]
+    network = ["network.py", "--dtype", "bf16", *(few if is_small else ["--batch-size", "8", "--repetitions", "10"])]
+    both = ["--networks", "CMDL-FCN", "mmseg"]
+    all_networks = both if is_small else [*both, "plain", "torchvision"]
+    learning = ["--num-labels", "4", "9", "--pixels", "300"] if is_small else []
+    compiled = [*both, "--compile"]
+    parts = [
+        Part("correctness", 0.22, ["gpu_checks.py"]),
+        Part("network, eager", 0.12, [*network, *all_networks]),
+        Part("losses alone", 0.1, ["losses.py"]),
+        Part("learning step", 0.08, ["learning_step.py", *learning, "--repetitions", "2" if is_small else "7"]),
+        Part("network, eager, channels last", 0.06, [*network, *both, "--channels-last"]),
+        Part("network, compiled, inference", 0.14, [*network, *compiled, "--only", "inference", "--reduce-overhead"]),
+        Part("network, compiled, training", 0.2, [*network, *compiled, "--only", "training"]),
+        Part("training loop", 0.08, ["gpu_loop.py"]),
     ]
-    for dtype in ("float32", "bf16"):
-        for mode in ([], ["--compile"]):
-            commands.append(["aggregation.py", "--dtype", dtype, *mode, *aggregation, *few])
-            commands.append(["network.py", "--dtype", dtype, *mode, *network, *few])
-    if not is_small:
-        commands.append(["network.py", "--dtype", "bf16", "--compile", "--channels-last", *network, *few])
-        commands += [["metrics.py"], ["inference.py"]]
-    return [[*command, "--device", device] for command in commands]
+    return [Part(part.name, part.share, [*part.command, "--device", device]) for part in parts]
 
 
-def run_benchmarks(device: str) -> int:
-    """Run them one after the other; returns how many failed."""
-    failed = 0
-    for script, *arguments in benchmarks(device):
-        print(f"\n## {script} {' '.join(arguments)}\n", flush=True)
-        failed += subprocess.run([sys.executable, Path(__file__).with_name(script), *arguments]).returncode != 0
-    return failed
+def read_tables(lines: Iterable[str]) -> Iterable[dict[str, str]]:
+    """Yield the rows of all tables, by the heads of their columns."""
+    head: list[str] = []
+    previous: list[str] = []
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if cells and set("".join(cells)) == {"-"}:
+            head, previous = previous, []
+        elif cells and head and len(cells) == len(head):
+            yield dict(zip(head, cells, strict=True))
+        else:
+            head, previous = [], cells
+
+
+def run_part(part: Part, deadline: float, seen: TextIO, save: Callable[[], object]) -> None:
+    """Run a part until it ends, or its time does; its lines appear and are saved at once."""
+    start = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(HERE / part.command[0]), *part.command[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    )
+
+    def read() -> None:
+        for line in process.stdout or ():
+            part.lines.append(line.rstrip())
+            print(line, end="", file=seen, flush=True)
+            save()
+
+    # A thread, because workers of a stopped part may keep its output open for longer than we want to wait.
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        code = process.wait(max(deadline - start, 0))
+        part.status = "done" if code == 0 else f"failed with {code}"
+    except subprocess.TimeoutExpired:
+        part.status = "stopped: its time was over"
+    finally:
+        with_workers(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join(2)
+        part.seconds = time.monotonic() - start
+
+
+def with_workers(group: int, number: int) -> None:
+    """Send a signal to a process and to those it started."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:  # all have ended
+        return
+
+
+def run_parts(parts: Sequence[Part], seconds: float, out: Path | None, seen: TextIO = sys.stdout) -> int:
+    """Run the parts within their time; returns how many failed."""
+    start = time.monotonic()
+    total = sum(part.share for part in parts)
+    share = 0.0
+
+    def save() -> None:
+        if out is not None:
+            out.write_text(json.dumps([part.as_row() for part in parts], indent=1, ensure_ascii=False) + "\n")
+
+    for part in parts:
+        share += part.share / total
+        deadline = start + seconds * share
+        left = deadline - time.monotonic()
+        print(f"\n## {part.name}: {' '.join(part.command)} ({left:.0f} s)\n", file=seen, flush=True)
+        if not (HERE / part.command[0]).is_file():
+            part.status = "there is no such script"
+        elif left < LEAST_SECONDS:
+            part.status = "not begun: its time was over"
+        else:
+            run_part(part, deadline, seen, save)
+        print(f"\n{part.name}: {part.status}, {part.seconds:.0f} s", file=seen, flush=True)
+        save()
+    return sum(part.status.startswith("failed") for part in parts)
 
 
 def main() -> None:
-    """Run the checks, then the benchmark."""
+    """Run all parts, or some."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--only", choices=["checks", "benchmarks"])
+    parser.add_argument("--minutes", type=float, default=6.0, help="for everything together")
+    parser.add_argument("--out", type=Path, help="JSON file for the rows")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="parts whose name has one of the words")
     args = parser.parse_args()
-    device = args.device
-    if device == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA device here; --device cpu runs what a CPU can")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    checks = [(f"agrees with the CPU, {c}", agrees_with_cpu, (c, device)) for c in CONTEXT_MODULES]
-    if device == "cuda":
-        checks += [(f"does not synchronise, {c}", does_not_synchronise, (c, device)) for c in CONTEXT_MODULES]
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for is_compiled in (False, True):
-            name = f"trains in {dtype}{', compiled' if is_compiled else ''}"
-            checks.append((name, trains_in, (dtype, is_compiled, device)))
-    for settings in (
-        {"per_device_batch_size": 2},
-        {"optimizer": "adamw", "ema_decay": 0.9, "max_grad_norm": 1.0, "mixed_precision": "bf16"},
-        {"use_compile": True, "use_channels_last": True, "ohem_threshold": 0.7, "ohem_min_kept": 1000},
-    ):
-        name = ", ".join(f"{key}={value}" for key, value in settings.items())
-        checks.append((f"training loop does not synchronise, {name}", loop_does_not_synchronise, (settings, device)))
-    failed = 0
-    for name, check, arguments in checks if args.only != "benchmarks" else []:
-        try:
-            print(f"ok    {name}: {check(*arguments)}", flush=True)
-        except Exception as error:
-            failed += 1
-            print(f"FAIL  {name}: {type(error).__name__}: {str(error)[:500]}", flush=True)
-    if args.only != "checks":
-        failed += run_benchmarks(device)
+    os.environ |= {"KINETO_LOG_LEVEL": "10", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # their lines would part the tables
+    if args.device == "cpu":
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    parts = [part for part in make_parts(args.device) if not args.only or any(word in part.name for word in args.only)]
+    if not parts:
+        parser.error(f"no part is called so: {', '.join(part.name for part in make_parts(args.device))}")
+    failed = run_parts(parts, 60 * args.minutes, args.out)
+    print("\n" + "\n".join(f"{part.name}: {part.status}, {part.seconds:.0f} s" for part in parts), flush=True)
     sys.exit(1 if failed else 0)
 
 

@@ -1,17 +1,19 @@
 """Training step and inference of CMDL-FCN against FCNs of others, ResNet-50 at output stride 8, 512×512, 150 classes.
 
-    python benchmarks/network.py [--device cuda] [--dtype bf16] [--compile] [--batch-size 2] [--repetitions 3]
+    python benchmarks/network.py [--device cuda] [--dtype bf16] [--compile] [--only training] [--batch-size 2]
 
 A training step is forward with all losses and backward, without the optimiser; inference ends with logits at image
 size. All networks run in turn in one process, on the same random images. Multiply-adds are those torch counts in the
 very step. `mmseg` is an FCN of mmsegmentation's design (two 3×3 convolutions and a third on the concatenation with
 the input, an auxiliary head of 256 channels, losses at image size by interpolation) on the backbone that ours has;
-`plain` is ours without distributions. Rates are fractions of the machine's matrix product in the same run.
+`plain` is ours without distributions. With `--compile`, one network after the other is compiled and timed alone, then
+all in turn. Rates are fractions of the machine's matrix product in the same run.
 """
 
 import argparse
 import itertools
 import statistics
+import time
 from collections.abc import Callable
 
 import timm
@@ -31,11 +33,11 @@ from measuring import (
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.segmentation import fcn_resnet50
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 
 IGNORE_INDEX = 255
+NETWORKS = ("CMDL-FCN", "plain", "mmseg", "torchvision", "smp")
 
 
 class OurNetwork(nn.Module):
@@ -114,29 +116,34 @@ def _enlarge(logits: Tensor, pixel_values: Tensor) -> Tensor:
     return F.interpolate(logits.float(), size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def make_network(name: str, args: argparse.Namespace) -> nn.Module:
+    """One of the networks, with random weights."""
+    if name in ("CMDL-FCN", "plain"):
+        return OurNetwork(args, name == "CMDL-FCN")
+    if name == "mmseg":
+        return OtherNetwork(ReferenceFCN(args), lambda output: output)
+    if name == "torchvision":
+        from torchvision.models.segmentation import fcn_resnet50
+
+        fcn = fcn_resnet50(weights=None, weights_backbone=None, num_classes=args.num_labels, aux_loss=True)
+        return OtherNetwork(fcn, lambda output: (output["out"], output.get("aux")))
+    import segmentation_models_pytorch as smp
+
+    deeplab = smp.DeepLabV3("resnet50", encoder_weights=None, encoder_output_stride=8, classes=args.num_labels)
+    return OtherNetwork(deeplab, lambda output: (output, None))
+
+
 def make_networks(args: argparse.Namespace) -> dict[str, nn.Module]:
-    """All networks, with random weights."""
-    networks: dict[str, nn.Module] = {
-        "CMDL-FCN": OurNetwork(args, True),
-        "plain": OurNetwork(args, False),
-        "mmseg": OtherNetwork(ReferenceFCN(args), lambda output: output),
-        "torchvision": OtherNetwork(
-            fcn_resnet50(weights=None, weights_backbone=None, num_classes=args.num_labels, aux_loss=True),
-            lambda output: (output["out"], output.get("aux")),
-        ),
-    }
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError:
-        print("smp is left out: segmentation-models-pytorch is not installed (pip install cmdl_hf[dev])")
-    else:
-        deeplab = smp.DeepLabV3("resnet50", encoder_weights=None, encoder_output_stride=8, classes=args.num_labels)
-        networks["smp"] = OtherNetwork(deeplab, lambda output: (output, None))
-    for network in networks.values():
-        network.to(args.device)
-        if args.channels_last:
-            network.to(memory_format=torch.channels_last)
-    return {name: network for name, network in networks.items() if not args.networks or name in args.networks}
+    """All networks that can be made here."""
+    networks: dict[str, nn.Module] = {}
+    for name in args.networks:
+        try:
+            network = make_network(name, args).to(args.device)
+        except ImportError as error:
+            print(f"{name} is left out: {error.name} is not installed", flush=True)
+        else:
+            networks[name] = network.to(memory_format=torch.channels_last) if args.channels_last else network
+    return networks
 
 
 def make_batch(args: argparse.Namespace, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -152,10 +159,10 @@ def make_batch(args: argparse.Namespace, batch_size: int) -> tuple[Tensor, Tenso
 
 
 def make_step(
-    network: nn.Module, batch: tuple[Tensor, Tensor], is_training: bool, args: argparse.Namespace
+    network: nn.Module, batch: tuple[Tensor, Tensor], is_training: bool, args: argparse.Namespace, mode: str = ""
 ) -> Callable:
-    """One training step or one inference."""
-    call = torch.compile(network) if args.compile else network
+    """One training step or one inference; compiled where a mode of `torch.compile` is named."""
+    call = torch.compile(network, mode=mode) if mode else network
 
     def train() -> None:
         network.train()
@@ -172,6 +179,26 @@ def make_step(
     return train if is_training else infer
 
 
+def make_steps(
+    networks: dict[str, nn.Module], batch: tuple[Tensor, Tensor], is_training: bool, args: argparse.Namespace
+) -> dict[str, Callable]:
+    """The steps to time, by name. Compiled ones are done once: how long that took is printed."""
+    mode = "default" if args.compile else ""
+    steps = {name: make_step(network, batch, is_training, args, mode) for name, network in networks.items()}
+    if args.compile and args.reduce_overhead and not is_training:
+        for name, network in networks.items():
+            steps[f"{name}, reduce-overhead"] = make_step(network, batch, False, args, "reduce-overhead")
+    for name, step in steps.items() if args.compile else ():
+        begin = time.perf_counter()
+        step()
+        if is_cuda(args.device):
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - begin
+        alone = time_in_turn({name: step}, args.repetitions, args.device, warmups=3)[name]
+        print(f"{name}: first step {seconds:.1f} s, alone {summarize(alone)} ms", flush=True)
+    return steps
+
+
 def count(step: Callable[[], None]) -> float:
     """Count multiply-adds of a step, in units of 10⁹."""
     with FlopCounterMode(display=False) as counter:
@@ -182,27 +209,26 @@ def count(step: Callable[[], None]) -> float:
 def compare(networks: dict[str, nn.Module], is_training: bool, args: argparse.Namespace) -> dict[str, list[float]]:
     """Print the table of training or inference; returns ms by network."""
     batch = make_batch(args, args.batch_size if is_training else 1)
-    plain_args = argparse.Namespace(**vars(args) | {"compile": False})
-    steps = {name: make_step(network, batch, is_training, args) for name, network in networks.items()}
-    work = {name: count(make_step(network, batch, is_training, plain_args)) for name, network in networks.items()}
+    what = "Training step" if is_training else "Inference"
+    print(f"\n{what}, {len(batch[0])} images, {'channels last' if args.channels_last else 'contiguous'}", flush=True)
+    work = {name: count(make_step(network, batch, is_training, args)) for name, network in networks.items()}
+    steps = make_steps(networks, batch, is_training, args)
     rates = [matmul_rate(args)]
-    times = time_in_turn(steps, args.repetitions, args.device)
+    times = time_in_turn(steps, args.repetitions, args.device, warmups=3 if is_cuda(args.device) else 1)
     rates.append(matmul_rate(args))
-    print(
-        f"\n{'Training step' if is_training else 'Inference'}, {len(batch[0])} images; "
-        f"matrix product {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s\n"
-    )
+    print(f"matrix product {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s\n")
     print("| network | multiply-adds, 10⁹ | ms | CMDL-FCN's time over it | of the matrix product | peak MiB |")
     print("|---|---|---|---|---|---|")
-    for name in networks:
-        fraction = 2e3 * work[name] / statistics.median(times[name]) / statistics.mean(rates)
+    for name in steps:
+        multiply_adds = work[name.partition(",")[0]]
+        fraction = 2e3 * multiply_adds / statistics.median(times[name]) / statistics.mean(rates)
         ratio = summarize(ratios(times, "CMDL-FCN", name)) if name != "CMDL-FCN" and "CMDL-FCN" in times else ""
         print(
-            f"| {name} | {work[name]:.0f} | {summarize(times[name])} | {ratio} | {100 * fraction:.0f} % | "
+            f"| {name} | {multiply_adds:.0f} | {summarize(times[name])} | {ratio} | {100 * fraction:.0f} % | "
             f"{peak_memory(steps[name], args.device):.0f} |",
             flush=True,
         )
-    if {"CMDL-FCN", "plain"} <= times.keys():
+    if {"CMDL-FCN", "plain"} <= times.keys() and not args.compile:
         extra = extra_losses(args, batch[1]) if is_training else [0.0]
         expected = [work["CMDL-FCN"] / work["plain"] * p + statistics.median(extra) for p in times["plain"]]
         excess = [ours / wanted for ours, wanted in zip(times["CMDL-FCN"], expected, strict=True)]
@@ -232,7 +258,7 @@ def print_profile(network: nn.Module, args: argparse.Namespace) -> None:
     """Print where a training step spends its time, by operator."""
     batch = make_batch(args, args.batch_size)
     step = make_step(network, batch, True, args)
-    step()
+    step()  # other steps before may have been of another kind
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if is_cuda(args.device) else [])
     with profile(activities=activities) as profiler:
         step()
@@ -253,13 +279,16 @@ def main() -> None:
     parser.add_argument("--num-labels", type=int, default=150)
     parser.add_argument("--backbone", default="resnet50", help="of ours and mmseg's; the others keep ResNet-50")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--networks", nargs="+", help="compare these only")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="compare these only")
+    parser.add_argument("--only", choices=["inference", "training"])
+    parser.add_argument("--reduce-overhead", action="store_true", help="with --compile: inference in this mode, too")
     args = parser.parse_args()
     set_up(args)
     networks = make_networks(args)
     for is_training in (False, True):
-        compare(networks, is_training, args)
-    if "CMDL-FCN" in networks:
+        if args.only != ("inference" if is_training else "training"):
+            compare(networks, is_training, args)
+    if "CMDL-FCN" in networks and not (args.only or args.compile or args.channels_last):
         print_profile(networks["CMDL-FCN"], args)
 
 

@@ -1,69 +1,107 @@
 """Data sets with the columns image, label and id: public benchmarks, own files, the Hub's data sets, synthetic scenes.
 
 Labels hold train ids: the classes are 0..K-1, and 255 marks void pixels, which are ignored.
+
+Names are imported when they are first used, so that a training on tensors of your own needs no `datasets`.
 """
 
-from .augmentation import Augmentation, check_transform, register_transform
-from .check_report import format_report
-from .checking import check_data
-from .label_table import HasClasses, Label, LabelTable
-from .listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems, unlabelled
-from .loading import check_classes, ids_digest, load_benchmark, load_data, load_split, make_builder
-from .preparing import prepare
-from .reading import IMAGE_SUFFIXES, BadDataError, BadFileError
-from .scale_crop import check_resize
-from .sets.base import SegmentationDataset
-from .sets.benchmark import BENCHMARKS, Benchmark, BenchmarkBuilder, check_benchmark, register_benchmark
-from .sets.hub import load_hub
-from .sets.own import load_folder, load_pairs
-from .sets.synthetic import load_synthetic
-from .statistics import class_pixel_counts, class_weights
-from .stream import StreamSampler, TrainingStream
-from .transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BENCHMARKS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "IMAGE_SUFFIXES",
-    "Augmentation",
-    "BadDataError",
-    "BadFileError",
-    "Benchmark",
-    "BenchmarkBuilder",
-    "EvalTransform",
-    "HasClasses",
-    "Label",
-    "LabelTable",
-    "Layout",
-    "SegmentationDataset",
-    "SplitFiles",
-    "StreamSampler",
-    "TrainTransform",
-    "TrainingStream",
-    "check_benchmark",
-    "check_classes",
-    "check_data",
-    "check_resize",
-    "check_transform",
-    "class_pixel_counts",
-    "class_weights",
-    "format_report",
-    "ids_digest",
-    "index_by_id",
-    "list_files",
-    "load_benchmark",
-    "load_data",
-    "load_folder",
-    "load_hub",
-    "load_pairs",
-    "load_split",
-    "load_synthetic",
-    "make_builder",
-    "pair_files",
-    "prepare",
-    "read_stems",
-    "register_benchmark",
-    "register_transform",
-    "unlabelled",
-]
+from .._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .augmentation import Augmentation as Augmentation
+    from .augmentation import check_transform as check_transform
+    from .augmentation import register_transform as register_transform
+    from .check_report import format_report as format_report
+    from .checking import check_data as check_data
+    from .label_table import HasClasses as HasClasses
+    from .label_table import Label as Label
+    from .label_table import LabelTable as LabelTable
+    from .listing import Layout as Layout
+    from .listing import SplitFiles as SplitFiles
+    from .listing import index_by_id as index_by_id
+    from .listing import list_files as list_files
+    from .listing import pair_files as pair_files
+    from .listing import read_stems as read_stems
+    from .listing import unlabelled as unlabelled
+    from .loading import check_classes as check_classes
+    from .loading import ids_digest as ids_digest
+    from .loading import load_benchmark as load_benchmark
+    from .loading import load_data as load_data
+    from .loading import load_split as load_split
+    from .loading import make_builder as make_builder
+    from .preparing import prepare as prepare
+    from .reading import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+    from .reading import BadDataError as BadDataError
+    from .reading import BadFileError as BadFileError
+    from .scale_crop import check_resize as check_resize
+    from .sets.base import SegmentationDataset as SegmentationDataset
+    from .sets.benchmark import BENCHMARKS as BENCHMARKS
+    from .sets.benchmark import Benchmark as Benchmark
+    from .sets.benchmark import BenchmarkBuilder as BenchmarkBuilder
+    from .sets.benchmark import check_benchmark as check_benchmark
+    from .sets.benchmark import register_benchmark as register_benchmark
+    from .sets.hub import load_hub as load_hub
+    from .sets.own import load_folder as load_folder
+    from .sets.own import load_pairs as load_pairs
+    from .sets.synthetic import load_synthetic as load_synthetic
+    from .statistics import class_pixel_counts as class_pixel_counts
+    from .statistics import class_weights as class_weights
+    from .stream import StreamSampler as StreamSampler
+    from .stream import TrainingStream as TrainingStream
+    from .transforms import IMAGENET_MEAN as IMAGENET_MEAN
+    from .transforms import IMAGENET_STD as IMAGENET_STD
+    from .transforms import EvalTransform as EvalTransform
+    from .transforms import TrainTransform as TrainTransform
+
+_MODULE_OF = {
+    "Augmentation": "augmentation",
+    "BENCHMARKS": "sets.benchmark",
+    "BadDataError": "reading",
+    "BadFileError": "reading",
+    "Benchmark": "sets.benchmark",
+    "BenchmarkBuilder": "sets.benchmark",
+    "EvalTransform": "transforms",
+    "HasClasses": "label_table",
+    "IMAGENET_MEAN": "transforms",
+    "IMAGENET_STD": "transforms",
+    "IMAGE_SUFFIXES": "reading",
+    "Label": "label_table",
+    "LabelTable": "label_table",
+    "Layout": "listing",
+    "SegmentationDataset": "sets.base",
+    "SplitFiles": "listing",
+    "StreamSampler": "stream",
+    "TrainTransform": "transforms",
+    "TrainingStream": "stream",
+    "check_benchmark": "sets.benchmark",
+    "check_classes": "loading",
+    "check_data": "checking",
+    "check_resize": "scale_crop",
+    "check_transform": "augmentation",
+    "class_pixel_counts": "statistics",
+    "class_weights": "statistics",
+    "format_report": "check_report",
+    "ids_digest": "loading",
+    "index_by_id": "listing",
+    "list_files": "listing",
+    "load_benchmark": "loading",
+    "load_data": "loading",
+    "load_folder": "sets.own",
+    "load_hub": "sets.hub",
+    "load_pairs": "sets.own",
+    "load_split": "loading",
+    "load_synthetic": "sets.synthetic",
+    "make_builder": "loading",
+    "pair_files": "listing",
+    "prepare": "preparing",
+    "read_stems": "listing",
+    "register_benchmark": "sets.benchmark",
+    "register_transform": "augmentation",
+    "unlabelled": "listing",
+}
+
+__all__ = list(_MODULE_OF)
+
+__getattr__ = lazy_names(__name__, _MODULE_OF)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+
+if TYPE_CHECKING:
+    import datasets
 
 
 class TrainingStream(Dataset):
@@ -22,7 +24,7 @@ class TrainingStream(Dataset):
         seed (`int`): Seed of the orders and of the augmentation.
     """
 
-    def __init__(self, dataset: datasets.Dataset, seed: int = 0) -> None:
+    def __init__(self, dataset: "datasets.Dataset", seed: int = 0) -> None:
         self.dataset = dataset
         self.seed = seed
         self._order = lru_cache(maxsize=2)(self._draw_order)

@@ -5,9 +5,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
@@ -20,16 +19,20 @@ from torch.utils.data import DataLoader
 
 from ..data import StreamSampler, TrainingStream, TrainTransform
 from ..processes import start_processes, worker_init
-from .arguments import CMDLTrainingArguments
 from .log import check_trackers
 from .optimization import make_optimizer, make_schedule, prepare_batch_norms
+
+if TYPE_CHECKING:
+    import datasets
+
+    from .arguments import CMDLTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 _EMA_FILE = "ema.safetensors"
 
 
-def share_batch(args: CMDLTrainingArguments, num_processes: int) -> tuple[int, int]:
+def share_batch(args: "CMDLTrainingArguments", num_processes: int) -> tuple[int, int]:
     """Divide the batch of a recipe among the processes.
 
     Returns:
@@ -75,9 +78,9 @@ class TrainingLoop:
     def __init__(
         self,
         model: nn.Module,
-        dataset: datasets.Dataset,
+        dataset: "datasets.Dataset",
         transform: TrainTransform,
-        args: CMDLTrainingArguments,
+        args: "CMDLTrainingArguments",
         log_dir: Path | None = None,
     ) -> None:
         check_trackers(args.report_to)

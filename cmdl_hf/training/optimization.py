@@ -1,14 +1,17 @@
 """Optimiser, learning-rate schedule and frozen batch norms, as set in a recipe."""
 
+from typing import TYPE_CHECKING
+
 from timm.layers import convert_sync_batchnorm
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import get_polynomial_decay_schedule_with_warmup
 
-from .arguments import CMDLTrainingArguments
+if TYPE_CHECKING:
+    from .arguments import CMDLTrainingArguments
 
 
-def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optimizer:
+def make_optimizer(model: nn.Module, args: "CMDLTrainingArguments") -> optim.Optimizer:
     """Make SGD or AdamW. Heads may have a larger learning rate, and norms and biases have no weight decay.
 
     Args:
@@ -34,7 +37,7 @@ def make_optimizer(model: nn.Module, args: CMDLTrainingArguments) -> optim.Optim
     return optim.SGD(settings, lr=args.learning_rate, momentum=args.momentum)
 
 
-def make_schedule(optimizer: optim.Optimizer, args: CMDLTrainingArguments) -> optim.lr_scheduler.LambdaLR:
+def make_schedule(optimizer: optim.Optimizer, args: "CMDLTrainingArguments") -> optim.lr_scheduler.LambdaLR:
     """Make the schedule: linear warm-up, then polynomial decay to the end of the run, in optimiser steps."""
     return get_polynomial_decay_schedule_with_warmup(
         optimizer, args.warmup_steps, args.max_steps, lr_end=args.min_learning_rate, power=args.power
