@@ -112,7 +112,7 @@ class TrainingLoop:
         self._batches: Iterator[dict[str, Tensor]] | None = None
         self.model = self._prepare_model(model)
         self._ema = ModelEmaV3(self.model, args.ema_decay, exclude_buffers=True) if args.ema_decay else None
-        optimizer = make_optimizer(self.model, args)
+        optimizer = make_optimizer(self.model, args, self.accelerator.mixed_precision)
         self.schedule = make_schedule(optimizer, args)
         if self.accelerator.num_processes > 1:
             self._freeze_unreached()  # after make_optimizer: its groups must not depend on the number of processes

@@ -1,6 +1,6 @@
 """Optimiser, learning-rate schedule and frozen batch norms, as set in a recipe."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timm.layers import convert_sync_batchnorm
 from torch import nn, optim
@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments
 
 
-def make_optimizer(model: nn.Module, args: "CMDLTrainingArguments") -> optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, args: "CMDLTrainingArguments", mixed_precision: str | None = None
+) -> optim.Optimizer:
     """Make SGD or AdamW. Heads may have a larger learning rate, and norms and biases have no weight decay.
 
+    On a CUDA device one fused kernel updates all weights, except with SGD in fp16. There torch's fused SGD would write
+    a step that the gradient scaler skips into the momenta.
+
     Args:
-        model (`nn.Module`): A model with a `backbone`, or an adapter, whose `segmenter` is treated as the backbone.
+        model (`nn.Module`): A model with a `backbone`, or an adapter, whose `segmenter` is treated as the backbone. It
+            must be on its device already.
         args (`CMDLTrainingArguments`): The recipe.
+        mixed_precision (`str`, *optional*): The precision in use: no, bf16 or fp16.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -32,9 +39,22 @@ def make_optimizer(model: nn.Module, args: "CMDLTrainingArguments") -> optim.Opt
         }
         for (is_backbone, decays), parameters in groups.items()
     ]
+    is_cuda = all(parameter.is_cuda for parameter in model.parameters())
+    # None, not False, leaves torch its choice among the other ways.
+    fused = True if is_cuda and (args.optimizer == "adamw" or mixed_precision != "fp16") else None
+    optimizer: optim.Optimizer
     if args.optimizer == "adamw":
-        return optim.AdamW(settings, lr=args.learning_rate)
-    return optim.SGD(settings, lr=args.learning_rate, momentum=args.momentum)
+        optimizer = optim.AdamW(settings, lr=args.learning_rate, fused=fused)
+    else:
+        optimizer = optim.SGD(settings, lr=args.learning_rate, momentum=args.momentum, fused=fused)
+    optimizer.register_load_state_dict_pre_hook(_keep_fused)
+    return optimizer
+
+
+def _keep_fused(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Let the device decide again, where a state was saved on another one, or by a version without fused kernels."""
+    fused = optimizer.defaults["fused"]
+    return state | {"param_groups": [group | {"fused": fused} for group in state["param_groups"]]}
 
 
 def make_schedule(optimizer: optim.Optimizer, args: "CMDLTrainingArguments") -> optim.lr_scheduler.LambdaLR:
