@@ -11,7 +11,14 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ..models import CMDLForSemanticSegmentation, CMDLSemanticAggregation, scale_channels
+from ..models import (
+    CMDLForSemanticSegmentation,
+    CMDLMemoryBank,
+    CMDLSemanticAggregation,
+    collect_votes,
+    divide_votes,
+    scale_channels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +41,58 @@ class _Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-class _NoMemory(nn.Module):
-    """Replaces a memory bank whose content is in `_FoldedAggregation`."""
+class _FoldedMemory(nn.Module):
+    """Replaces a memory bank: the unit-length prototypes (M, K, C) as a constant.
+
+    Args:
+        memory_bank (`CMDLMemoryBank`): Memory bank of the model.
+    """
+
+    unit_prototypes: Tensor
+
+    def __init__(self, memory_bank: CMDLMemoryBank) -> None:
+        super().__init__()
+        self.register_buffer("unit_prototypes", memory_bank.directions())
 
     def read(self) -> None:
-        """Return nothing."""
+        """Return nothing: the prototypes are in `_FoldedAggregation`."""
+
+    def directions(self, _: None) -> Tensor:
+        """Return the unit-length prototypes."""
+        return self.unit_prototypes
 
 
 class _FoldedAggregation(nn.Module):
-    """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant (K, C).
+    """`CMDLSemanticAggregation` with the product of prototypes and fusion as a constant.
 
     Args:
         aggregation (`CMDLSemanticAggregation`): Aggregation of the model.
         prototypes (`Tensor` of shape (K, M, C)): Prototypes of the memory bank.
     """
 
+    votes: Tensor
+
     def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
         super().__init__()
-        _, norm, activation = aggregation.vote_fusion
-        weight = aggregation.class_votes(prototypes).detach().contiguous()  # (C, K, 1, 1)
-        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
-        convolution.weight = nn.Parameter(weight, requires_grad=False)
-        self.vote_fusion = nn.Sequential(convolution, norm, activation)
+        _, self.norm, self.activation = aggregation.vote_fusion
+        self.voting_temperature = aggregation.voting_temperature
+        is_by_class = self.voting_temperature is None
+        votes = aggregation.class_votes(prototypes) if is_by_class else aggregation.distribution_votes(prototypes)
+        self.register_buffer("votes", votes.detach().contiguous())  # (C, K, 1, 1) or (M, K, C)
         self.attention = aggregation.attention
         self.layer_scale = aggregation.layer_scale
 
-    def forward(self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None) -> Tensor:
+    def forward(
+        self, pixel_features: Tensor, class_probabilities: Tensor, prototypes: None, similarity: Tensor | None
+    ) -> Tensor:
         """Aggregate features (B, C, h, w) with probabilities (B, K, h, w); return (B, C, h, w)."""
-        return scale_channels(self.attention(pixel_features, self.vote_fusion(class_probabilities)), self.layer_scale)
+        if self.voting_temperature is None:
+            voted = nn.functional.conv2d(class_probabilities, self.votes)
+        else:
+            assert similarity is not None
+            shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
+            voted = collect_votes(shares, self.votes, class_probabilities)
+        return scale_channels(self.attention(pixel_features, self.activation(self.norm(voted))), self.layer_scale)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -72,8 +103,7 @@ def fold(model: nn.Module) -> nn.Module:
     folded._modules = model._modules | {"auxiliary_head": None}
     if model.config.use_distributions:
         aggregation = _FoldedAggregation(model.semantic_aggregation, model.memory_bank.read())
-        replaced = {"semantic_aggregation": aggregation, "memory_bank": _NoMemory(), "distribution_learning": None}
-        folded._modules |= replaced
+        folded._modules |= {"semantic_aggregation": aggregation, "memory_bank": _FoldedMemory(model.memory_bank)}
     return folded
 
 

@@ -12,6 +12,8 @@ from .distributions_cmdl import (
     CMDLDistributionLearning,
     CMDLProjectionHead,
     CMDLSemanticAggregation,
+    collect_votes,
+    divide_votes,
     labels_on_grid,
     scale_channels,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "check_timm_name",
     "check_timm_options",
     "check_transformers_config",
+    "collect_votes",
+    "divide_votes",
     "find_context_module",
     "find_logits",
     "labels_on_grid",

@@ -86,6 +86,8 @@ def check_ranges(config: Any, min_hidden_size: int) -> None:
         "ohem_min_kept": 1,
         "sinkhorn_epsilon": 0.025,  # so that exp(1 / 0.025) and its square fit into float32
         "contrastive_temperature": 0.025,
+        "voting_temperature": 0.01,
+        "intra_class_negative_weight": 0,
     }
     lowest |= {field.name: 0 for field in fields(config) if field.name.endswith("_loss_weight")}
     for name, minimum in lowest.items():
@@ -96,6 +98,8 @@ def check_ranges(config: Any, min_hidden_size: int) -> None:
     for name in ("dropout", "memory_momentum"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}")
+    if config.intra_class_negative_weight > 1:
+        raise ValueError(f"intra_class_negative_weight must lie in [0, 1], got {config.intra_class_negative_weight}")
     if config.ohem_threshold is not None and not 0 < config.ohem_threshold <= 1:
         raise ValueError(f"ohem_threshold must lie in (0, 1], or be None, got {config.ohem_threshold}")
     if config.layer_scale_init_value is not None and not math.isfinite(config.layer_scale_init_value):

@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Named sets of field values. `reference` computes what the public reference implementation computes."""
 
+_OF_OLD_FILES = {"contrast_target": "all", "voting": "class"}  # what a file means that does not name them
 _DEFAULT_BACKBONE = {"backbone": "resnet50", "out_indices": [1, 2, 3, 4], "output_stride": 8}
 
 
@@ -107,6 +108,20 @@ class CMDLConfig(PreTrainedConfig):
         contrastive_temperature (`float`, defaults to 0.1):
             The similarities in the contrast are divided by this number, at least 0.025. The reference has no
             temperature, which equals 1.
+        contrast_target (`str`, defaults to `"all"`):
+            Which distributions of its class the contrast draws a pixel to: `all`, as in the reference, or the one that
+            the pixel is `assigned` to. The first makes the distributions of a class equal, the second keeps them
+            distinct.
+        intra_class_negative_weight (`float`, defaults to 0.2):
+            With `contrast_target="assigned"`: weight of the other distributions of the pixel's class among those that
+            the contrast pushes it away from, in [0, 1]. 0 leaves them out; 1 treats them like other classes. It is 0
+            for a class with fewer than 2·M pixels on the feature grids of a batch.
+        voting (`str`, defaults to `"class"`):
+            How a pixel votes for the distributions of a class: equally for all, with the probability of the `class`,
+            as in the reference; or in proportion to the `posterior`, the softmax of its cosines to them divided by
+            `voting_temperature`. The second needs the embeddings, and so the projection head, at inference.
+        voting_temperature (`float`, defaults to 0.1):
+            Temperature of the posterior, at least 0.01. A large number gives the votes of `class`.
         use_class_margin_reference (`bool`, defaults to `False`):
             Report the class margin of the reference instead of ours. The reference compares channels, and its margin
             is a constant without gradient. Our margin compares classes.
@@ -267,8 +282,10 @@ class CMDLConfig(PreTrainedConfig):
         """Build a configuration from a saved one and from changes, as `from_pretrained(..., num_labels=3)` does.
 
         If the number of classes changes, the saved names, colours and class weights are dropped. The changes are
-        checked like all other values.
+        checked like all other values. A file that names neither `contrast_target` nor `voting` was written before they
+        existed, and means what it meant then.
         """
+        config_dict = _OF_OLD_FILES | config_dict
         if num_labels := kwargs.get("num_labels") or len(kwargs.get("id2label") or ()):
             names = ("palette", "class_weights")
             stale = [name for name in names if len(config_dict.get(name) or ()) != num_labels]
