@@ -66,6 +66,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "context_registry",
             "cross_entropy",
             "distributions",
+            "large_pieces",
             "layers",
             "losses",
             "memory",
@@ -74,6 +75,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "processes",
             "saving",
             "similarity",
+            "triton_cross_entropy",
         )
     }
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
