@@ -205,7 +205,6 @@ class Trainer:
     def _step(self) -> None:
         self.rate.copy_(self.rates.index_select(0, self.step)[0])
         pixel_values, labels = self.batches.draw(self.step)
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda", cache_enabled=False):
             loss = self.model(pixel_values, labels=labels).loss
         loss.backward()
@@ -248,14 +247,17 @@ def run(name: str, data: dict[str, dict[str, Split]], deadline: float, args: arg
         recipe = recipe._replace(steps=args.steps)
     num_labels = 1 + int(max(split.labels[split.labels != VOID].max() for split in splits.values()))
     model = make_model(ARMS[arm], num_labels, args.weights, int(seed)).to(device)
-    model.to(memory_format=torch.channels_last)
     start = time.time()
     trainer = Trainer(model, Batches(splits["train"], recipe, 1000 + int(seed), device), recipe.steps, device)
-    if not trainer.train(deadline):
+    torch.backends.cudnn.benchmark = True  # a step has one shape, scoring many
+    is_done = trainer.train(deadline)
+    torch.backends.cudnn.benchmark = False
+    last = trainer.losses[-100:].mean().item()
+    if not is_done:
         print(f"{name}: no time left", flush=True)
         return
     seconds = time.time() - start
-    last = trainer.losses[-100:].mean().item()
+    print(f"{name}: trained in {seconds:.0f} s, loss {last:.3f}", flush=True)
     model.eval()
     row: dict[str, Any] = {"data": data_name, "arm": arm, "seed": int(seed), "loss": last, "seconds": seconds}
     counts = {}
@@ -274,7 +276,6 @@ def run(name: str, data: dict[str, dict[str, Split]], deadline: float, args: arg
 def work(queue: Any, data: dict[str, Path], deadline: float, args: argparse.Namespace) -> None:
     """Take runs from the queue until it is empty."""
     torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = True
     splits = {
         name: {split: read_split(folder, split, args.images) for split in ("train", "val", "test")}
         for name, folder in data.items()
