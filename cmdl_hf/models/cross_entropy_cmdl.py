@@ -12,20 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .large_pieces_cmdl import interpolation_weights, large_piece_cross_entropy, source_rows
+from .large_pieces_cmdl import large_piece_cross_entropy
 from .pieces_cmdl import divide, takes_large_pieces
 from .processes_cmdl import divide_by_total
 
 _BAND_SIZE = 2**21  # values (8 MiB): the C library reuses memory of this size without a system call
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-
-
-def has_triton() -> bool:
-    """Tell whether Triton is installed. It is not imported before a loss is computed on a CUDA device."""
-    return _HAS_TRITON
 
 
 def image_size_cross_entropy(
@@ -79,27 +75,32 @@ def weighted_cross_entropy_sums(
     """
     is_valid = labels != ignore_index
     labels = labels.where(is_valid, 0)
+    weights = is_valid.float()
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        if takes_kernels(logits, labels):
-            from .triton_cross_entropy_cmdl import enlarged_cross_entropy
-
-            losses = enlarged_cross_entropy(logits, labels, align_corners)
-            weights = _pixel_weights(losses, labels, is_valid, class_weights, ohem_threshold, ohem_min_kept)
-            total = torch.where(weights > 0, losses * weights, 0.0).sum()
-        else:
-            is_large = takes_large_pieces(logits.device)
-            sum_up = large_piece_cross_entropy if is_large else _EnlargedCrossEntropy.apply
-            losses = weights = is_valid.float()
-            if ohem_threshold is not None:
+        by_kernels = _kernel_losses(logits, labels, align_corners) if takes_kernels(logits, labels) else None
+        sum_up = large_piece_cross_entropy if takes_large_pieces(logits.device) else _banded_cross_entropy
+        losses = by_kernels
+        if ohem_threshold is not None:
+            if losses is None:
                 _, losses = sum_up(logits.detach(), labels, weights, align_corners)
-            weights = _pixel_weights(losses, labels, is_valid, class_weights, ohem_threshold, ohem_min_kept)
-            total, _ = sum_up(logits, labels, weights, align_corners)
+            weights = hard_pixels(losses, is_valid, ohem_threshold, ohem_min_kept).float()
+        if class_weights is not None:
+            weights = weights * class_weights.float()[labels]
+        if by_kernels is None:
+            total, _ = sum_up(logits, labels, weights, align_corners, losses)
+        else:
+            total = torch.where(weights > 0, by_kernels * weights, 0.0).sum()
     return total, weights.sum()
 
 
+def has_triton() -> bool:
+    """Tell whether Triton is installed. It is imported only when a loss is computed on a CUDA device."""
+    return _HAS_TRITON
+
+
 def takes_kernels(logits: Tensor, labels: Tensor) -> bool:
-    """Tell whether Triton's kernels compute the loss."""
+    """Tell whether Triton's kernels compute the loss: on CUDA, if Triton is installed."""
     if not (has_triton() and logits.device.type == "cuda"):
         return False
     from .triton_cross_entropy_cmdl import is_possible
@@ -107,19 +108,17 @@ def takes_kernels(logits: Tensor, labels: Tensor) -> bool:
     return is_possible(logits, labels)
 
 
-def _pixel_weights(
-    losses: Tensor,
-    labels: Tensor,
-    is_valid: Tensor,
-    class_weights: Tensor | None,
-    ohem_threshold: float | None,
-    ohem_min_kept: int,
-) -> Tensor:
-    """Return the weight of every pixel (B, H, W); the losses are needed only for OHEM."""
-    if ohem_threshold is not None:
-        is_valid = hard_pixels(losses, is_valid, ohem_threshold, ohem_min_kept)
-    weights = is_valid.float()
-    return weights if class_weights is None else weights * class_weights.float()[labels]
+def _kernel_losses(logits: Tensor, labels: Tensor, align_corners: bool) -> Tensor:
+    from .triton_cross_entropy_cmdl import enlarged_cross_entropy
+
+    return enlarged_cross_entropy(logits, labels, align_corners)
+
+
+def _banded_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool, losses: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute what `large_piece_cross_entropy` does, in small bands for a CPU. Known losses save nothing here."""
+    return _EnlargedCrossEntropy.apply(logits, labels, weights, align_corners)
 
 
 class _EnlargedCrossEntropy(torch.autograd.Function):
@@ -134,7 +133,7 @@ class _EnlargedCrossEntropy(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool
     ) -> tuple[Tensor, Tensor]:
         size = labels.shape[-2:]
-        down, across = (interpolation_weights(logits, dim, size[dim], align_corners) for dim in (-2, -1))
+        down, across = (_enlargement(logits, dim, size[dim], align_corners) for dim in (-2, -1))
         widened = logits @ across.t()  # (B, K, h, W)
         grad = torch.zeros_like(widened) if ctx.needs_input_grad[0] else None
         losses = []
@@ -159,6 +158,12 @@ class _EnlargedCrossEntropy(torch.autograd.Function):
         return grad * grad_total, None, None, None
 
 
+def _enlargement(logits: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:
+    """Return the weights (size, length) of `F.interpolate`'s linear interpolation of one dimension."""
+    identity = torch.eye(logits.shape[dim], dtype=logits.dtype, device=logits.device)
+    return F.interpolate(identity[None], size=size, mode="linear", align_corners=align_corners)[0].t()
+
+
 def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tuple[slice, slice]]:
     """Divide the rows of the enlarged logits into up to 64 bands of about 8 MiB.
 
@@ -168,8 +173,12 @@ def _bands(logits: Tensor, size: Sequence[int], align_corners: bool) -> list[tup
         return [(slice(None), slice(None))]
     height, length = size[0], logits.shape[-2]
     num_bands = min(64, logits.shape[0] * logits.shape[1] * height * size[1] // _BAND_SIZE + 1)
-    # One more row at both ends, with weights 0, so that rounding need not be exact.
-    return [(rows, source_rows(rows, height, length, align_corners, margin=2)) for rows in divide(height, num_bands)]
+    scale = (length - 1) / max(height - 1, 1) if align_corners else length / height
+    return [
+        # One more row at both ends, with weights 0, so that rounding need not be exact.
+        (rows, slice(max(int(rows.start * scale) - 2, 0), min(int(rows.stop * scale) + 3, length)))
+        for rows in divide(height, num_bands)
+    ]
 
 
 @torch.no_grad()

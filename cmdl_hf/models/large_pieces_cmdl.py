@@ -4,6 +4,7 @@ Each operator of a piece starts a kernel, so the pieces are as large as a budget
 few: image rows come first in memory, which makes every interpolation one matrix product.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,19 +14,58 @@ from torch.autograd.function import once_differentiable
 
 from .pieces_cmdl import MEMORY_BUDGET, divide
 
-_SCORES_SHARE = 0.55  # of the budget; the rest is for the gradient, rows of logits and labels, and maps at image size
+# What the scores of a piece may take of the budget; the rest is for copies of logits and labels, and other maps.
+_SCORES_SHARE = 0.6
 
 
-def interpolation_weights(logits: Tensor, dim: int, size: int, align_corners: bool) -> Tensor:
-    """Return the weights (size, length) of `F.interpolate`'s linear interpolation of one dimension."""
-    identity = torch.eye(logits.shape[dim], dtype=logits.dtype, device=logits.device)
-    return F.interpolate(identity[None], size=size, mode="linear", align_corners=align_corners)[0].t()
+class _Pieces:
+    """Pieces of the enlarged logits, computed one after the other.
 
+    Args:
+        logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid.
+        labels (`Tensor` of shape (B, H, W), int64): Classes at image size.
+        align_corners (`bool`): As in `F.interpolate`.
+    """
 
-def source_rows(rows: slice, height: int, length: int, align_corners: bool, margin: int) -> slice:
-    """Return the rows of the logits that image rows are computed from, and more at both ends in case of rounding."""
-    scale = (length - 1) / max(height - 1, 1) if align_corners else length / height
-    return slice(max(int(rows.start * scale) - margin, 0), min(int(rows.stop * scale) + margin + 1, length))
+    def __init__(self, logits: Tensor, labels: Tensor, align_corners: bool) -> None:
+        self.height, self.width = labels.shape[-2:]
+        self.length, self.align_corners = logits.shape[2], align_corners
+        identity = torch.eye(max(logits.shape[2:]), dtype=logits.dtype, device=logits.device)
+        self.down, self.across = (  # (H, h), (W, w)
+            F.interpolate(identity[None, :length, :length], size=size, mode="linear", align_corners=align_corners)[
+                0
+            ].t()
+            for length, size in ((self.length, self.height), (logits.shape[3], self.width))
+        )
+        self.logits = logits.permute(2, 0, 1, 3).contiguous()  # (h, B, K, w)
+        self.classes = labels.transpose(0, 1).unsqueeze(2)  # (H, B, 1, W)
+        num_bytes = self.logits[0, :, :, 0].numel() * self.height * self.width * logits.element_size()
+        self.rows = divide(self.height, -int(-num_bytes // (_SCORES_SHARE * MEMORY_BUDGET)))
+
+    def scores(self) -> Iterator[tuple[slice, Tensor]]:
+        """Compute the scores (rows, B, K, W) of every piece, which comes with its image rows."""
+        for rows in self.rows:
+            source = self._source(rows)
+            widened = self.logits[source].view(-1, self.across.shape[1]) @ self.across.t()
+            scores = self.down[rows, source] @ widened.view(source.stop - source.start, -1)
+            del widened
+            yield rows, scores.view(-1, *self.classes.shape[1:2], self.logits.shape[2], self.width)
+            del scores
+
+    def subtract_gradient(self, gradient: Tensor, rows: slice, slopes: Tensor) -> None:
+        """Subtract the gradient of the scores of a piece (rows, B, K, W) from that of the logits (h, B, K, w)."""
+        source = self._source(rows)
+        narrowed = self.down[rows, source].t() @ slopes.flatten(1)
+        gradient[source].view(-1, gradient.shape[3]).addmm_(narrowed.view(-1, self.width), self.across, alpha=-1)
+
+    def _source(self, rows: slice) -> slice:
+        """Return the rows of the logits that image rows are computed from."""
+        first, last = rows.start, rows.stop - 1
+        if self.align_corners:
+            lower, upper = (row * (self.length - 1) // max(self.height - 1, 1) for row in (first, last))
+        else:
+            lower, upper = (((2 * row + 1) * self.length - self.height) // (2 * self.height) for row in (first, last))
+        return slice(min(max(lower, 0), self.length - 1), min(max(upper, 0) + 2, self.length))
 
 
 class _LargePieceCrossEntropy(torch.autograd.Function):
@@ -33,55 +73,57 @@ class _LargePieceCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool
+        ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool, losses: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        (height, width), grid = labels.shape[-2:], logits.shape[-2:]
-        down = interpolation_weights(logits, -2, height, align_corners)
-        across = interpolation_weights(logits, -1, width, align_corners)
-        classes = labels.transpose(0, 1).unsqueeze(2)  # (H, B, 1, W)
-        logits = logits.permute(2, 0, 1, 3).contiguous()  # (h, B, K, w)
-        grad = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
-        statistics = []
-        for rows in _pieces(logits, height, width):
-            source = source_rows(rows, height, grid[0], align_corners, margin=1)
-            scores, *found = _scores(logits[source], down[rows, source], across, classes[rows])
-            statistics.append(torch.cat(found, dim=2))
-            if grad is not None:
-                piece_weights = weights.transpose(0, 1)[rows, :, None]
-                scores.mul_(piece_weights / found[2]).scatter_add_(2, classes[rows], -piece_weights)
-                narrowed = (down[rows, source].t() @ scores.flatten(1)).view(-1, width)
-                del scores
-                grad[source].view(-1, grid[1]).addmm_(narrowed, across)
-        own, largest, sums = torch.cat(statistics).unbind(dim=2)  # (H, B, W)
-        losses = (sums.log() + (largest - own)).transpose(0, 1)
-        ctx.save_for_backward(None if grad is None else grad.permute(1, 2, 0, 3))
+        pieces = _Pieces(logits, labels, align_corners)
+        gradient = torch.zeros_like(pieces.logits) if ctx.needs_input_grad[0] else None
+        row_weights = weights.transpose(0, 1).unsqueeze(2)  # (H, B, 1, W)
+        if losses is None:
+            losses = _compute_losses(pieces, row_weights, gradient)
+        elif gradient is not None:
+            _compute_gradient(pieces, row_weights, losses.transpose(0, 1).unsqueeze(2), gradient)
+        ctx.save_for_backward(None if gradient is None else gradient.permute(1, 2, 0, 3))
         ctx.mark_non_differentiable(losses)
+        ctx.set_materialize_grads(False)
         return torch.where(weights > 0, losses * weights, 0.0).sum(), losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grad_total, None, None, None
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_total, None, None, None, None
 
 
-def _pieces(logits: Tensor, height: int, width: int) -> list[slice]:
-    num_bytes = logits[0, :, :, 0].numel() * height * width * logits.element_size()
-    return divide(height, -int(-num_bytes // (_SCORES_SHARE * MEMORY_BUDGET)))
+def _compute_losses(pieces: _Pieces, weights: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return the cross-entropies (B, H, W), and write the gradient if there is a place for it."""
+    own, sums = (weights.new_empty(pieces.classes.shape) for _ in range(2))
+    zero = weights.new_zeros(())
+    for rows, scores in pieces.scores():
+        classes = pieces.classes[rows]
+        scores.sub_(scores.amax(dim=2, keepdim=True))
+        torch.gather(scores, 2, classes, out=own[rows])
+        torch.sum(scores.exp_(), dim=2, keepdim=True, out=sums[rows])
+        if gradient is not None:  # negative, so that no weight has to change its sign
+            scores.mul_(torch.addcdiv(zero, weights[rows], sums[rows], value=-1))
+            scores.scatter_add_(2, classes, weights[rows])
+            pieces.subtract_gradient(gradient, rows, scores)
+        del scores
+    return sums.log_().sub_(own).squeeze(2).transpose(0, 1)
 
 
-def _scores(logits: Tensor, down: Tensor, across: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return exponentials (rows, B, K, W), and the own score, the largest score and the sum of the exponentials."""
-    widened = logits.view(-1, logits.shape[3]) @ across.t()
-    scores = (down @ widened.view(len(logits), -1)).view(-1, *logits.shape[1:3], len(across))
-    del widened
-    own, largest = scores.gather(2, classes), scores.amax(dim=2, keepdim=True)
-    scores.sub_(largest).exp_()
-    return scores, own, largest, scores.sum(dim=2, keepdim=True)
+def _compute_gradient(pieces: _Pieces, weights: Tensor, losses: Tensor, gradient: Tensor) -> None:
+    """Write the gradient for known cross-entropies (H, B, 1, W)."""
+    negative_weights = -weights
+    for rows, scores in pieces.scores():
+        classes = pieces.classes[rows]
+        scores.sub_(scores.gather(2, classes) + losses[rows]).exp_().mul_(negative_weights[rows])
+        scores.scatter_add_(2, classes, weights[rows])
+        pieces.subtract_gradient(gradient, rows, scores)
+        del scores
 
 
 def large_piece_cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool
+    logits: Tensor, labels: Tensor, weights: Tensor, align_corners: bool, losses: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute the weighted sum of the cross-entropies of bilinearly enlarged logits.
 
@@ -90,8 +132,9 @@ def large_piece_cross_entropy(
         labels (`Tensor` of shape (B, H, W), int64): Classes at image size in 0..K-1.
         weights (`Tensor` of shape (B, H, W), float32): Weights of the pixels, 0 or more.
         align_corners (`bool`): As in `F.interpolate`.
+        losses (`Tensor` of shape (B, H, W), float32, *optional*): The cross-entropies, if they are known.
 
     Returns:
         `tuple` of two `Tensor`, float32: the sum, and the cross-entropies (B, H, W), which have no gradient.
     """
-    return _LargePieceCrossEntropy.apply(logits, labels, weights, align_corners)
+    return _LargePieceCrossEntropy.apply(logits, labels, weights, align_corners, losses)
