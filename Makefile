@@ -11,7 +11,7 @@ WORKERS := -n 2 --dist loadfile
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-all test-floors demo bench clean
+.PHONY: help install check format test test-all test-cuda test-floors demo bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test: $(STAMP)  ## the fast test suite
 test-all: $(STAMP)  ## every test, the slow ones and the lowest versions too
 	$(BIN)/python -m pytest -m '' -vv $(WORKERS)
 	$(MAKE) test-floors
+
+test-cuda: $(STAMP)  ## the tests that need a CUDA device
+	CMDL_TEST_CUDA=1 $(BIN)/python -m pytest -m '' -rs
 
 $(FLOORS)/.installed: pyproject.toml tests/floors.py
 	$(PYTHON) -m venv --clear $(FLOORS)

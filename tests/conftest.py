@@ -1,10 +1,16 @@
-"""Shared fixtures: small models, and the data beside the checkout where there is some."""
+"""Shared fixtures: small models, a CUDA device, and the data beside the checkout where there is some.
+
+The tests mean the CPU: they compare bits with figures and with one another. A CUDA device is hidden from them and from
+the processes that they start. With `CMDL_TEST_CUDA=1` it is not, and only the tests with the fixture `cuda` run.
+"""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 # Read when torch is imported, in processes that tests start, too: for models this small one thread is the fastest.
 os.environ["OMP_NUM_THREADS"] = "1"
+if os.environ.get("CMDL_TEST_CUDA") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from pathlib import Path
 
@@ -14,12 +20,30 @@ from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 
+TESTS_CUDA = os.environ.get("CMDL_TEST_CUDA") == "1"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the tests that mean the CPU to a run in which CUDA devices are hidden."""
+    if TESTS_CUDA:
+        config.hook.pytest_deselected(items=[item for item in items if "cuda" not in item.fixturenames])
+        items[:] = [item for item in items if "cuda" in item.fixturenames]
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def cuda():
+    """A CUDA device; a test without one is skipped."""
+    if not TESTS_CUDA:
+        pytest.skip("needs a CUDA device: set CMDL_TEST_CUDA=1, or run make test-cuda")
+    if not torch.cuda.is_available():
+        pytest.skip("CMDL_TEST_CUDA=1, but torch finds no CUDA device")
+    return torch.device("cuda")
 
 
 @pytest.fixture

@@ -94,6 +94,12 @@ def test_gpu_runs_the_most_valuable_first_within_the_time(gpu, device):
     assert all("--device" in part.command and device in part.command for part in parts)
 
 
+def test_a_cuda_device_computes_what_the_cpu_does(cuda, gpu):
+    part = gpu.make_parts(cuda.type)[0]
+    gpu.run_part(part, time.monotonic() + 300, sys.stdout, lambda: None)
+    assert part.status == "done", part.lines
+
+
 def test_gpu_needs_no_data_sets_and_no_command_line():
     """The training loop trains on tensors where neither datasets nor cyclopts is installed, nor what they bring."""
     absent = ["datasets", "cyclopts", "evaluate", "pyarrow", "matplotlib", "sklearn", "segmentation_models_pytorch"]

@@ -108,6 +108,18 @@ def test_rooms_take_no_private_name_of_another():
     assert found == [], "give the name no underscore, and hand it on"
 
 
+def test_tests_leave_the_names_of_plugins_alone():
+    """Where pytest-benchmark is installed, a parameter called `benchmark` ends the run."""
+    parameters = [
+        f"{name_of(path)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if {"benchmark", "mocker", "event_loop"} & {argument.arg for argument in node.args.args}
+    ]
+    assert parameters == [], "another name: the fixtures of plugins are called so"
+
+
 def test_examples_take_no_private_name():
     examples = sorted((ROOT / "examples").rglob("*.py"))
     assert examples

@@ -177,18 +177,19 @@ def test_inputs_stay_as_they_are_and_state_does_not_grow():
     assert [(tensor.shape, tensor.dtype) for tensor in tensors] == [((K, K), torch.int64)]
 
 
-def test_counts_follow_the_predictions_or_stay_on_the_device_asked_for():
+def test_counts_stay_on_the_device_asked_for():
     predictions, labels = make_pair()
     asked = SegmentationMetrics(K, device="cpu")
     asked.update(predictions, labels)
     assert asked.confusion_matrix.device.type == "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU to follow the predictions to")
-    following = SegmentationMetrics(K)
-    following.update(predictions.cuda(), labels)
+
+
+def test_counts_follow_the_predictions_or_stay_on_the_device_asked_for(cuda):
+    predictions, labels = make_pair()
+    asked, following = SegmentationMetrics(K, device="cpu"), SegmentationMetrics(K)
+    following.update(predictions.to(cuda), labels)
     assert following.confusion_matrix.is_cuda
-    asked.reset()
-    asked.update(predictions.cuda(), labels.cuda())
+    asked.update(predictions.to(cuda), labels.to(cuda))
     assert asked.confusion_matrix.device.type == "cpu"
     assert following.compute() == asked.compute()
 

@@ -369,7 +369,7 @@ def test_windows_are_by_default_the_crops_of_the_training(folder):
 
 
 @pytest.mark.parametrize(
-    ("settings", "benchmark", "expected"),
+    ("settings", "data", "expected"),
     [
         ({"do_resize": False}, "ade20k", None),
         ({"size": {"shortest_edge": 512, "longest_edge": 2048}}, "cityscapes", (512, 2048)),
@@ -378,8 +378,8 @@ def test_windows_are_by_default_the_crops_of_the_training(folder):
         ({"size": {"height": 512, "width": 512}}, "cityscapes", None),
     ],
 )
-def test_images_get_the_size_of_the_image_processor_undistorted(settings, benchmark, expected):
-    assert processor_resize(SegformerImageProcessor(**settings), benchmark) == expected
+def test_images_get_the_size_of_the_image_processor_undistorted(settings, data, expected):
+    assert processor_resize(SegformerImageProcessor(**settings), data) == expected
 
 
 def test_the_shorter_edge_alone_limits_nothing():

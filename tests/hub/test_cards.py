@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_run_says_what_is_not_known(make_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "weights", "license"),
+    ("data", "weights", "license"),
     [
         ("synthetic", None, "apache-2.0"),
         ("synthetic", "timm", None),  # the backbone's weights come from photographs with terms of their own
@@ -125,14 +125,14 @@ def test_a_folder_that_is_no_run_says_what_is_not_known(make_model, tmp_path):
         *((name, None, "other") for name in BENCHMARKS),
     ],
 )
-def test_weights_are_apache_only_if_nothing_with_terms_went_into_them(model, tmp_path, benchmark, weights, license):
-    folder = make_run_folder(tmp_path, model, facts=FACTS | {"weights": weights}, benchmark=benchmark)
+def test_weights_are_apache_only_if_nothing_with_terms_went_into_them(model, tmp_path, data, weights, license):
+    folder = make_run_folder(tmp_path, model, facts=FACTS | {"weights": weights}, benchmark=data)
     card, text = _write(folder)
     assert card.data.license == license
     if license == "other":
         assert card.data.license_link in text
-        assert BENCHMARKS[benchmark].license in text
-        assert BENCHMARKS[benchmark].citation in text
+        assert BENCHMARKS[data].license in text
+        assert BENCHMARKS[data].citation in text
 
 
 def test_a_card_is_written_anew_until_somebody_changes_it(model, tmp_path, caplog):

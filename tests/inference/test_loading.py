@@ -23,7 +23,7 @@ def test_cmdl_models_run_the_code_of_this_package(folder):
     assert type(model) is CMDLForSemanticSegmentation
     assert not model.training
     assert processor.image_mean
-    assert choose_device().type in {"cpu", "cuda", "mps", "xpu"}
+    assert choose_device().type == "cpu"
 
 
 def test_other_segmenters_are_loaded(tmp_path):
