@@ -236,7 +236,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
 
     def _read_memory(self) -> Tensor:
         """Read the prototypes (K, M, C); in training as a copy that stays valid until backward."""
-        prototypes = self.memory_bank.read()
+        prototypes = super()._read_memory()
         return _hold(prototypes) if self.training else prototypes
 
     def _on_classifier(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -4,12 +4,13 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .constants_cmdl import Constant
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import image_size_cross_entropy
 from .losses_cmdl import (
@@ -98,6 +99,16 @@ class CMDLSemanticAggregation(nn.Module):
         self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
         self.attention = CMDLAttention(hidden_size, attention_size)
         self.layer_scale = make_layer_scale(hidden_size, layer_scale_init_value)
+        self._votes = Constant()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "CMDLSemanticAggregation":
+        self._votes.clear()
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> "CMDLSemanticAggregation":
+        """Set the mode, see `nn.Module`."""
+        self._votes.clear()
+        return super().train(mode)
 
     def forward(
         self,
@@ -118,13 +129,15 @@ class CMDLSemanticAggregation(nn.Module):
         Returns:
             `aggregated_features`, `Tensor` of shape (B, C, h, w).
         """
-        _, norm, activation = self.vote_fusion
+        convolution, norm, activation = self.vote_fusion
+        make_votes = self.class_votes if self.voting_temperature is None else self.distribution_votes
+        votes = self._votes.get(lambda: make_votes(prototypes), prototypes, cast(Tensor, convolution.weight))
         if self.voting_temperature is None:
-            voted = F.conv2d(class_probabilities, self.class_votes(prototypes).to(class_probabilities.dtype))
+            voted = F.conv2d(class_probabilities, votes.to(class_probabilities.dtype))
         else:
             assert similarity is not None
             shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
-            voted = collect_votes(shares, self.distribution_votes(prototypes), class_probabilities)
+            voted = collect_votes(shares, votes, class_probabilities)
         return scale_channels(self.attention(pixel_features, activation(norm(voted))), self.layer_scale)
 
     def class_votes(self, prototypes: Tensor) -> Tensor:

@@ -91,8 +91,8 @@ class CMDLLayersMixin:
         return features, comparison
 
     def _read_memory(self) -> Tensor:
-        """Read the prototypes (K, M, C) for the aggregation."""
-        return self.memory_bank.read()
+        """Read the prototypes (K, M, C) for the aggregation. Only training changes them before backward."""
+        return self.memory_bank.read() if self.training else self.memory_bank.prototypes
 
     def _cross_entropies(
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .assignment_cmdl import Assignment, AssignmentRule, assign_pixels
 from .clusters_cmdl import cluster_pixels
+from .constants_cmdl import Constant
 from .processes_cmdl import copy_from_first_process, sum_over_processes
 from .similarity_cmdl import cosine_similarity, unit_directions
 
@@ -75,11 +76,13 @@ class CMDLMemoryBank(nn.Module):
         self.use_fallback = use_fallback
         start = F.normalize(torch.randn(num_labels, num_distributions, hidden_size), dim=-1)
         self.register_buffer("prototypes", start)
+        self._directions = Constant()
         self.register_buffer("num_updates", torch.zeros(num_labels, num_distributions, dtype=torch.int64))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CMDLMemoryBank":
         """Move with the model to its device, but keep float32: a lower precision would lose the small updates."""
         kept = self.prototypes
+        self._directions.clear()
         super()._apply(fn, recurse)
         if self.prototypes.dtype != kept.dtype:
             self.prototypes = kept.to(self.prototypes.device)
@@ -89,6 +92,11 @@ class CMDLMemoryBank(nn.Module):
     def rule(self) -> AssignmentRule:
         """How pixels are assigned to the distributions of their class."""
         return AssignmentRule(self.assignment, self.sinkhorn_epsilon, self.sinkhorn_iterations)
+
+    def train(self, mode: bool = True) -> "CMDLMemoryBank":
+        """Set the mode, see `nn.Module`."""
+        self._directions.clear()
+        return super().train(mode)
 
     def read(self) -> Tensor:
         """Return a detached copy of the prototypes (K, M, C). A later `update` does not change it."""
@@ -103,8 +111,8 @@ class CMDLMemoryBank(nn.Module):
         Returns:
             `Tensor` of shape (M, K, C), float32. A later `update` does not change it.
         """
-        prototypes = self.prototypes.detach() if prototypes is None else prototypes
-        return unit_directions(prototypes)
+        prototypes = self.prototypes if prototypes is None else prototypes
+        return self._directions.get(lambda: unit_directions(prototypes), prototypes)
 
     def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
         """Compute the cosine of every pixel to every distribution.

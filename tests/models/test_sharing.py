@@ -61,6 +61,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "checks",
             "clusters",
             "configuration",
+            "constants",
             "configuration_checks",
             "context",
             "context_registry",
