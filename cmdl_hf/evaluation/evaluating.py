@@ -113,7 +113,7 @@ def _score(
     """Score a split with a protocol, and record the settings."""
     state = PartialState()
     transform = ProcessorTransform(None if protocol.name == "ms-flip" else protocol.resize, processor)
-    options = {"score_images": protocol.score_images(), "num_workers": num_workers}
+    options = {"segment_images": protocol.segment_images(), "num_workers": num_workers}
     with _autocast(state.device, mixed_precision):
         scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, save, options)
     facts = {

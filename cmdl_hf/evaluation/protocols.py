@@ -17,11 +17,12 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from ..data import BENCHMARKS, IMAGENET_MEAN, IMAGENET_STD, EvalTransform, check_resize
 from ..inference import (
     SCALES,
-    ScoreImages,
+    SegmentImages,
+    class_map,
     default_stride,
     multi_scale_probabilities,
-    sliding_window_logits,
-    whole_image_logits,
+    segment_in_windows,
+    segment_whole_images,
 )
 from ..yaml_files import read_yaml
 
@@ -63,25 +64,25 @@ class Protocol:
             parts.append(f"scales {', '.join(f'{scale:g}' for scale in self.scales)}")
         return ", ".join(parts)
 
-    def score_images(self) -> ScoreImages:
-        """Return the function that scores images. For `"ms-flip"`, it takes images at their original size."""
+    def segment_images(self) -> SegmentImages:
+        """Return the function that segments images. For `"ms-flip"`, it takes images at their original size."""
         if self.name == "ms-flip":
-            return partial(_score_multi_scale, protocol=self)
+            return partial(_segment_multi_scale, protocol=self)
         if self.name == "slide":
-            return partial(_score_windows, protocol=self)
-        return whole_image_logits
+            return partial(_segment_in_windows, protocol=self)
+        return segment_whole_images
 
 
-def _score_windows(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+def _segment_in_windows(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
     assert protocol.crop_size is not None
-    return sliding_window_logits(model, pixel_values, protocol.crop_size, protocol.stride, size)
+    return segment_in_windows(model, pixel_values, protocol.crop_size, protocol.stride, size)
 
 
-def _score_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+def _segment_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
     base_size = pixel_values.shape[-2:]
     if protocol.resize is not None:
         base_size = get_size_with_aspect_ratio(base_size, *protocol.resize)
-    return multi_scale_probabilities(
+    probabilities = multi_scale_probabilities(
         model,
         pixel_values,
         protocol.scales,
@@ -90,6 +91,7 @@ def _score_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[in
         crop_size=protocol.crop_size,
         stride=protocol.stride,
     )
+    return class_map(probabilities, size)
 
 
 class ProcessorTransform(EvalTransform):

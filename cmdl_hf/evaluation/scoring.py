@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import EvalTransform
-from ..inference import ScoreImages, whole_image_logits
+from ..inference import SegmentImages, segment_whole_images
 from ..metrics import SegmentationMetrics
 from ..processes import worker_init
 from ..progress import progress_bar
@@ -32,7 +32,7 @@ def evaluate(
     ignore_index: int = 255,
     num_workers: int = 0,
     description: str = "Evaluating",
-    score_images: ScoreImages = whole_image_logits,
+    segment_images: SegmentImages = segment_whole_images,
     metrics: SegmentationMetrics | None = None,
     on_prediction: Callable[[Prediction], object] | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def evaluate(
         ignore_index (`int`): Label of void pixels.
         num_workers (`int`): Processes that read images.
         description (`str`): Text in front of the progress bar.
-        score_images (`Callable`): The protocol. By default, whole images.
+        segment_images (`Callable`): The protocol. By default, whole images.
         metrics (`SegmentationMetrics`, *optional*): Counter to use, if you also need the counts.
         on_prediction (`Callable`, *optional*): Called with every [`Prediction`] of this process.
 
@@ -60,7 +60,7 @@ def evaluate(
         ValueError: if labels are missing.
     """
     metrics = SegmentationMetrics(num_labels, ignore_index) if metrics is None else metrics
-    for prediction in predict(model, dataset, transform, score_images, num_workers, description):
+    for prediction in predict(model, dataset, transform, segment_images, num_workers, description):
         if prediction.labels is None:
             raise ValueError(
                 f"labels are needed to score, found none in sample {prediction.id}; choose a split with public labels"
@@ -75,7 +75,7 @@ def predict(
     model: nn.Module,
     dataset: datasets.Dataset,
     transform: EvalTransform,
-    score_images: ScoreImages = whole_image_logits,
+    segment_images: SegmentImages = segment_whole_images,
     num_workers: int = 0,
     description: str = "Segmenting",
 ) -> Iterator[Prediction]:
@@ -84,7 +84,7 @@ def predict(
     The arguments are those of [`evaluate`].
 
     Yields:
-        [`Prediction`], on the device of the scores.
+        [`Prediction`], on the device of the model.
 
     Raises:
         MemoryError: if an image does not fit into memory.
@@ -105,10 +105,10 @@ def predict(
     try:
         for sample in progress_bar(loader, desc=description, unit="image", leave=False):
             try:
-                scores = score_images(model, sample["pixel_values"][None].to(device), sample["size"])
+                class_ids = segment_images(model, sample["pixel_values"][None].to(device), sample["size"])
             except RuntimeError as error:
                 raise _explain(error, sample) from error
-            yield Prediction(sample["id"], scores.argmax(dim=1)[0], sample.get("labels"))
+            yield Prediction(sample["id"], class_ids[0], sample.get("labels"))
     finally:
         model.train(was_training)
 

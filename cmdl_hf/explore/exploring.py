@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data import check_classes, load_split
 from ..files import check_can_write, write_text
-from ..inference import choose_device, load_segmenter, outlier_map
+from ..inference import choose_device, class_map, load_segmenter, outlier_map
 from ..progress import progress_bar
 from ..visualization import colorize, default_palette, paint_distributions, paint_values
 from .findings import collect_findings
@@ -219,8 +219,7 @@ def _draw_maps(
     output = network(image)
     photo = shrink(image)
     size = photo.height, photo.width
-    logits = F.interpolate(output.logits, size=size, mode="bilinear", align_corners=False)
-    prediction = logits.argmax(dim=1)[0]
+    prediction = class_map(output.logits, size)[0]
     truth = np.where(label < len(palette), label, 255).astype(np.uint8)
     M = cast(Any, network.model.config).num_distributions
     outliers = outlier_map(output.similarity, output.distribution_ids.shape[1:], size)[0]

@@ -1,5 +1,6 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
+from .class_maps import class_map
 from .files import predict_files
 from .loading import choose_device, load_segmenter
 from .logits import (
@@ -11,16 +12,21 @@ from .logits import (
     sliding_window_logits,
     whole_image_logits,
 )
+from .segmenting import SegmentImages, segment_in_windows, segment_whole_images
 
 __all__ = [
     "SCALES",
     "ScoreImages",
+    "SegmentImages",
     "choose_device",
+    "class_map",
     "default_stride",
     "load_segmenter",
     "multi_scale_probabilities",
     "outlier_map",
     "predict_files",
+    "segment_in_windows",
+    "segment_whole_images",
     "sliding_window_logits",
     "whole_image_logits",
 ]

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..files import check_can_write, write_image, write_text
 from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, read_image
 from ..progress import progress_bar
 from ..visualization import default_palette, overlay
+from .class_maps import class_map
 from .images import find_images
 from .loading import choose_device, load_segmenter
 from .logits import outlier_map
@@ -178,8 +178,7 @@ class _Batches:
         results = []
         for index, prepared in enumerate(images):
             size = (prepared.image.height, prepared.image.width)
-            logits = output.logits[index, None].float()
-            ids = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(dim=1)[0].cpu()
+            ids = class_map(output.logits[index, None], size)[0].cpu()
             outliers = None
             if self.use_outlier_map:
                 grid = output.distribution_ids.shape[-2:]

@@ -3,7 +3,7 @@
 Reference: the test modes of mmsegmentation (whole, slide, test-time augmentation over scales and flips).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -72,31 +72,16 @@ def sliding_window_logits(
     Raises:
         ValueError: if the crop has no pixels, or the stride skips pixels.
     """
-    stride = default_stride(crop_size) if stride is None else stride
-    _check_windows(crop_size, stride, batch_size)
-    B, _, H, W = pixel_values.shape
-    height, width = min(crop_size[0], H), min(crop_size[1], W)
-    tops, lefts = _window_starts(H, height, stride[0]), _window_starts(W, width, stride[1])
-    windows = [
-        (image, slice(top, top + height), slice(left, left + width))
-        for image in range(B)
-        for top in tops
-        for left in lefts
-    ]
+    windows = Windows(pixel_values.shape, crop_size, stride, batch_size)
+    height = windows.size[0]
     sums: Tensor | None = None
-    for start in range(0, len(windows), batch_size):
-        group = windows[start : start + batch_size]
-        logits = whole_image_logits(
-            model, torch.stack([pixel_values[i, :, rows, columns] for i, rows, columns in group])
-        )
-        if sums is None:
-            shape = (B, logits.shape[1], H, W)
-            sums = torch.zeros(shape, device=accumulation_device or _choose_device(shape, logits.device))
+    for group in windows.groups():
+        logits = whole_image_logits(model, windows.cut(pixel_values, group))
+        sums = windows.grow(sums, logits, height, accumulation_device)
         for (image, rows, columns), window in zip(group, logits.to(sums.device), strict=True):
             sums[image, :, rows, columns] += window
     assert sums is not None
-    counts = _count_windows(H, tops, height)[:, None] * _count_windows(W, lefts, width)  # (H, W)
-    return _enlarge(sums.div_(counts.to(sums.device)), size or (H, W))
+    return _enlarge(sums.div_(windows.counts(0, height).to(sums.device)), size or windows.size)
 
 
 @torch.no_grad()
@@ -154,6 +139,66 @@ def multi_scale_probabilities(
             sums += _enlarge(logits.to(sums.device), size).softmax(dim=1)
     assert sums is not None
     return sums.div_(len(scales) * len(flips))
+
+
+class Windows:
+    """The windows of a batch of images, ordered by their rows.
+
+    Args:
+        shape (`Sequence[int]`): Shape of the images, (B, channels, H, W).
+        crop_size (`Sequence[int]`): See [`sliding_window_logits`].
+        stride (`Sequence[int]`, *optional*): See [`sliding_window_logits`].
+        batch_size (`int`): Number of windows in a group.
+
+    Attributes:
+        size (`tuple[int, int]`): Height and width of the images.
+
+    Raises:
+        ValueError: if the crop has no pixels, or the stride skips pixels.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], crop_size: Sequence[int], stride: Sequence[int] | None, batch_size: int
+    ) -> None:
+        stride = default_stride(crop_size) if stride is None else stride
+        _check_windows(crop_size, stride, batch_size)
+        self.size = (shape[-2], shape[-1])
+        self._num_images, self._batch_size = shape[0], batch_size
+        self._extent = tuple(min(edge, length) for edge, length in zip(crop_size, self.size, strict=True))
+        self._starts = [_window_starts(*edge) for edge in zip(self.size, self._extent, stride, strict=True)]
+
+    def groups(self) -> Iterator[list[tuple[int, slice, slice]]]:
+        """Yield groups of windows: index of the image, rows and columns."""
+        height, width = self._extent
+        windows = [
+            (image, slice(top, top + height), slice(left, left + width))
+            for top in self._starts[0]
+            for image in range(self._num_images)
+            for left in self._starts[1]
+        ]
+        yield from (windows[start : start + self._batch_size] for start in range(0, len(windows), self._batch_size))
+
+    def cut(self, pixel_values: Tensor, group: Sequence[tuple[int, slice, slice]]) -> Tensor:
+        """Return the pixel values of a group of windows as a batch."""
+        return torch.stack([pixel_values[image, :, rows, columns] for image, rows, columns in group])
+
+    def grow(
+        self, sums: Tensor | None, logits: Tensor, height: int, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Return sums (B, K, height, W) with zeros below those that there are, for the logits of a group."""
+        found = 0 if sums is None else sums.shape[2]
+        if sums is not None and found >= height:
+            return sums
+        shape = (self._num_images, logits.shape[1], height - found, self.size[1])
+        if sums is None:
+            return torch.zeros(shape, device=device or _choose_device(shape, logits.device))
+        return torch.cat([sums, sums.new_zeros(shape)], dim=2)
+
+    def counts(self, start: int, end: int) -> Tensor:
+        """Count the windows that cover each pixel of the rows from `start` to `end`, (rows, W)."""
+        lengths = zip(self.size, self._starts, self._extent, strict=True)
+        down, across = (_count_windows(*edge) for edge in lengths)
+        return down[start:end, None] * across
 
 
 def default_stride(crop_size: Sequence[int]) -> tuple[int, int]:

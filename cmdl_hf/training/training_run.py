@@ -18,7 +18,7 @@ from ..data import EvalTransform, SegmentationDataset, ids_digest
 from ..evaluation import evaluate
 from ..files import write_files
 from ..hub import HubPusher, write_card
-from ..inference import whole_image_logits
+from ..inference import segment_whole_images
 from ..models import CMDLForSemanticSegmentation, make_image_processor
 from ..visualization import draw_prediction
 from .arguments import CMDLTrainingArguments
@@ -306,14 +306,14 @@ class TrainingRun:
         image = sample["image"].convert("RGB")
         columns = {name: [value] for name, value in sample.items()}
         pixel_values = EvalTransform(self.args.resize)(columns)["pixel_values"][0][None].to(model.device)
-        logits = whole_image_logits(model, pixel_values, (image.height, image.width))
+        class_ids = segment_whole_images(model, pixel_values, (image.height, image.width))[0]
         distribution_ids = None
         if self.args.use_distributions:
             distribution_ids = model(pixel_values, output_distributions=True).distribution_ids[0]
         draw_prediction(
             image,
             sample["label"],
-            logits.argmax(dim=1)[0],
+            class_ids,
             distribution_ids,
             self.dataset.id2label,
             self.dataset.palette,

@@ -348,7 +348,7 @@ def test_an_image_that_the_model_refuses_is_named(folder, frames, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Kernel size can't be greater\nthan the image")
 
-    monkeypatch.setattr("cmdl_hf.evaluation.protocols.whole_image_logits", refuse)
+    monkeypatch.setattr("cmdl_hf.evaluation.protocols.segment_whole_images", refuse)
     with pytest.raises(ValueError, match=r"cannot score image \S+ of \d+ × \d+ pixels: Kernel size"):
         run_evaluation(folder, "cityscapes", frames, num_workers=0)
 

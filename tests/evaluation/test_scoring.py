@@ -33,16 +33,16 @@ def test_scores_are_those_of_every_image_at_the_labels_size(make_model, scenes, 
 def test_the_protocol_the_counts_and_every_prediction_are_the_callers(make_model, scenes):
     calls, predictions, metrics = [], [], SegmentationMetrics(5)
 
-    def score(model, pixel_values, size):
+    def segment(model, pixel_values, size):
         calls.append((tuple(pixel_values.shape), tuple(size)))
-        return torch.nn.functional.one_hot(torch.full((1, *size), 2), 5).permute(0, 3, 1, 2)
+        return torch.full((1, *size), 2)
 
     scores = evaluate(
         make_model(),
         scenes,
         EvalTransform((64, 200)),
         5,
-        score_images=score,
+        segment_images=segment,
         metrics=metrics,
         on_prediction=predictions.append,
     )
@@ -70,5 +70,5 @@ def test_a_data_set_without_ids_is_scored(make_model, scenes):
 def test_an_error_leaves_the_model_in_its_mode(make_model, scenes):
     model = make_model()
     with pytest.raises(ValueError, match="labels must lie in 0"):
-        evaluate(model, scenes, EvalTransform(), 2, score_images=lambda m, x, size: torch.zeros(1, 2, *size))
+        evaluate(model, scenes, EvalTransform(), 2, segment_images=lambda m, x, size: torch.zeros(1, *size).long())
     assert model.training

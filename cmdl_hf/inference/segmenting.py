@@ -1,0 +1,67 @@
+"""Segment pixel values with any semantic segmenter: class maps at the size of the image, or at any other."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..models import find_logits
+from .class_maps import GrowingClassMap, class_map
+from .logits import Windows, whole_image_logits
+
+SegmentImages: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
+"""A function from a model, pixel values (B, channels, H, W) and a size to class ids (B, *size)."""
+
+
+@torch.no_grad()
+def segment_whole_images(model: nn.Module, pixel_values: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Segment whole images in one pass. The scores are never held at image size.
+
+    Args:
+        model (`nn.Module`): A semantic segmenter. It returns `logits` (B, K, h, w), or an output that contains them.
+        pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images.
+        size (`Sequence[int]`, *optional*): Height and width of the class maps, such as those of the labels. By
+            default, those of the images.
+
+    Returns:
+        `Tensor` of shape (B, *size), int64: the arg-max of [`whole_image_logits`].
+    """
+    return class_map(find_logits(model(pixel_values)), size or pixel_values.shape[-2:])
+
+
+@torch.no_grad()
+def segment_in_windows(
+    model: nn.Module,
+    pixel_values: Tensor,
+    crop_size: Sequence[int],
+    stride: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
+    batch_size: int = 4,
+) -> Tensor:
+    """Segment images in sliding windows. Scores are held for about two rows of windows, not for the whole image.
+
+    The arguments are those of [`sliding_window_logits`].
+
+    Returns:
+        `Tensor` of shape (B, *size), int64: the arg-max of [`sliding_window_logits`].
+
+    Raises:
+        ValueError: if the crop has no pixels, or the stride skips pixels.
+    """
+    windows = Windows(pixel_values.shape, crop_size, stride, batch_size)
+    growing = GrowingClassMap(windows.size, size or windows.size)
+    done, sums = 0, None  # rows that are segmented; sums of the scores of the rows below them
+    groups = list(windows.groups())
+    for group, following in zip(groups, [*groups[1:], []], strict=True):
+        logits = whole_image_logits(model, windows.cut(pixel_values, group))
+        end = max(rows.stop for _, rows, _ in group)
+        sums = windows.grow(sums, logits, end - done)
+        for (image, rows, columns), window in zip(group, logits.to(sums.device), strict=True):
+            sums[image, :, rows.start - done : rows.stop - done, columns] += window
+        # Windows come in the order of their rows: above the next group's first row nothing is added any more.
+        is_final = min((rows.start for _, rows, _ in following), default=end)
+        if is_final > done:
+            growing.add(sums[:, :, : is_final - done].div(windows.counts(done, is_final).to(sums.device)))
+            sums, done = sums[:, :, is_final - done :].clone(), is_final
+    return growing.finish()
