@@ -63,6 +63,7 @@ bench: $(STAMP)  ## the performance harness; its last table is benchmarks/README
 	$(BIN)/python benchmarks/learning_step.py
 	$(BIN)/python benchmarks/learning_step.py --grid --repetitions 2
 	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/python benchmarks/losses.py --batch-size 2 --repetitions 3
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/assignment.py

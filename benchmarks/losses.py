@@ -22,7 +22,7 @@ from cmdl_hf.models import cross_entropy_cmdl
 from cmdl_hf.models.cross_entropy_cmdl import weighted_cross_entropy_sums
 
 IGNORE_INDEX = 255
-FORWARD = [(rows, *shape) for rows in (4, 8, 16) for shape in ((32, 1), (64, 2), (128, 4))]
+FORWARD = [(rows, *shape) for rows in (2, 4, 8) for shape in ((32, 1), (64, 2), (128, 4))]
 BACKWARD = [(columns, *shape) for columns in (4, 8, 16) for shape in ((32, 1), (64, 1), (64, 2), (128, 4))]
 
 

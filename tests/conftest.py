@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
+
 from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation

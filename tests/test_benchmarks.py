@@ -21,6 +21,7 @@ ONCE = ["--repetitions", "1"]
     [
         ("learning_step.py", ["--num-labels", "4", "9", "--num-distributions", "1", "3", "--pixels", "300", *ONCE]),
         ("aggregation.py", ["--grids", "4x6", "8x6", "--num-labels", "5", *ONCE]),
+        ("losses.py", ["--batch-size", "2", "--size", "32", "--num-labels", "5", *ONCE]),
         ("metrics.py", ["--num-labels", "5", *ONCE]),
         ("gpu_checks.py", ["--device", "cpu", "--only", "agrees with the CPU, none"]),
         pytest.param("gpu_checks.py", ["--device", "cpu"], marks=pytest.mark.slow),

@@ -30,13 +30,13 @@ class _Pieces:
     def __init__(self, logits: Tensor, labels: Tensor, align_corners: bool) -> None:
         self.height, self.width = labels.shape[-2:]
         self.length, self.align_corners = logits.shape[2], align_corners
+        sizes = (self.length, self.height), (logits.shape[3], self.width)
         identity = torch.eye(max(logits.shape[2:]), dtype=logits.dtype, device=logits.device)
-        self.down, self.across = (  # (H, h), (W, w)
-            F.interpolate(identity[None, :length, :length], size=size, mode="linear", align_corners=align_corners)[
-                0
-            ].t()
-            for length, size in ((self.length, self.height), (logits.shape[3], self.width))
-        )
+        weights = {  # of both dimensions at once, if they are alike
+            (length, size): F.interpolate(identity[None, :length, :length], size, None, "linear", align_corners)[0].t()
+            for length, size in dict.fromkeys(sizes)
+        }
+        self.down, self.across = (weights[key] for key in sizes)  # (H, h), (W, w)
         self.logits = logits.permute(2, 0, 1, 3).contiguous()  # (h, B, K, w)
         self.classes = labels.transpose(0, 1).unsqueeze(2)  # (H, B, 1, W)
         num_bytes = self.logits[0, :, :, 0].numel() * self.height * self.width * logits.element_size()
@@ -77,15 +77,16 @@ class _LargePieceCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         pieces = _Pieces(logits, labels, align_corners)
         gradient = torch.zeros_like(pieces.logits) if ctx.needs_input_grad[0] else None
+        zero = weights.new_zeros(())
         row_weights = weights.transpose(0, 1).unsqueeze(2)  # (H, B, 1, W)
         if losses is None:
-            losses = _compute_losses(pieces, row_weights, gradient)
+            losses = _compute_losses(pieces, row_weights, zero, gradient)
         elif gradient is not None:
             _compute_gradient(pieces, row_weights, losses.transpose(0, 1).unsqueeze(2), gradient)
         ctx.save_for_backward(None if gradient is None else gradient.permute(1, 2, 0, 3))
         ctx.mark_non_differentiable(losses)
         ctx.set_materialize_grads(False)
-        return torch.where(weights > 0, losses * weights, 0.0).sum(), losses
+        return torch.where(weights > 0, losses * weights, zero).sum(), losses
 
     @staticmethod
     @once_differentiable
@@ -94,10 +95,9 @@ class _LargePieceCrossEntropy(torch.autograd.Function):
         return gradient * grad_total, None, None, None, None
 
 
-def _compute_losses(pieces: _Pieces, weights: Tensor, gradient: Tensor | None) -> Tensor:
+def _compute_losses(pieces: _Pieces, weights: Tensor, zero: Tensor, gradient: Tensor | None) -> Tensor:
     """Return the cross-entropies (B, H, W), and write the gradient if there is a place for it."""
     own, sums = (weights.new_empty(pieces.classes.shape) for _ in range(2))
-    zero = weights.new_zeros(())
     for rows, scores in pieces.scores():
         classes = pieces.classes[rows]
         scores.sub_(scores.amax(dim=2, keepdim=True))

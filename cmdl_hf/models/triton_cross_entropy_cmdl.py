@@ -221,7 +221,7 @@ def is_possible(logits: Tensor, labels: Tensor) -> bool:
     (height, width), grid = labels.shape[-2:], logits.shape[-2:]
     products = [2 * height * grid[0], 2 * width * grid[1], math.prod(logits.shape[1:]) // 2, height * width]
     num_blocks = -(-logits.shape[1] // BACKWARD_BLOCKS["num_classes"])
-    return max(products) < MAX_SIZE and max(len(logits) * num_blocks, grid[0]) < 2**16
+    return max(products) < MAX_SIZE and max(logits.shape[0] * num_blocks, grid[0]) < 2**16
 
 
 @torch.library.custom_op("cmdl_hf::enlarged_cross_entropy", mutates_args=())
