@@ -143,6 +143,16 @@ def _log_sum_kernel(
         tl.store(log_sums + pixels, largest + log_sum, mask=is_inside)
 
 
+@triton.jit
+def _slopes(scores: tl.tensor, classes: tl.tensor, pixels: tl.tuple, steps: tl.tensor) -> tl.tensor:
+    """Return the gradient of the scores (columns, classes)."""
+    grad_losses, labels, log_sums, is_inside = pixels
+    grad_loss = tl.load(grad_losses + steps, mask=is_inside, other=0.0)
+    own = tl.load(labels + steps, mask=is_inside, other=-1)
+    log_sum = tl.load(log_sums + steps, mask=is_inside, other=float("inf"))
+    return tl.exp2(scores - log_sum) * grad_loss - tl.where(own == classes, grad_loss, 0.0)
+
+
 @triton.jit(do_not_specialize=[*_SIZES, "odd_i", "odd_j"])
 def _gradient_kernel(
     grad_losses: tl.tensor,  # (B, H, W)
@@ -190,12 +200,9 @@ def _gradient_kernel(
         for row in range(first_row, end_row):
             y = _weight(row, i, grid_height, height, align_corners)
             start = (image * height + row) * width + first_column
-            log_sum = tl.load(log_sums + start + steps, mask=is_inside, other=float("inf"))
-            grad_loss = tl.load(grad_losses + start + steps, mask=is_inside, other=0.0)
-            own = tl.load(labels + start + steps, mask=is_inside, other=-1)
-            left, right = _interpolate(a, c, y), _interpolate(b, d, y)
-            slopes = tl.exp2(_interpolate(left, right, x) - log_sum) * grad_loss  # (columns, classes)
-            slopes -= tl.where(own == classes, grad_loss, 0.0)
+            pixels = grad_losses + start, labels + start, log_sums + start, is_inside
+            scores = _interpolate(_interpolate(a, c, y), _interpolate(b, d, y), x)  # (columns, classes)
+            slopes = _slopes(scores, classes, pixels, steps)
             both = tl.sum(slopes, axis=0, keep_dims=True)
             of_right = tl.sum(slopes * x, axis=0, keep_dims=True)
             of_left = both - of_right
