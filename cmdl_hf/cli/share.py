@@ -40,6 +40,7 @@ def export(
     out: Path | None = None,
     image_size: tuple[int, int] | None = None,
     opset: int | None = None,
+    output: Literal["logits", "classes"] = "logits",
     plugin: Plugins = (),
     trust_remote_code: bool = False,
 ) -> None:
@@ -52,6 +53,8 @@ def export(
         image_size: Height and width of the only image size that the file will accept. Default: every size that the
             model accepts.
         opset: Version of the ONNX operator set. Default: the version that torch recommends.
+        output: logits, on the feature grid. classes: also the class of every pixel of the input, so that no scores
+            need to be resized outside of the file.
         trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
@@ -65,6 +68,7 @@ def export(
             image_size=image_size,
             opset=opset,
             trust_remote_code=trust_remote_code,
+            output=output,
         )
     if report.max_difference is not None:
         print(f"largest difference from the model's logits: {report.max_difference:.1e}")

@@ -1,7 +1,8 @@
 """Export segmenters to one file that runs without this package: ONNX or `torch.export`.
 
 Input `pixel_values` (B, channels, H, W), normalised, float32; output `logits` (B, K, h, w), float32, on the
-feature grid, like the model's own. Resize them once, bilinear, directly to the size of the original image.
+feature grid, like the model's own. Resize them once, bilinear, directly to the size of the original image. With
+`output="classes"`, a file has a second output, `classes` (B, H, W), int64: the class of every pixel of the input.
 
 The file contains metadata as JSON. ONNX has each value under one key of `metadata_props`. A torch.export file has one
 object with all keys in the extra file `metadata.json`.
@@ -42,10 +43,11 @@ Example, which needs only onnxruntime, numpy and Pillow:
 """
 
 from .convert import convert_reference_checkpoint
-from .exporting import METADATA_FILE, SUFFIXES, TOLERANCE, ExportReport, export_model
+from .exporting import METADATA_FILE, OUTPUTS, SUFFIXES, TOLERANCE, ExportReport, export_model
 
 __all__ = [
     "METADATA_FILE",
+    "OUTPUTS",
     "SUFFIXES",
     "TOLERANCE",
     "ExportReport",

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -25,10 +26,16 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 """Formats, with the suffixes of their files."""
 
+OUTPUTS = {"logits": ("logits",), "classes": ("logits", "classes")}
+"""What a file may compute, with the names of its outputs."""
+
 METADATA_FILE = "metadata.json"
 
 TOLERANCE = 1e-4
 """Largest allowed difference of logits. It is relative to the largest logit if that exceeds 1 in absolute value."""
+
+_Run: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
+"""A function from pixel values to the outputs of a file."""
 
 _CHECKED = (
     (1, 97, 131),
@@ -66,6 +73,7 @@ def export_model(
     opset: int | None = None,
     image_processor: Any = None,
     trust_remote_code: bool = False,
+    output: str = "logits",
 ) -> ExportReport:
     """Export a semantic segmenter to one file, and compare the file's logits with the model's.
 
@@ -84,6 +92,7 @@ def export_model(
         opset (`int`, *optional*): Version of the ONNX operator set. By default, the version that torch recommends.
         image_processor (*optional*): Image processor for the metadata, if `model` is not a name.
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
+        output (`str`): `"logits"`, or `"classes"` for these too, (B, H, W) int64 at the size of the input.
 
     Returns:
         `ExportReport`.
@@ -106,19 +115,22 @@ def export_model(
         ```
     """
     path = Path(path)
-    _check_options(path, format, image_size, opset)
+    _check_options(path, format, image_size, opset, output)
+    names = OUTPUTS[output]
     check_can_write(path, is_folder=False)
     with new_file(path) as unfinished:
         name, reference, image_processor = _load(model, image_processor, trust_remote_code)
-        program, fixed_size = trace(reference, image_size, image_processor)
+        program, fixed_size = trace(reference, image_size, image_processor, has_classes="classes" in names)
         metadata = _describe(reference, name, fixed_size, image_processor)
-        run = _write(program, unfinished, format, opset, metadata)
+        run = _write(program, unfinished, format, opset, metadata, names)
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
     return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
 
 
-def _check_options(path: Path, format: str, image_size: Sequence[int] | None, opset: int | None) -> None:
+def _check_options(path: Path, format: str, image_size: Sequence[int] | None, opset: int | None, output: str) -> None:
     """Check the options before the export starts."""
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
     if format not in SUFFIXES:
         raise ValueError(f"format must be one of {', '.join(SUFFIXES)}, got {format!r}")
     if path.suffix != SUFFIXES[format]:
@@ -181,21 +193,28 @@ def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
 
 
 def _write(
-    program: ExportedProgram, unfinished: Path, format: str, opset: int | None, metadata: dict[str, Any]
-) -> Callable[[Tensor], Tensor] | None:
-    """Write a program to a file, and load the file; returns what computes logits by it."""
+    program: ExportedProgram,
+    unfinished: Path,
+    format: str,
+    opset: int | None,
+    metadata: dict[str, Any],
+    names: Sequence[str],
+) -> _Run | None:
+    """Write a program to a file, and load the file; returns what computes the outputs by it."""
     if format == "onnx":
-        _write_onnx(program, unfinished, opset, metadata)
-        return _open_onnx(unfinished)
+        _write_onnx(program, unfinished, opset, metadata, names)
+        return _open_onnx(unfinished, names)
     torch.export.save(program, unfinished, extra_files={METADATA_FILE: json.dumps(metadata)})
     return _open_program(unfinished)
 
 
-def _write_onnx(program: ExportedProgram, unfinished: Path, opset: int | None, metadata: dict[str, Any]) -> None:
+def _write_onnx(
+    program: ExportedProgram, unfinished: Path, opset: int | None, metadata: dict[str, Any], names: Sequence[str]
+) -> None:
     """Translate a program into an ONNX file that holds its weights."""
     try:
         onnx_program = torch.onnx.export(
-            program, input_names=["pixel_values"], output_names=["logits"], opset_version=opset, verbose=False
+            program, input_names=["pixel_values"], output_names=list(names), opset_version=opset, verbose=False
         )
     except Exception as error:  # of the exporter, whose classes differ between releases
         raise ValueError(
@@ -214,7 +233,7 @@ def _write_onnx(program: ExportedProgram, unfinished: Path, opset: int | None, m
     onnx_program.save(unfinished, external_data=False)
 
 
-def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
+def _open_onnx(path: Path, names: Sequence[str]) -> _Run | None:
     """Load an ONNX file into ONNX Runtime, where that is installed."""
     try:
         import onnxruntime
@@ -230,18 +249,21 @@ def _open_onnx(path: Path) -> Callable[[Tensor], Tensor] | None:
             f"ONNX Runtime {onnxruntime.__version__} cannot load the exported file ({first_line(error)}); try "
             "another opset"
         ) from error
-    return lambda pixel_values: torch.from_numpy(session.run(["logits"], {"pixel_values": pixel_values.numpy()})[0])
+    return lambda pixel_values: [
+        torch.from_numpy(array) for array in session.run(list(names), {"pixel_values": pixel_values.numpy()})
+    ]
 
 
-def _open_program(path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.export.load(path).module()
+def _open_program(path: Path) -> _Run:
+    module = torch.export.load(path).module()
+    return lambda pixel_values: outputs if isinstance(outputs := module(pixel_values), tuple) else [outputs]
 
 
 @torch.no_grad()
 def _compare(
-    model: nn.Module, run: Callable[[Tensor], Tensor], image_size: tuple[int, int] | None
+    model: nn.Module, run: _Run, image_size: tuple[int, int] | None
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
-    """Compare the logits of model and file; return the shapes of the inputs and the largest difference."""
+    """Compare the outputs of model and file; return the shapes of the inputs and the logits' largest difference."""
     generator = torch.Generator().manual_seed(0)
     candidates = _CHECKED if image_size is None else ((1, *image_size), (3, *image_size))
     shapes: list[tuple[int, ...]] = []
@@ -255,15 +277,20 @@ def _compare(
             continue
         shape = tuple(pixel_values.shape)
         try:
-            found = run(pixel_values)
+            found, *classes = run(pixel_values)
         except Exception as error:  # raised by ONNX Runtime or by a guard of torch.export
             reason = first_line(error)
             raise ValueError(f"the exported file fails on pixel_values {shape}: {reason}; {_CURE}") from error
         difference = (found - expected).abs().max().item() if found.shape == expected.shape else float("inf")
-        if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+        allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+        if not difference <= allowed:
             raise ValueError(
                 f"the logits of file and model are not equal: on pixel_values {shape} they differ by "
                 f"{difference:.1e}, more than {TOLERANCE:.0e}; {_CURE}"
+            )
+        if classes and not _are_best(classes[0], expected, size, 2 * allowed):
+            raise ValueError(
+                f"on pixel_values {shape} the file's classes are not those with the largest scores; {_CURE}"
             )
         shapes.append(shape)
         largest = max(largest, difference)
@@ -272,6 +299,14 @@ def _compare(
     if not shapes:
         raise ValueError(f"the model accepts none of the image sizes for the comparison, {list(candidates)}; {_CURE}")
     return tuple(shapes), largest
+
+
+def _are_best(classes: Tensor, logits: Tensor, size: Sequence[int], allowed: float) -> bool:
+    """Whether the classes (B, H, W) have the largest scores at image size, but for what rounding allows."""
+    scores = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    if classes.shape != scores[:, 0].shape:
+        return False
+    return bool((scores.amax(dim=1) - scores.gather(1, classes[:, None])[:, 0]).max() <= allowed)
 
 
 _CURE = "export it for one size, --image-size HEIGHT WIDTH, or in the other format"

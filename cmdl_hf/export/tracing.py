@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -41,6 +42,24 @@ class _Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
+class _LogitsAndClasses(nn.Module):
+    """A segmenter as a function from pixels to logits and to the classes at the size of the pixels.
+
+    Args:
+        model (`nn.Module`): A segmenter whose output has `logits`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, K, h, w) of images (B, channels, H, W), and the classes (B, H, W), int64."""
+        logits = self.model(pixel_values=pixel_values).logits
+        scores = F.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+        return logits, scores.argmax(dim=1)
+
+
 class _FoldedMemory(nn.Module):
     """Replaces a memory bank: the unit-length prototypes (M, K, C) as a constant.
 
@@ -48,14 +67,12 @@ class _FoldedMemory(nn.Module):
         memory_bank (`CMDLMemoryBank`): Memory bank of the model.
     """
 
+    prototypes = None  # they are in `_FoldedAggregation`
     unit_prototypes: Tensor
 
     def __init__(self, memory_bank: CMDLMemoryBank) -> None:
         super().__init__()
         self.register_buffer("unit_prototypes", memory_bank.directions())
-
-    def read(self) -> None:
-        """Return nothing: the prototypes are in `_FoldedAggregation`."""
 
     def directions(self, _: None) -> Tensor:
         """Return the unit-length prototypes."""
@@ -87,7 +104,7 @@ class _FoldedAggregation(nn.Module):
     ) -> Tensor:
         """Aggregate features (B, C, h, w) with probabilities (B, K, h, w); return (B, C, h, w)."""
         if self.voting_temperature is None:
-            voted = nn.functional.conv2d(class_probabilities, self.votes)
+            voted = F.conv2d(class_probabilities, self.votes)
         else:
             assert similarity is not None
             shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
@@ -108,10 +125,11 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def trace(
-    model: nn.Module, image_size: Sequence[int] | None, image_processor: Any
+    model: nn.Module, image_size: Sequence[int] | None, image_processor: Any, has_classes: bool = False
 ) -> tuple[ExportedProgram, tuple[int, int] | None]:
     """Trace a model, for every image size if possible. Also return the image size, if there is only one."""
-    graph = _Logits(fold(model)).eval()
+    folded = fold(model)
+    graph = (_LogitsAndClasses(folded) if has_classes else _Logits(folded)).eval()
     channels, reason = num_channels(model), _why_one_size(model)
     if image_size is None and reason is None:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from class_maps import class_map
 from models import RefusedError
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -130,8 +131,7 @@ def segment(model: Any, processor: Any, image: Image.Image) -> Result:
     options = {"output_distributions": True} if has_distributions else {}
     output = model(**processor(image, return_tensors="pt").to(model.device), **options)
     size = (image.height, image.width)
-    (segmentation,) = processor.post_process_semantic_segmentation(output, target_sizes=[size])
-    segmentation = segmentation.cpu()
+    segmentation = class_map(output.logits, size)[0].cpu()
     logits = output.logits.float().cpu()
     K = logits.shape[1]
     names = [one_line(config.id2label.get(i, i), 80) for i in range(K)]

@@ -27,8 +27,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from cmdl_hf import make_image_processor
-from cmdl_hf.inference import outlier_map
+from cmdl_hf import inference, make_image_processor
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 
@@ -131,7 +130,7 @@ def space(monkeypatch):
 
     yield segmenter, views
     models.load.cache_clear()
-    for name in ("models", "segmenter", "views"):
+    for name in ("class_maps", "models", "segmenter", "views"):
         sys.modules.pop(name)
 
 
@@ -152,6 +151,10 @@ def make_palette(num_labels):
 
 
 class TestParts:
+    def test_class_maps_are_made_as_the_package_makes_them(self):
+        """The app runs without cmdl_hf, so it has a copy of the file."""
+        assert (SPACE / "class_maps.py").read_text() == Path(inference.class_maps.__file__).read_text()
+
     def test_pixels_agree_with_the_maps(self, space, make_model, image):
         segmenter, _ = space
         model, processor = make_model().eval(), make_image_processor()
@@ -166,7 +169,7 @@ class TestParts:
             assert int(own.argmax()) == result.distribution_ids[y, x]
         with torch.no_grad():
             output = model(**processor(image, return_tensors="pt"), output_distributions=True)
-        expected = outlier_map(output.similarity, output.logits.shape[-2:], (50, 75))[0]
+        expected = inference.outlier_map(output.similarity, output.logits.shape[-2:], (50, 75))[0]
         torch.testing.assert_close(torch.from_numpy(result.outliers), expected)
 
     @pytest.mark.parametrize("kind", ["plain", "segformer"])

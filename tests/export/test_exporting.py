@@ -96,7 +96,7 @@ def test_a_torch_program_computes_the_logits_at_every_size(make_trained, tmp_pat
 
 def test_the_command_writes_a_file_that_runs_as_the_documentation_says(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(["export", "town", "--opset", "18", "--out", "model.onnx"])
+    main(["export", "town", "--opset", "18", "--out", "model.onnx", "--output", "classes"])
     assert re.search(
         r"largest difference from the model's logits: \d\.\de-\d\d\nSaved to model.onnx \(0", capsys.readouterr().out
     )
@@ -135,6 +135,39 @@ def test_the_command_writes_a_file_that_runs_as_the_documentation_says(folder, t
         output = model(**processor(Image.open("street.png"), return_tensors="pt"))
     (expected,) = processor.post_process_semantic_segmentation(output, target_sizes=[(70, 90)])
     assert (np.asarray(Image.open("segmentation.png")) == expected.numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_the_classes_of_a_file_are_those_of_post_processing(make_trained, tmp_path, format):
+    model = make_trained(context_module="none")
+    path = tmp_path / f"model{export.SUFFIXES[format]}"
+    report = export_model(model, path, format, output="classes")
+    assert report.max_difference < TOLERANCE
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(str(path))
+        assert [output.name for output in session.get_outputs()] == ["logits", "classes"]
+    for shape in SHAPES:
+        pixel_values = torch.randn(shape)
+        if format == "onnx":
+            logits, classes = map(torch.from_numpy, session.run(None, {"pixel_values": pixel_values.numpy()}))
+        else:
+            logits, classes = torch.export.load(path).module()(pixel_values)
+        expected = make_image_processor().post_process_semantic_segmentation(
+            SimpleNamespace(logits=logits), target_sizes=[shape[-2:]] * shape[0]
+        )
+        assert classes.dtype == torch.int64
+        assert (classes != torch.stack(expected)).float().mean() < 1e-3
+
+
+def test_classes_that_are_not_the_best_do_not_stay(make_trained, tmp_path, monkeypatch):
+    def swap(self, pixel_values):
+        logits = self.model(pixel_values=pixel_values).logits
+        return logits, torch.zeros_like(pixel_values[:, 0], dtype=torch.int64)
+
+    monkeypatch.setattr("cmdl_hf.export.tracing._LogitsAndClasses.forward", swap)
+    with pytest.raises(ValueError, match="classes are not those with the largest scores"):
+        export_model(make_trained(), tmp_path / "model.pt2", "torch-export", output="classes")
+    assert not list(tmp_path.iterdir())
 
 
 def test_neither_bank_nor_fusion_is_in_a_torch_program_and_the_model_is_left_alone(make_trained, tmp_path):
@@ -204,6 +237,7 @@ def test_a_file_that_computes_something_else_does_not_stay(make_trained, tmp_pat
     [
         ("model.tflite", {"format": "tflite"}, "one of onnx, torch-export, got 'tflite'"),
         ("model.bin", {}, r"ends in \.onnx, got .*model\.bin; name .*model\.onnx"),
+        ("model.onnx", {"output": "scores"}, "output must be one of logits, classes, got 'scores'"),
         ("model.onnx", {"image_size": (0, 64)}, "height and width in pixels, got"),
         ("model.pt2", {"format": "torch-export", "opset": 18}, "opset is only for format onnx"),
     ],

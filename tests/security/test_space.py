@@ -27,7 +27,7 @@ from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation, make_image_processo
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 SECRET = "hf_secretSECRETsecret"
-MODULES = ("models", "segmenter", "views", "fetching")
+MODULES = ("class_maps", "models", "segmenter", "views", "fetching")
 
 
 @pytest.fixture
