@@ -65,10 +65,12 @@ class CMDLTrainingArguments:
             is then scored and saved. The memory bank is copied, not averaged.
         freeze_batch_norm (`str`): Batch norms whose statistics, scales and shifts do not change: none, backbone or
             all.
-        mixed_precision (`str`, *optional*): no, bf16 or fp16. By default the setting of accelerate launch.
+        mixed_precision (`str`, *optional*): no, bf16 or fp16. By default the setting of accelerate launch. On CPUs
+            without AMX or AVX512-BF16, bf16 is many times slower than no; a run measures this at its start and says
+            so. fp16 needs a GPU.
         use_compile (`bool`): Compile the model with torch.compile.
-        use_channels_last (`bool`): Keep images and weights as (B, H, W, C) in memory. This makes convolutions faster
-            on CPUs and on tensor cores.
+        use_channels_last (`bool`, *optional*): Keep images and weights as (B, H, W, C) in memory. This makes
+            convolutions faster on many CPUs and on tensor cores. By default the layout that is faster on the device.
         eval_steps (`int`, *optional*): Steps between two evaluations on the validation split. By default a tenth of
             max_steps.
         best_metric (`str`): Score on the validation split that selects the best model.
@@ -124,7 +126,7 @@ class CMDLTrainingArguments:
     freeze_batch_norm: Literal["none", "backbone", "all"] = "none"
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     use_compile: Annotated[bool, Parameter(name="compile")] = False
-    use_channels_last: Annotated[bool, Parameter(name="channels-last")] = False
+    use_channels_last: Annotated[bool | None, Parameter(name="channels-last")] = None
     eval_steps: int | None = None
     best_metric: Literal["mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou", "mean_dice"] = (
         "mean_iou"

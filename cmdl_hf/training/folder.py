@@ -19,7 +19,7 @@ LAST_MODEL = "last"
 TRACKERS = "runs"
 
 # Fields that may change when a run continues: they do not change the training steps.
-_FREE_TO_CHANGE = {"logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
+_FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
 
 class RunFolder:

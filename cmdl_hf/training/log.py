@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import psutil
+import torch
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
@@ -90,6 +92,13 @@ def describe(row: Mapping[str, float]) -> str:
         f"loss {row['loss']:.3f} ({', '.join(parts)}), lr {row['learning_rate']:.2g}, "
         f"{row['images_per_second']:.1f} images/s, {row['memory_gib']:.1f} GiB"
     )
+
+
+def memory_in_use() -> float:
+    """Return memory in GiB: peak use of the accelerator, or on a CPU the present use of the process."""
+    if torch.accelerator.is_available() and PartialState().device.type != "cpu":
+        return torch.accelerator.max_memory_allocated() / 2**30
+    return psutil.Process().memory_info().rss / 2**30
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
@@ -19,8 +18,10 @@ from torch.utils.data import DataLoader
 
 from ..data import StreamSampler, TrainingStream, TrainTransform
 from ..processes import start_processes, worker_init
-from .log import check_trackers
-from .optimization import make_optimizer, make_schedule, prepare_batch_norms
+from .depthwise import replace_dilated_depthwise, restore_dilated_depthwise
+from .log import check_trackers, memory_in_use
+from .optimization import make_optimizer, make_schedule, memory_format, prepare_batch_norms
+from .precision import check_precision
 
 if TYPE_CHECKING:
     import datasets
@@ -92,10 +93,7 @@ class TrainingLoop:
             project_dir=log_dir,
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
-        if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
-            raise ValueError(
-                "mixed_precision=fp16 does not work on a CPU: accelerate would train in float32; choose bf16 or no"
-            )
+        check_precision(self.accelerator)
         self.args = args
         self.step = 0
         self.num_passes, self.images_per_pass = share_batch(args, self.accelerator.num_processes)
@@ -108,7 +106,7 @@ class TrainingLoop:
         )
         set_seed(args.seed, device_specific=True)
         self.stream = TrainingStream(dataset.with_transform(transform), args.seed)
-        self._memory_format = torch.channels_last if args.use_channels_last else torch.contiguous_format
+        self._memory_format = memory_format(args, self.accelerator.device)
         self._batches: Iterator[dict[str, Tensor]] | None = None
         self.model = self._prepare_model(model)
         self._ema = ModelEmaV3(self.model, args.ema_decay, exclude_buffers=True) if args.ema_decay else None
@@ -171,7 +169,7 @@ class TrainingLoop:
             "learning_rate": learning_rate,
             **dict(zip(names, every_loss.mean(dim=(0, 1)).tolist(), strict=True)),
             "images_per_second": num_images / seconds,
-            "memory_gib": _memory_in_use(),
+            "memory_gib": memory_in_use(),
         }
 
     def read_ahead(self, num_batches: int) -> Iterator[dict[str, Tensor]]:
@@ -186,10 +184,13 @@ class TrainingLoop:
         self._batches = None
 
     def release_model(self) -> None:
-        """Remove the autocast that accelerate added to the model's `forward`. The loop cannot be used afterwards.
+        """Remove what was added to the model for the training. The loop cannot be used afterwards.
 
-        `unwrap_model(keep_fp32_wrapper=False)` would also remove transformers' own decorators.
+        That is accelerate's autocast around `forward`, too, without transformers' own decorators, which
+        `unwrap_model(keep_fp32_wrapper=False)` would also remove.
         """
+        for model in (self.model, self.scored_model):
+            restore_dilated_depthwise(model)
         forward = vars(self.model).pop("_original_forward", None)
         if forward is not None:
             del self.model.forward
@@ -247,6 +248,8 @@ class TrainingLoop:
             )
         model = model.to(self.accelerator.device).to(memory_format=self._memory_format)
         model, self._frozen_norms = prepare_batch_norms(model, self.args.freeze_batch_norm, is_synchronised)
+        if self.accelerator.device.type == "cpu" and not self.args.use_compile:
+            replace_dilated_depthwise(model)
         return model
 
     def _freeze_unreached(self) -> None:
@@ -341,10 +344,3 @@ class TrainingLoop:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
-
-
-def _memory_in_use() -> float:
-    """Return memory in GiB: peak use of the accelerator, or on a CPU the present use of the process."""
-    if torch.accelerator.is_available() and PartialState().device.type != "cpu":
-        return torch.accelerator.max_memory_allocated() / 2**30
-    return psutil.Process().memory_info().rss / 2**30

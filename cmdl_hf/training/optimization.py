@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -9,6 +10,16 @@ from transformers import get_polynomial_decay_schedule_with_warmup
 
 if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments
+
+
+# Where convolutions are faster in (B, H, W, C), by benchmarks/gpu.py; add "cuda" once it says so.
+_CHANNELS_LAST_DEVICES: tuple[str, ...] = ()
+
+
+def memory_format(args: "CMDLTrainingArguments", device: torch.device) -> torch.memory_format:
+    """Return the layout of images and weights: that of the recipe, or else the faster one on the device."""
+    is_last = device.type in _CHANNELS_LAST_DEVICES if args.use_channels_last is None else args.use_channels_last
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def make_optimizer(

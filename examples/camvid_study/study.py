@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cpu_depthwise import replace_dilated_depthwise
 from torch import Tensor
 
 from cmdl_hf import CMDLForSemanticSegmentation, CMDLMemoryBank
@@ -256,8 +255,6 @@ class UnfilteredMemory(CMDLMemoryBank):
 
 def prepare_model(model: CMDLForSemanticSegmentation, fields: dict[str, Any]) -> None:
     """Apply the settings of a run's row that a recipe cannot express."""
-    if not torch.cuda.is_available():
-        replace_dilated_depthwise(model)
     set_context_path(model, fields)
     if fields.get("is_fusion_zeroed"):  # the fusion's weights for the aggregated features
         torch.nn.init.zeros_(model.fusion[0].weight[:, model.config.hidden_size :])

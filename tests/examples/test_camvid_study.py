@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from cmdl_hf.data import load_benchmark
 
@@ -24,25 +23,6 @@ def study(monkeypatch):
         return __import__(name)
 
     return load
-
-
-@pytest.mark.parametrize("dilation", [2, 4])
-@pytest.mark.parametrize("size", [(23, 30), (8, 8), (5, 3)])
-def test_depthwise_convolutions_phase_by_phase_are_torchs(study, dilation, size):
-    plain = nn.Sequential(nn.Conv2d(6, 6, 3, padding=dilation, dilation=dilation, groups=6), nn.Conv2d(6, 6, 3))
-    torch.manual_seed(0)
-    feature_map = torch.randn(2, 6, *size, requires_grad=True)
-    expected = plain[0](feature_map)
-    slope = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, [feature_map, *plain[0].parameters()], slope)
-    study("cpu_depthwise").replace_dilated_depthwise(plain)
-    assert [type(module).__name__ for module in plain] == ["PhasewiseConv2d", "Conv2d"]
-    found = plain[0](feature_map)
-    torch.testing.assert_close(found, expected)
-    for mine, theirs in zip(
-        torch.autograd.grad(found, [feature_map, *plain[0].parameters()], slope), gradients, strict=True
-    ):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_resampled_scores_are_those_of_the_images_drawn(study):

@@ -8,7 +8,7 @@ from torch import nn
 from cmdl_hf.data import TrainTransform, load_synthetic
 from cmdl_hf.training import CMDLTrainingArguments, TrainingLoop, train
 from cmdl_hf.training.loop import share_batch
-from cmdl_hf.training.optimization import make_optimizer, make_schedule, prepare_batch_norms
+from cmdl_hf.training.optimization import make_optimizer, make_schedule, memory_format, prepare_batch_norms
 
 
 @pytest.fixture(scope="module")
@@ -242,10 +242,20 @@ def test_a_trained_model_computes_in_float32_again(make_model, scenes, is_own_fo
 
 
 def test_a_precision_that_the_device_lacks_is_refused(make_model, scenes):
-    if torch.accelerator.is_available():
-        pytest.skip("an accelerator has fp16")
-    with pytest.raises(ValueError, match=r"mixed_precision=fp16 does not work on a CPU.*choose bf16 or no"):
+    with pytest.raises(ValueError, match=r"mixed_precision=fp16 does not work on a CPU.*choose .* faster on this CPU"):
         TrainingLoop(make_model(), scenes, TRANSFORM, make_args(mixed_precision="fp16"))
+
+
+@pytest.mark.parametrize(("asked", "format"), [(None, torch.contiguous_format), (True, torch.channels_last)])
+def test_the_layout_is_the_devices_unless_asked_for(make_model, scenes, monkeypatch, asked, format):
+    loop = TrainingLoop(make_model(), scenes, TRANSFORM, make_args(use_channels_last=asked))
+    convolution = next(module for module in loop.model.modules() if isinstance(module, nn.Conv2d))
+    assert convolution.weight.is_contiguous(memory_format=format)
+    assert not asked or not convolution.weight.is_contiguous()
+    monkeypatch.setattr("cmdl_hf.training.optimization._CHANNELS_LAST_DEVICES", ("cpu",))
+    args = make_args(use_channels_last=asked)
+    assert memory_format(args, torch.device("cpu")) == torch.channels_last
+    assert memory_format(make_args(use_channels_last=False), torch.device("cpu")) == torch.contiguous_format
 
 
 @pytest.mark.parametrize(("passes_then", "passes_now"), [(2, 4), (1, 2)])
