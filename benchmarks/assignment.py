@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmdl_hf import CMDLAdapter
-from cmdl_hf import CMDLMemoryBank
+from cmdl_hf import CMDLAdapter, CMDLMemoryBank
 from cmdl_hf.models.configuration_cmdl import PRESETS
 
 K, INPUTS, CHANNELS, CELL = 8, 32, 32, 8
@@ -90,9 +89,7 @@ def train(
 
 
 @torch.no_grad()
-def find_information(
-    model: CMDLAdapter, modes: Tensor, shares: Sequence[float], generator: torch.Generator
-) -> float:
+def find_information(model: CMDLAdapter, modes: Tensor, shares: Sequence[float], generator: torch.Generator) -> float:
     """Compute the mutual information of nearest distribution and mode over the entropy of the modes."""
     counts = torch.zeros(K, model.memory_bank.num_distributions, len(shares))
     for _ in range(20):

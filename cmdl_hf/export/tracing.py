@@ -14,7 +14,6 @@ from torch.export import Dim, ExportedProgram
 
 from ..models import (
     CMDLForSemanticSegmentation,
-    CMDLMemoryBank,
     CMDLSemanticAggregation,
     collect_votes,
     divide_votes,
@@ -61,18 +60,18 @@ class _LogitsAndClasses(nn.Module):
 
 
 class _FoldedMemory(nn.Module):
-    """Replaces a memory bank: the unit-length prototypes (M, K, C) as a constant.
+    """Replaces a memory bank, whose prototypes are in `_FoldedAggregation`.
 
     Args:
-        memory_bank (`CMDLMemoryBank`): Memory bank of the model.
+        unit_prototypes (`Tensor` of shape (M, K, C), *optional*): Prototypes of unit length, if pixels are compared.
     """
 
-    prototypes = None  # they are in `_FoldedAggregation`
+    prototypes = None
     unit_prototypes: Tensor
 
-    def __init__(self, memory_bank: CMDLMemoryBank) -> None:
+    def __init__(self, unit_prototypes: Tensor | None) -> None:
         super().__init__()
-        self.register_buffer("unit_prototypes", memory_bank.directions())
+        self.register_buffer("unit_prototypes", unit_prototypes)
 
     def directions(self, _: None) -> Tensor:
         """Return the unit-length prototypes."""
@@ -91,7 +90,7 @@ class _FoldedAggregation(nn.Module):
 
     def __init__(self, aggregation: CMDLSemanticAggregation, prototypes: Tensor) -> None:
         super().__init__()
-        _, self.norm, self.activation = aggregation.vote_fusion
+        self.vote_fusion = nn.Sequential(*list(aggregation.vote_fusion)[1:])  # normalisation and activation
         self.voting_temperature = aggregation.voting_temperature
         is_by_class = self.voting_temperature is None
         votes = aggregation.class_votes(prototypes) if is_by_class else aggregation.distribution_votes(prototypes)
@@ -109,7 +108,7 @@ class _FoldedAggregation(nn.Module):
             assert similarity is not None
             shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
             voted = collect_votes(shares, self.votes, class_probabilities)
-        return scale_channels(self.attention(pixel_features, self.activation(self.norm(voted))), self.layer_scale)
+        return scale_channels(self.attention(pixel_features, self.vote_fusion(voted)), self.layer_scale)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -120,7 +119,11 @@ def fold(model: nn.Module) -> nn.Module:
     folded._modules = model._modules | {"auxiliary_head": None}
     if model.config.use_distributions:
         aggregation = _FoldedAggregation(model.semantic_aggregation, model.memory_bank.read())
-        folded._modules |= {"semantic_aggregation": aggregation, "memory_bank": _FoldedMemory(model.memory_bank)}
+        folded._modules |= {"semantic_aggregation": aggregation}
+        if model.config.voting == "class":
+            folded._modules |= {"memory_bank": _FoldedMemory(None), "distribution_learning": None}
+        else:
+            folded._modules |= {"memory_bank": _FoldedMemory(model.memory_bank.directions())}
     return folded
 
 

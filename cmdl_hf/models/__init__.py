@@ -3,20 +3,12 @@
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from .adapter_cmdl import CMDLAdapter
+from .aggregation_cmdl import CMDLAttention, CMDLSemanticAggregation, collect_votes, divide_votes, scale_channels
 from .allowed_cmdl import check_timm_name, check_timm_options, check_transformers_config
 from .assignment_cmdl import sinkhorn
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
-from .distributions_cmdl import (
-    CMDLAttention,
-    CMDLDistributionLearning,
-    CMDLProjectionHead,
-    CMDLSemanticAggregation,
-    collect_votes,
-    divide_votes,
-    labels_on_grid,
-    scale_channels,
-)
+from .distributions_cmdl import CMDLDistributionLearning, CMDLProjectionHead, labels_on_grid
 from .image_processing_cmdl import make_image_processor
 from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput

@@ -17,7 +17,8 @@ class AssignmentRule(NamedTuple):
     """How a pixel is assigned to one distribution of its class.
 
     Args:
-        assignment (`str`): `"argmax"` of the Sinkhorn plan, `"sample"` from it, or `"reference"`, see `CMDLMemoryBank`.
+        assignment (`str`): `"argmax"` of the Sinkhorn plan, `"sample"` from it, or `"reference"`: see
+            `CMDLMemoryBank`.
         epsilon (`float`): Entropy of the plan, see `sinkhorn`.
         num_iterations (`int`): Rounds of `sinkhorn`.
     """

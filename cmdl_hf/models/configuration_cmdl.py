@@ -231,7 +231,6 @@ class CMDLConfig(PreTrainedConfig):
     intra_class_negative_weight: float | int = 0.2
     voting: Literal["class", "posterior"] = "class"
     voting_temperature: float | int = 0.1
-    use_nearest_distribution: bool = False
     use_class_margin_reference: bool = False
     assignment: Literal["sample", "argmax", "reference"] = "argmax"
     memory_init: Literal["random", "reference"] = "random"

@@ -11,8 +11,8 @@ class Constant:
     """A tensor computed from others, kept for as long as these do not change.
 
     It is kept only without gradient, and neither while a graph is compiled nor with subclasses of `Tensor`. Changes in
-    place are seen by the version of a tensor. `param.data.copy_(...)` hides a change from it: `clear` must follow, which
-    `Module.train` and `Module.eval` do.
+    place are seen by the version of a tensor. `param.data.copy_(...)` hides a change from it, so that `clear` must
+    follow; the modules that have a constant clear it in `train` and `eval`.
     """
 
     def __init__(self) -> None:

@@ -3,15 +3,14 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
+from .aggregation_cmdl import CMDLSemanticAggregation
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import weighted_cross_entropy_sums
-from .distributions_cmdl import CMDLDistributionLearning, CMDLSemanticAggregation, DistributionComparison
+from .distributions_cmdl import CMDLDistributionLearning, DistributionComparison
 from .memory_cmdl import CMDLMemoryBank
 from .processes_cmdl import divide_by_total
 
@@ -80,13 +79,13 @@ class CMDLLayersMixin:
         Returns the features (B, C, h, w), and the comparison with the distributions if the votes need it.
         """
         prototypes, comparison = self._read_memory(), None
-        if self.config.voting == "posterior" or self.config.use_nearest_distribution:
+        if self.config.voting == "posterior":
             comparison = self.distribution_learning.compare(pixel_features, self.memory_bank, labels, prototypes)
         features = self.semantic_aggregation(
             pixel_features,
             class_probabilities.to(pixel_features.dtype),
             prototypes,
-            None if self.config.voting == "class" else cast(DistributionComparison, comparison).similarity,
+            None if comparison is None else comparison.similarity,
         )
         return features, comparison
 

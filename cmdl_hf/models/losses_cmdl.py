@@ -57,7 +57,7 @@ class _PixelComparison(torch.autograd.Function):
         nearest, total = torch.cat(maxima), torch.cat(sums)  # (N, K), (N,)
         own = cosines.gather(2, index).squeeze(2)  # (N, M)
         targets, ids = own / temperature, None
-        if rule is not None:
+        if rule is not None and own_weights is not None:
             ids = _assign(own, classes, is_used, directions.shape[1], rule, across_processes)
             total += own_weights * targets.exp().scatter_(1, ids[:, None], 0.0).sum(dim=1)
             targets = targets.gather(1, ids[:, None])
@@ -114,7 +114,7 @@ def _parts(cosines: Tensor) -> list[slice]:
 def _assign(
     own: Tensor, classes: Tensor, is_used: Tensor, num_labels: int, rule: AssignmentRule, across_processes: bool
 ) -> Tensor:
-    """Assign the used pixels by their cosines (N, M) to the distributions of their class, as the bank's update does."""
+    """Assign the used pixels by their cosines (N, M) to the distributions of their class, as the bank does."""
     is_used = is_used & own.isfinite().all(dim=1)
     labels = torch.where(is_used, classes, num_labels)
     return assign_pixels(torch.where(is_used[:, None], own, 0.0), labels, num_labels, rule, across_processes)

@@ -160,16 +160,12 @@ class CMDLMemoryBank(nn.Module):
             return
         K, M = self.num_labels, self.num_distributions
         embeddings = pixel_embeddings.float()
-        index = labels.clamp(0, K - 1)[:, None, None].expand(-1, 1, M)
-        own = similarity.gather(1, index).squeeze(1)  # (N, M)
-        is_used = (labels >= 0) & (labels < K) & own.isfinite().all(dim=1)
-        labels = torch.where(is_used, labels, K)
-        ids = assigned_ids
-        if ids is None:
-            ids = assign_pixels(torch.where(is_used[:, None], own, 0.0), labels, K, self.rule)
+        own, labels = self._find_used(similarity, labels)
+        if assigned_ids is None:
+            assigned_ids = assign_pixels(own, labels, K, self.rule)
 
         # The last slot collects the unused pixels. In counts (2, K·M + 1), row 0 counts correct pixels, row 1 all.
-        slots = torch.where(is_used, labels * M + ids, K * M)
+        slots = torch.where(labels < K, labels * M + assigned_ids, K * M)
         counts = embeddings.new_zeros(2, K * M + 1)
         counts[0].index_add_(0, slots, is_correct.to(counts.dtype))
         counts[1].index_add_(0, slots, torch.ones_like(slots, dtype=counts.dtype))
@@ -255,6 +251,13 @@ class CMDLMemoryBank(nn.Module):
         """
         is_alive = self.num_updates > (0 if since is None else since)
         return ~is_alive & is_alive.any(dim=1, keepdim=True)
+
+    def _find_used(self, similarity: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines (N, M) to the pixels' own classes, 0 for pixels to leave out, and the labels, K for these."""
+        index = labels.clamp(0, self.num_labels - 1)[:, None, None].expand(-1, 1, self.num_distributions)
+        own = similarity.gather(1, index).squeeze(1)
+        is_used = (labels >= 0) & (labels < self.num_labels) & own.isfinite().all(dim=1)
+        return torch.where(is_used[:, None], own, 0.0), torch.where(is_used, labels, self.num_labels)
 
     def _momentum(self) -> Tensor:
         """Return the momentum of the next update of each prototype (K, M, 1)."""

@@ -15,18 +15,13 @@ from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .aggregation_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
 from .backbone_cmdl import load_timm_weights, load_transformers_weights
 from .checks_cmdl import check_labels, check_pixel_values, check_weight_files
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
-from .distributions_cmdl import (
-    CMDLAttention,
-    CMDLSemanticAggregation,
-    DistributionComparison,
-    make_layer_scale,
-    scale_channels,
-)
+from .distributions_cmdl import DistributionComparison
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
 from .saving_cmdl import refuse_links
@@ -109,8 +104,6 @@ class CMDLPreTrainedModel(PreTrainedModel):
         elif module is self:
             if self.config.class_weights is not None:
                 init.copy_(module.class_weights, torch.tensor(self.config.class_weights))
-            if module.nearest_weight is not None:
-                init.zeros_(module.nearest_weight)
             if module.context_layer_scale is not None:
                 init.constant_(module.context_layer_scale, self.config.layer_scale_init_value)
         else:
@@ -147,7 +140,6 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         channels, hidden_size = self.backbone.channels, config.hidden_size
         self.context_module = find_context_module(config.context_module).make(config, channels)
         self.context_layer_scale = None
-        self.nearest_weight = nn.Parameter(torch.zeros(())) if config.use_nearest_distribution else None
         if config.use_distributions:
             self.bottleneck = ConvNormReLU(channels[-1], hidden_size, 3)
             self.coarse_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
@@ -207,10 +199,6 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             assert self.context_module is not None
             hidden_state = self.context_module(feature_maps)
         logits = self.decode_head(hidden_state).float()
-        if self.nearest_weight is not None:
-            scores = comparison.nearest / self.config.contrastive_temperature
-            scores = scores.unflatten(0, (len(logits), *logits.shape[-2:])).permute(0, 3, 1, 2)
-            logits = logits + self.nearest_weight * scores
         auxiliary_logits = None
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()

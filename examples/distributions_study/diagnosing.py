@@ -54,8 +54,10 @@ def mean_iou(counts: np.ndarray) -> float:
 
 @torch.no_grad()
 def sample_pixels(model: CMDLForSemanticSegmentation, split: Any, device: str) -> dict[str, Tensor]:
-    """Draw grid pixels that have a label: their labels, class probabilities, cosines, and the nearest own distribution
-    in the image and in its mirrored and recoloured copy."""
+    """Draw grid pixels that have a label: labels, class probabilities, cosines, and the nearest own distribution.
+
+    The latter also in the mirrored and recoloured copy of the image.
+    """
     generator = torch.Generator().manual_seed(0)
     parts: dict[str, list[Tensor]] = {"labels": [], "probabilities": [], "similarity": [], "ids": [], "copy_ids": []}
     for _, pixels, labels in iterate(split, device):
@@ -130,7 +132,8 @@ def diagnose(model: CMDLForSemanticSegmentation, splits: dict[str, Any], device:
     row["effective_number"], row["effective_number_max"] = number.mean().item(), number.max().item()
     row["entropy"] = posterior_entropy(own, config.voting_temperature).item()
     row["agreement"] = (seen["ids"] == seen["copy_ids"]).float().mean().item()
-    row["chance_agreement"] = ((usage / usage.sum(1, keepdim=True).clamp_min(1)).square().sum(1) * usage.sum(1)).sum().item() / usage.sum().item()
+    by_chance = (usage / usage.sum(dim=1, keepdim=True).clamp_min(1)).square().sum(dim=1)
+    row["chance_agreement"] = ((by_chance * usage.sum(dim=1)).sum() / usage.sum()).item()
     training = sample_pixels(model, splits["train"], device)
 
     def shares(pixels: dict[str, Tensor]) -> Tensor:

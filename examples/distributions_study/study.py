@@ -1,7 +1,7 @@
-"""Train and score the arms of the study of distributions, several runs at a time, with all images on the device.
+r"""Train and score the arms of the study of distributions, several runs at a time, with all images on the device.
 
     python examples/distributions_study/study.py prepare --camvid CamVid --out data/camvid
-    python examples/distributions_study/study.py train --data camvid=data/camvid msrc=MSRCv2 \\
+    python examples/distributions_study/study.py train --data camvid=data/camvid msrc=MSRCv2 \
         --weights mobilenetv2_100.safetensors --groups main --seeds 0 1 2 --jobs 4
 
 `train` needs only torch, timm and transformers. Each finished run is a row of `results.jsonl` and a file of counts in
@@ -50,16 +50,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "assigned-votes-unscaled": OLD | NEW | VOTES | {"layer_scale_init_value": None},
     "assigned-votes-scale0.1": OLD | NEW | VOTES | {"layer_scale_init_value": 0.1},
     "assigned-votes-m3": OLD | NEW | VOTES | {"num_distributions": 3},
-    "assigned-nearest": OLD | NEW | {"use_nearest_distribution": True},
-    "assigned-votes-nearest": OLD | NEW | VOTES | {"use_nearest_distribution": True},
     "assigned-unscaled": OLD | NEW | {"layer_scale_init_value": None},
     "all-unscaled": OLD | {"layer_scale_init_value": None},
-    "m1-nearest": OLD | {"num_distributions": 1, "use_nearest_distribution": True},
 }
 GROUPS = {
     "main": ["plain", "all", "assigned", "assigned-votes"],
-    "votes": ["assigned-votes-unscaled", "assigned-votes-scale0.1", "assigned-votes-nearest", "assigned-nearest"],
-    "memory": ["all-m1", "control", "assigned-b0", "assigned-b1", "m1-nearest"],
+    "votes": ["assigned-votes-unscaled", "assigned-votes-scale0.1"],
+    "memory": ["all-m1", "control", "assigned-b0", "assigned-b1"],
     "rest": ["assigned-b1-votes", "assigned-votes-b0", "assigned-votes-m3", "assigned-unscaled", "all-unscaled"],
 }
 
@@ -91,6 +88,9 @@ def read_split(folder: Path, split: str, most: int | None = None) -> Split:
     pixels = [np.asarray(PIL.Image.open(file).convert("RGB")) for file in files]
     masks = [np.asarray(PIL.Image.open(folder / "masks" / split / f"{file.stem}.png")) for file in files]
     height, width = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+    for file, image, mask in zip(files, pixels, masks, strict=True):
+        if image.shape[:2] != mask.shape:
+            raise SystemExit(f"{file}: the image has {image.shape[:2]} pixels, and its mask {mask.shape}")
     images = torch.zeros(len(files), 3, height, width, dtype=torch.uint8)
     labels = torch.full((len(files), height, width), VOID, dtype=torch.uint8)
     for i, (image, mask) in enumerate(zip(pixels, masks, strict=True)):
@@ -110,8 +110,9 @@ def prepare(camvid: Path, out: Path) -> None:
             image.save(out / "images" / split / f"{mask_file.stem}.jpg", quality=95, subsampling=0)
             mask = np.array(PIL.Image.open(mask_file))
             mask[mask == 11] = VOID
-            PIL.Image.fromarray(mask).save(out / "masks" / split / f"{mask_file.stem}.png")
-    names = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+            small = PIL.Image.fromarray(mask).resize((240, 180), PIL.Image.Resampling.NEAREST)
+            small.save(out / "masks" / split / f"{mask_file.stem}.png")
+    names = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
     (out / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
@@ -159,7 +160,9 @@ class Batches:
 
     def draw(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, 3, h, w) float32 and (B, h, w) int64."""
-        ids, matrices, colours = (values.index_select(0, step)[0] for values in (self.ids, self.matrices, self.colours))
+        ids, matrices, colours = (
+            values.index_select(0, step)[0] for values in (self.ids, self.matrices, self.colours)
+        )
         grid = F.affine_grid(matrices, list(self.shape), align_corners=False)
         pixels = F.grid_sample(self.images[ids].float() / 255, grid, align_corners=False)
         brightness, contrast, saturation = (colours[:, i, None, None, None] for i in range(3))
@@ -270,7 +273,9 @@ def run(name: str, data: dict[str, dict[str, Split]], deadline: float, args: arg
     np.savez_compressed(out / "counts" / f"{name.replace('/', '-')}.npz", **counts)
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()}) + "\n")
-    print(f"{name}: {row['val']:.3f} {row['test']:.3f}, {seconds:.0f} s, in all {time.time() - start:.0f} s", flush=True)
+    print(
+        f"{name}: {row['val']:.3f} {row['test']:.3f}, {seconds:.0f} s, in all {time.time() - start:.0f} s", flush=True
+    )
 
 
 def work(queue: Any, data: dict[str, Path], deadline: float, args: argparse.Namespace) -> None:

@@ -15,10 +15,14 @@ IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(params=["class", "posterior"])
 def model(request):
     torch.manual_seed(0)
-    options = {"num_labels": 5, "hidden_size": 16, "attention_size": 8, "num_distributions": 3, "voting": request.param}
-    return CMDLForSemanticSegmentation(
-        CMDLConfig(backbone_config=TINY_BACKBONE, **options, **LIVE_AGGREGATION)
-    ).eval()
+    options = {
+        "num_labels": 5,
+        "hidden_size": 16,
+        "attention_size": 8,
+        "num_distributions": 3,
+        "voting": request.param,
+    }
+    return CMDLForSemanticSegmentation(CMDLConfig(backbone_config=TINY_BACKBONE, **options, **LIVE_AGGREGATION)).eval()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Votes by the posterior over distributions: each pixel's votes for a class go to the distributions that it is near."""
+"""Votes by the posterior: each pixel's votes for a class go to those of its distributions that it is near."""
 
 import copy
 
@@ -130,5 +130,4 @@ def test_votes_cost_at_most_five_hundredths_more_multiply_adds(monkeypatch):
             with counter, torch.no_grad():
                 model(pixel_values=torch.rand(1, 3, 512, 512))
         counts[voting] = counter.get_total_flops()
-    print(counts)
     assert 1.01 < counts["posterior"] / counts["class"] < 1.05

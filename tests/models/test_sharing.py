@@ -55,6 +55,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
     assert sources == {
         f"{name}_cmdl.py"
         for name in (
+            "aggregation",
             "allowed",
             "assignment",
             "backbone",
