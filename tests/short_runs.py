@@ -4,7 +4,7 @@ from os import PathLike
 from pathlib import Path
 
 from cmdl_hf.data import load_synthetic, loading
-from cmdl_hf.training import log, training_run
+from cmdl_hf.training import log, pictures
 
 
 def load_few_scenes():
@@ -25,4 +25,4 @@ def leave_out_pictures(patch=setattr):
         Path(path).touch()
 
     patch(log, "draw_curves", touch)
-    patch(training_run, "draw_prediction", touch)
+    patch(pictures, "draw_prediction", touch)

@@ -16,6 +16,7 @@ from ..data import check_classes, load_split
 from ..inference import SCALES, load_segmenter
 from ..metrics import SegmentationMetrics
 from ..processes import start_processes
+from .counts import ImageCounter, describe_protocol
 from .protocols import ProcessorTransform, Protocol, ProtocolName, make_protocol, processor_resize
 from .results import Evaluation, ResultFiles, ScoredSplit
 from .scoring import Prediction, evaluate, predict
@@ -60,10 +61,10 @@ def run_evaluation(
         scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
         num_workers (`int`): Processes that read images.
         mixed_precision (`str`): Precision of the model's operations.
-        out (`str` or `Path`, *optional*): JSON file to write.
+        out (`str` or `Path`, *optional*): JSON file to write; an npz file beside it gets the counts of every image.
         save_predictions (`str` or `Path`, *optional*): Folder for a PNG per image, with the ids of the data set's
             owner, for a test server. A split without public labels is then segmented but not scored.
-        update_card (`bool`): Add the scores to `scores.json` of the model's folder, and rewrite its model card.
+        update_card (`bool`): Add the scores to those of the model's folder, and rewrite its model card.
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Raises:
@@ -113,9 +114,10 @@ def _score(
     """Score a split with a protocol, and record the settings."""
     state = PartialState()
     transform = ProcessorTransform(None if protocol.name == "ms-flip" else protocol.resize, processor)
+    counter = ImageCounter(data.dataset.num_labels, data.dataset.ignore_index)
     options = {"segment_images": protocol.segment_images(), "num_workers": num_workers}
     with _autocast(state.device, mixed_precision):
-        scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, save, options)
+        scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, save, counter, options)
     facts = {
         "model": model,
         "benchmark": data.benchmark,
@@ -126,7 +128,8 @@ def _score(
         "num_processes": state.num_processes,
         "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
     }
-    return Evaluation(facts, dict(data.dataset.id2label), scores, pixel_shares)
+    counts = counter.collect(describe_protocol(protocol, mixed_precision)) if data.has_labels else None
+    return Evaluation(facts, dict(data.dataset.id2label), scores, pixel_shares, counts)
 
 
 def _measure(
@@ -134,14 +137,21 @@ def _measure(
     data: ScoredSplit,
     transform: ProcessorTransform,
     save: Callable[[Prediction], None] | None,
+    count: Callable[[Prediction], None],
     options: dict[str, Any],
 ) -> tuple[dict[str, Any], list[float]]:
     """Score a split, or only save its predictions if it has no labels; also return the pixel share of each class."""
     num_labels, ignore_index = data.dataset.num_labels, data.dataset.ignore_index
     metrics = SegmentationMetrics(num_labels, ignore_index)
     scores: dict[str, Any] = {}
+
+    def note(prediction: Prediction) -> None:
+        count(prediction)
+        if save is not None:
+            save(prediction)
+
     if data.has_labels:
-        options = options | {"description": f"Scoring {data.split}", "metrics": metrics, "on_prediction": save}
+        options = options | {"description": f"Scoring {data.split}", "metrics": metrics, "on_prediction": note}
         scores = evaluate(segmenter, data.images, transform, num_labels, ignore_index, **options)
     elif save is not None:
         for prediction in predict(segmenter, data.images, transform, **options):

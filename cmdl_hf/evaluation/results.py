@@ -1,7 +1,6 @@
 """The results of an evaluation, written as a table, a file, images of class ids, and to the model card."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
 from ..escaping import MAX_NAME, one_line
 from ..files import check_can_write, without_nan, write_image, write_text
 from ..hub import write_card
+from .counts import COUNTS_FILE, ImageCounts, add_counts, write_counts
 from .protocols import Protocol
 from .scoring import Prediction
 
@@ -28,12 +28,14 @@ class Evaluation:
         id2label (`dict`): Name of every class.
         scores (`dict`): Result of [`evaluate`], or empty if the labels are not public.
         pixel_shares (`list` of K floats): Shares of the classes in the labelled pixels.
+        counts ([`ImageCounts`], *optional*): Pixel counts of every image, if the labels are public.
     """
 
     facts: dict[str, Any]
     id2label: dict[int, str]
     scores: dict[str, Any]
     pixel_shares: list[float]
+    counts: ImageCounts | None = None
 
     def to_json(self) -> str:
         """Return all results as JSON. A class without pixels scores null."""
@@ -104,7 +106,7 @@ class ResultFiles:
 
     Args:
         model (`Path`): Folder of the model, or its name on the Hub.
-        out (`str` or `Path`, *optional*): JSON file for the scores.
+        out (`str` or `Path`, *optional*): JSON file for the scores. The pixel counts go into an npz file beside it.
         save_predictions (`str` or `Path`, *optional*): Folder for the predictions.
         update_card (`bool`): Whether to add the scores to the model's folder, and rewrite its model card.
     """
@@ -180,12 +182,14 @@ class ResultFiles:
         if state.is_main_process:
             if self.out is not None:
                 write_text(Path(self.out), evaluation.to_json())
+                if evaluation.counts is not None:
+                    write_counts(Path(self.out).with_suffix(".npz"), {data.split: evaluation.counts})
             if self.update_card:
                 name = data.name_scores(self.model)
                 precision = evaluation.facts["mixed_precision"]
                 if protocol.name != "whole" or protocol.resize != own_resize or precision != "no":
                     name += f" ({protocol}{'' if precision == 'no' else f', {precision}'})"
-                _update_card(self.model, name, evaluation.scores)
+                _update_card(self.model, name, evaluation)
         state.wait_for_everyone()
 
 
@@ -217,11 +221,14 @@ class PredictionWriter:
         write_image(file, Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]), root=self.folder)
 
 
-def _update_card(folder: Path, name: str, scores: Mapping[str, Any]) -> None:
-    """Add scores to those of a model's folder, and rewrite its model card."""
+def _update_card(folder: Path, name: str, evaluation: Evaluation) -> None:
+    """Add scores and pixel counts to those of a model's folder, and rewrite its model card."""
     file = folder / "scores.json"
     there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    write_text(file, json.dumps(without_nan(there | {name: dict(scores)}), indent=2, ensure_ascii=False))
+    if evaluation.counts is not None:
+        add_counts(folder / COUNTS_FILE, name, evaluation.counts)
+    scores = there | {name: evaluation.scores}
+    write_text(file, json.dumps(without_nan(scores), indent=2, ensure_ascii=False))
     write_card(folder)
 
 

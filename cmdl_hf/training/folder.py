@@ -9,6 +9,7 @@ from typing import Any
 import filelock
 import yaml
 
+from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 
 RECIPE_FILE = "recipe.yaml"
@@ -33,6 +34,7 @@ class RunFolder:
     Attributes:
         facts (`dict`): Content of `run.json` if the run continues, else empty.
         best (`dict`, *optional*): Step and validation scores of the run's best model so far.
+        counts (`dict`): Pixel counts of every validation image with that model, by split.
 
     Raises:
         FileExistsError: if the folder holds other files, a run of another recipe, or a finished run.
@@ -46,6 +48,7 @@ class RunFolder:
         self.weights = weights
         self.facts: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
+        self.counts: dict[str, ImageCounts] = {}
         self._lock = filelock.FileLock(path / ".lock")
         self._check_place()
         if path.is_dir() and any(path.iterdir()):
@@ -96,8 +99,9 @@ class RunFolder:
         """Write the facts of the run to `run.json`."""
         write_text(self.path / RUN_FILE, json.dumps(facts, indent=2))
 
-    def write_scores(self, scores: Mapping[str, Any]) -> None:
-        """Write the scores of the best model by split."""
+    def write_scores(self, scores: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
+        """Write the scores of the best model by split, and the pixel counts of every image."""
+        write_counts(self.path / COUNTS_FILE, counts)
         write_text(self.path / SCORES_FILE, json.dumps(without_nan(scores), indent=2))
 
     def _check_place(self) -> None:
@@ -141,6 +145,8 @@ class RunFolder:
             )
         if scores := _read_json(path / SCORES_FILE).get("validation"):
             self.best = {"step": facts["best_step"], "scores": scores}
+            counts = read_counts(path / COUNTS_FILE)
+            self.counts = {"validation": counts["validation"]} if "validation" in counts else {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -14,19 +14,19 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data import EvalTransform, SegmentationDataset, ids_digest
-from ..evaluation import evaluate
+from ..data import SegmentationDataset, ids_digest
+from ..evaluation import ImageCounts
 from ..files import write_files
 from ..hub import HubPusher, write_card
-from ..inference import segment_whole_images
 from ..models import CMDLForSemanticSegmentation, make_image_processor
-from ..visualization import draw_prediction
 from .arguments import CMDLTrainingArguments
 from .checkpoints import Checkpoints
 from .folder import LAST_MODEL, PICTURE_FILE, TRACKERS, RunFolder
 from .log import TrainingLog
 from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
+from .pictures import draw_example
+from .scoring import has_labels, score
 from .transform import make_transform
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class TrainingRun:
         self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
         self.save_steps = args.save_steps or self.eval_steps
         self.best = self._place.best
+        self._counts = self._place.counts
         self.seconds = 0.0
         self.repo_id = push_to_hub
         self.pusher: HubPusher | None = None
@@ -188,11 +189,11 @@ class TrainingRun:
         """
         model = CMDLForSemanticSegmentation.from_pretrained(self.folder).to(self.loop.accelerator.device).eval()
         scores = {"validation": self.best["scores"]} if self.best else {}
-        if self.args.use_test_split and self._has_labels("test"):
-            scores["test"] = self._score(model, "test")
+        if self.args.use_test_split and has_labels(self.dataset, "test"):
+            scores["test"], self._counts["test"] = self._score(model, "test")
         if self.loop.accelerator.is_main_process:
-            self._place.write_scores(scores)
-            self._draw(model)
+            self._place.write_scores(scores, self._counts)
+            draw_example(model, self.dataset, self.args, self.folder / PICTURE_FILE)
             write_card(self.folder, self.repo_id, run=self._describe_run(is_finished=True))
             self._write_facts(is_finished=True)  # last, so that an interrupted `finish` is repeated
         if self.pusher:
@@ -204,19 +205,8 @@ class TrainingRun:
         step = self.loop.step
         return step > 0 and (step % steps == 0 or step == self.args.max_steps)
 
-    def _has_labels(self, split: str) -> bool:
-        return split in self.dataset and self.dataset[split][0]["label"] is not None
-
-    def _score(self, model: nn.Module, split: str) -> dict[str, Any]:
-        with self.loop.accelerator.autocast():
-            return evaluate(
-                model,
-                self.dataset[split],
-                EvalTransform(self.args.resize),
-                self.dataset.num_labels,
-                num_workers=self.args.num_workers,
-                description=f"Scoring {split}",
-            )
+    def _score(self, model: nn.Module, split: str) -> tuple[dict[str, Any], ImageCounts]:
+        return score(model, self.dataset, split, self.args, self.loop.accelerator)
 
     def _evaluate(self) -> None:
         """Save the model as the last one, score it on the validation split, and save it as the best if it is."""
@@ -227,13 +217,15 @@ class TrainingRun:
             save(model, self.folder / LAST_MODEL, self.args)
         row: dict[str, float] = {"step": loop.step}
         is_best = True
-        if self._has_labels("validation"):
-            scores = self._score(model, "validation")
+        if has_labels(self.dataset, "validation"):
+            scores, counts = self._score(model, "validation")
             if math.isnan(scores[metric]):
                 logger.warning("the validation split has no labelled pixel: the last model counts as the best")
             else:
                 is_best = self.best is None or scores[metric] >= self.best["scores"][metric]
-                self.best = {"step": loop.step, "scores": scores} if is_best else self.best
+                if is_best:
+                    self.best = {"step": loop.step, "scores": scores}
+                    self._counts = {"validation": counts}
             row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
         if self.args.use_distributions:
             bank = self.model.memory_bank
@@ -243,7 +235,7 @@ class TrainingRun:
             if is_best:
                 save(model, self.folder, self.args)
             if self.best:
-                self._place.write_scores({"validation": self.best["scores"]})
+                self._place.write_scores({"validation": self.best["scores"]}, self._counts)
             self._write_facts()
         self.log.write(row)  # last: this row marks the evaluation as done
         self.log.draw()
@@ -297,29 +289,6 @@ class TrainingRun:
             "weights": self.weights,
             "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
         }
-
-    @torch.no_grad()
-    def _draw(self, model: CMDLForSemanticSegmentation) -> None:
-        """Draw the model's prediction for the first image of the validation, test or train split."""
-        split = next((name for name in ("validation", "test") if self._has_labels(name)), "train")
-        sample = self.dataset[split][0]
-        image = sample["image"].convert("RGB")
-        columns = {name: [value] for name, value in sample.items()}
-        pixel_values = EvalTransform(self.args.resize)(columns)["pixel_values"][0][None].to(model.device)
-        class_ids = segment_whole_images(model, pixel_values, (image.height, image.width))[0]
-        distribution_ids = None
-        if self.args.use_distributions:
-            distribution_ids = model(pixel_values, output_distributions=True).distribution_ids[0]
-        draw_prediction(
-            image,
-            sample["label"],
-            class_ids,
-            distribution_ids,
-            self.dataset.id2label,
-            self.dataset.palette,
-            self.folder / PICTURE_FILE,
-            num_distributions=model.config.num_distributions,
-        )
 
 
 def next_multiple(step: int, interval: int) -> int:

@@ -17,7 +17,7 @@ from transformers import SegformerImageProcessor
 from cmdl_hf import make_image_processor
 from cmdl_hf.cli import main
 from cmdl_hf.data import BENCHMARKS, EvalTransform, ids_digest, load_benchmark
-from cmdl_hf.evaluation import evaluating, make_protocol, run_evaluation
+from cmdl_hf.evaluation import evaluating, make_protocol, read_counts, run_evaluation
 from cmdl_hf.evaluation.protocols import ProcessorTransform, processor_resize
 
 CITYSCAPES = BENCHMARKS["cityscapes"]
@@ -116,6 +116,9 @@ def test_table_and_file_tell_every_class(oracle, frames, tmp_path, capsys):
         share = f"{100 * content['pixel_shares'][index]:.2f}"
         assert row[-3:] == (["–", "–", "0.00"] if index in absent else ["100.00", "100.00", share])
     assert "mean" in printed
+    counts = read_counts(tmp_path / "new" / "scores.npz")["validation"]
+    assert len(counts.ids) == 3
+    assert counts.label_pixels.sum(axis=0) / counts.label_pixels.sum() == pytest.approx(content["pixel_shares"])
 
 
 @pytest.mark.parametrize(
@@ -307,6 +310,14 @@ def test_the_card_gets_the_scores_of_each_protocol_apart(folder, frames):
     assert scores["validation"] == whole
     half = "validation (whole, original size, bf16)"
     assert list(update(mixed_precision="bf16")) == ["validation", slide, larger, half]
+    counts = read_counts(folder / "scores.npz")
+    assert [each.protocol for each in counts.values()] == [
+        "whole, original size",
+        "slide, original size, windows 32 × 48 by 21 × 32",
+        "whole, shorter edge 96, longer at most 400",
+        "whole, original size, bf16",
+    ]
+    assert list(counts) == list(scores | {half: {}})
     card = (folder / "README.md").read_text()
     assert f"### Classes, {slide} split" in card
     assert f"{100 * whole['mean_iou']:.2f}" in card
@@ -437,6 +448,9 @@ def test_two_processes_count_every_image_once(folder, frames, tmp_path):
     main(["evaluate", *arguments, "--out", str(one)])
     arguments += ["--out", str(two), "--save-predictions", str(tmp_path / "saved"), "--update-card"]
     run_processes(_evaluate_in_processes, 2, arguments)
+    counts, shared = (read_counts(out.with_suffix(".npz"))["validation"] for out in (one, two))
+    assert shared.find_difference(counts) is None  # the images of both processes, in the order of the split
+    assert np.array_equal(shared.stacked, counts.stacked)
     one, two = json.loads(one.read_text()), json.loads(two.read_text())
     assert (one["num_processes"], two["num_processes"]) == (1, 2)
     for name in ("num_images", "pixel_shares", "scores"):  # three images: the shares of the processes are not equal

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import filelock
+import numpy as np
 import pytest
 import yaml
 from own_data import write_own_data
@@ -20,6 +21,7 @@ from process_groups import start as start_process
 from safetensors.torch import load_file
 from short_runs import leave_out_pictures
 
+from cmdl_hf.evaluation import read_counts
 from cmdl_hf.training import CMDLTrainingArguments
 from cmdl_hf.training.training_run import TrainingRun
 
@@ -98,6 +100,10 @@ def assert_same_run(folder, expected):
         differing = [key for key in weights if not weights[key].equal(expected_weights[key])]
         assert not differing, name
     assert json.loads((folder / "scores.json").read_text()) == json.loads((expected / "scores.json").read_text())
+    counts, expected_counts = read_counts(folder / "scores.npz"), read_counts(expected / "scores.npz")
+    assert list(counts) == ["validation", "test"]
+    for split, each in counts.items():
+        assert np.array_equal(each.stacked, expected_counts[split].stacked)
     last = {row["step"]: row for row in rows_of(expected) if "loss" not in row}
     assert {row["step"]: row for row in rows_of(folder) if "loss" not in row} == last
     assert not list(folder.rglob("*.unfinished*"))

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,7 +11,7 @@ from transformers import AutoImageProcessor
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import main
 from cmdl_hf.data import EvalTransform, SegmentationDataset, TrainTransform, load_synthetic
-from cmdl_hf.evaluation import evaluate
+from cmdl_hf.evaluation import evaluate, read_counts
 from cmdl_hf.inference import whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
 from cmdl_hf.training import CMDLTrainingArguments, run, save, train
@@ -143,6 +144,11 @@ class TestCommandLine:
         assert model.config.palette == load_synthetic(1, 1, 1).palette
         scores = json.loads((tmp_path / "out" / "scores.json").read_text())
         assert scores.keys() == {"validation", "test"}
+        for split, counts in read_counts(tmp_path / "out" / "scores.npz").items():
+            correct, union = counts.stacked.sum(axis=0)
+            assert np.nanmean(correct / union) == pytest.approx(scores.pop(split)["mean_iou"])
+            assert counts.protocol == "whole, original size"
+        assert not scores
 
     @pytest.mark.parametrize(
         ("line", "flags", "message"),
@@ -192,7 +198,7 @@ class TestCommandLine:
         def fail(*_, **__):
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr("cmdl_hf.training.training_run.evaluate", fail)
+        monkeypatch.setattr("cmdl_hf.training.scoring.evaluate", fail)
         with pytest.raises(RuntimeError):
             main(["train", str(recipe), "--output-dir", str(tmp_path / "out"), "--max-steps", "1"])
         CMDLForSemanticSegmentation.from_pretrained(tmp_path / "out" / "last")
