@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from .. import training
-from ..training import CMDLTrainingArguments, find_recipe
+from ..training import CMDLTrainingArguments, find_recipe, run_name
 from ..yaml_files import read_yaml
 from .options import INTERRUPTED, logging_to_terminal
 
@@ -42,7 +42,7 @@ def train(
             options below, for example crop_size: [512, 512]. Flags override the recipe.
         output_dir: Folder for models, metrics, curves, scores and checkpoints. It must be new, empty, or the folder
             of the same run after an interruption. Default: a folder in outputs/, named after the data set, the
-            framework and the backbone.
+            framework, the backbone, the flags that differ from the recipe, and the seed.
         data_dir: Folder of the data set. For own data, a folder with images/ and masks/, or a file that lists image
             and mask pairs.
         id2label: File with the class names of your own data: .txt, .json or .csv.
@@ -62,7 +62,7 @@ def train(
 
     if recipe is not None:
         args = replace(args, plugin=tuple(_find_plugin(plugin, find_recipe(recipe).parent) for plugin in args.plugin))
-    output_dir = output_dir or Path("outputs") / args.name
+    output_dir = output_dir or Path("outputs") / run_name(args, None if recipe is None else parse_recipe([recipe]))
     with logging_to_terminal():
         scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
     processes = PartialState()
@@ -76,6 +76,21 @@ def train(
         sys.exit(INTERRUPTED)
 
 
+def parse_recipe(words: Sequence[str]) -> CMDLTrainingArguments:
+    """Read a recipe and the flags after it, as `cmdl train` does, and train nothing.
+
+    Args:
+        words (`Sequence` of strings): The recipe's name or file, then flags for fields of the recipe.
+
+    Raises:
+        CycloptsError: if a field is unknown, or its value is of the wrong type.
+        FileNotFoundError: if there is no such recipe.
+        ValueError: if the recipe cannot be read, or a value is out of range.
+    """
+    command, bound, _ = _reader.parse_args(["train", *words], exit_on_error=False, print_error=False)
+    return command(*bound.args, **bound.kwargs)
+
+
 def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Read the recipe of `cmdl train` and use its values for all flags that are not given."""
     given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
@@ -85,6 +100,17 @@ def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollecti
         has_plugin_flag = any(argument.name == "--plugin" and argument.tokens for argument in arguments)
         _check_recipe(path, recipe, has_plugin_flag)
         Dict(recipe, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _read(
+    recipe: str, /, *, args: Annotated[CMDLTrainingArguments, Parameter(name="*")] = _DEFAULTS
+) -> CMDLTrainingArguments:
+    """Return the settings of a recipe."""
+    return args
+
+
+_reader = App(name="cmdl", default_parameter=Parameter(negative_iterable=()), config=(read_recipe,))
+_reader.command(_read, name="train")
 
 
 def _check_recipe(path: Path, recipe: Mapping[str, Any], has_plugin_flag: bool) -> None:

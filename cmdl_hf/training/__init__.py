@@ -12,6 +12,10 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
     from .loop import TrainingLoop as TrainingLoop
+    from .naming import find_differences as find_differences
+    from .naming import flatten as flatten
+    from .naming import format_value as format_value
+    from .naming import run_name as run_name
     from .network import make_config as make_config
     from .network import make_model as make_model
     from .recipes import find_recipe as find_recipe
@@ -24,12 +28,16 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "TrainingLoop": "loop",
+    "find_differences": "naming",
     "find_recipe": "recipes",
+    "flatten": "naming",
+    "format_value": "naming",
     "list_recipes": "recipes",
     "make_config": "network",
     "make_model": "network",
     "make_transform": "transform",
     "run": "running",
+    "run_name": "naming",
     "save": "training_run",
     "train": "running",
 }

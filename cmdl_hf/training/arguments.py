@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+# Fields that may change when a run continues: they do not change the training steps.
+FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
+
 
 @dataclass(kw_only=True)
 class CMDLTrainingArguments:
@@ -164,7 +167,7 @@ class CMDLTrainingArguments:
 
     @property
     def name(self) -> str:
-        """Short name of the run: `camvid-cmdl-fcn-resnet50`."""
+        """Data, network and backbone in one word: `camvid-cmdl-fcn-resnet50`."""
         method = f"cmdl-{self.framework}" if self.use_distributions else self.framework
         return f"{self.benchmark}-{method}-{self.backbone}".replace("/", "-")
 

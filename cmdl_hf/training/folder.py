@@ -11,6 +11,7 @@ import yaml
 
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
+from .arguments import FREE_TO_CHANGE
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
@@ -18,9 +19,6 @@ SCORES_FILE = "scores.json"
 PICTURE_FILE = "predictions.png"
 LAST_MODEL = "last"
 TRACKERS = "runs"
-
-# Fields that may change when a run continues: they do not change the training steps.
-_FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
 
 class RunFolder:
@@ -136,7 +134,7 @@ class RunFolder:
         there = facts["recipe"] | {"weights": facts["weights"]}
         here = self.recipe | {"weights": self.weights}
         # Fields that a later version added are not compared.
-        differing = [name for name in there if name in here.keys() - _FREE_TO_CHANGE and here[name] != there[name]]
+        differing = [name for name in there if name in here.keys() - FREE_TO_CHANGE and here[name] != there[name]]
         if differing:
             changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
             raise FileExistsError(

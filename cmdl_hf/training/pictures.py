@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..data import EvalTransform, SegmentationDataset
-from ..inference import whole_image_logits
+from ..inference import segment_whole_images
 from ..models import CMDLForSemanticSegmentation
 from ..visualization import draw_prediction, overlay
 from .arguments import CMDLTrainingArguments
@@ -106,4 +106,4 @@ def _predict(
     device = next(model.parameters()).device
     pixel_values = EvalTransform(args.resize)(columns)["pixel_values"][0][None].to(device)
     size = sample["image"].height, sample["image"].width
-    return pixel_values, whole_image_logits(model, pixel_values, size).argmax(dim=1)[0]
+    return pixel_values, segment_whole_images(model, pixel_values, size)[0]
