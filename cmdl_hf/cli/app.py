@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .. import __version__
 from ..escaping import lines
+from .compare import compare
 from .data import check_data, prepare
 from .evaluate import evaluate
 from .look import explore, predict
@@ -21,7 +22,7 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
     config=(read_recipe,),
 )
-for command in (demo, check_data, prepare, train, evaluate, predict, explore, push, export, convert):
+for command in (demo, check_data, prepare, train, evaluate, compare, predict, explore, push, export, convert):
     app.command(command)
 
 

@@ -126,12 +126,12 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
     try:
         with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             header = json.loads(str(arrays["header"]))
-            return {
-                str(entry["name"]): _check(
-                    ImageCounts(*(arrays[f"{index}/{field}"] for field in _FIELDS), str(entry["protocol"]))
-                )
-                for index, entry in enumerate(header)
-            }
+            splits = {}
+            for index, entry in enumerate(header):
+                ids, correct, unions, in_labels = (arrays[f"{index}/{field}"] for field in _FIELDS)
+                counts = ImageCounts(ids, correct, unions, in_labels, str(entry["protocol"]))
+                splits[str(entry["name"])] = _check(counts)
+            return splits
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); score the model again with cmdl evaluate") from error
 
