@@ -21,6 +21,14 @@ import yaml
 from matplotlib.figure import Figure
 from study import GROUPS, make_recipe
 
+from cmdl_hf.comparison import (
+    describe_spread,
+    draw_spreads,
+    image_interval,
+    mean_ious,
+    order_classes,
+    tabulate_classes,
+)
 from cmdl_hf.data import BENCHMARKS
 from cmdl_hf.hub import write_card
 from cmdl_hf.training import make_config
@@ -30,49 +38,12 @@ MODEL_CARDS = FOLDER.parents[1] / "model_cards"
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 COLOURS = {"plain": "#5b6770", "unscaled": "#a23e48", "control": "#c9a227", "cmdl": "#1f6f8b"}
-NUM_RESAMPLES = 10_000
-BLOCK_SIZE = 10  # neighbouring test images that are drawn together
 DRIVES = {"0001TP": slice(62), "Seq05VD": slice(62, None)}  # positions in the list of test images
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
     """Read a file of one JSON object per line."""
     return [json.loads(line) for line in (FOLDER / name).read_text().splitlines()]
-
-
-def mean_ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute the mean IoU of one run for each resampling.
-
-    Args:
-        counts: (images, 2, K), intersection and union of each class.
-        weights: (resamples, images), how often each image was drawn.
-
-    Returns:
-        (resamples,), over the classes that occur.
-    """
-    sums = np.tensordot(weights, counts.astype(float), axes=1)  # (resamples, 2, K)
-    with np.errstate(invalid="ignore"):
-        return np.nanmean(sums[:, 0] / sums[:, 1], axis=1)
-
-
-def bootstrap(first: list[np.ndarray], second: list[np.ndarray]) -> tuple[float, float, float, float]:
-    """Resample the test images, with the same draws for both arms, and compare the arms' means over their seeds.
-
-    Neighbouring images are one second apart and resemble each other. They are therefore drawn in blocks.
-
-    Returns:
-        The difference of the mean IoUs on the test images themselves, the ends of the interval that holds 95 % of the
-        resampled differences, and the share of them above 0.
-    """
-    num_images = len(first[0])
-    num_blocks = max(round(num_images / BLOCK_SIZE), 1)
-    starts = np.random.default_rng(0).multinomial(num_blocks, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
-    draws = sum(np.roll(starts, shift, axis=1) for shift in range(BLOCK_SIZE))
-    weights = np.concatenate([np.ones((1, num_images), dtype=int), draws])
-    arms = [np.mean([mean_ious(counts, weights) for counts in arm], axis=0) for arm in (first, second)]
-    difference = arms[0] - arms[1]
-    low, high = np.quantile(difference[1:], [0.025, 0.975])
-    return float(difference[0]), float(low), float(high), float((difference[1:] > 0).mean())
 
 
 def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -87,12 +58,6 @@ def group_arms(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     )
 
 
-def describe_spread(values: list[float]) -> str:
-    """Format mean and standard deviation in percent."""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
-
-
 def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
     """Make the tables of the arms' scores and of their differences."""
     lines = ["| arm | seeds | training loss | validation mIoU | test mIoU |", "|---|---|---|---|---|"]
@@ -104,7 +69,7 @@ def tabulate_arms(arms: dict[str, list[dict[str, Any]]]) -> str:
         )
     lines += ["", "| on test | difference of mIoU | 95 % interval | resamples above 0 |", "|---|---|---|---|"]
     for first, second in pair_arms(arms):
-        difference, low, high, share = bootstrap(read_counts(arms[first]), read_counts(arms[second]))
+        difference, low, high, share = image_interval(read_counts(arms[first]), read_counts(arms[second]))
         lines.append(
             f"| {first} − {second} | {100 * difference:+.1f} | {100 * low:+.1f} to {100 * high:+.1f} "
             f"| {100 * share:.0f} % |"
@@ -142,7 +107,7 @@ def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
         if first.endswith("-cmdl"):
             cells = [f"{100 * (statistics.mean(validation[first]) - statistics.mean(validation[second])):+.1f}"]
             for drive in DRIVES.values():
-                difference, low, high, _ = bootstrap(
+                difference, low, high, _ = image_interval(
                     *([run[drive] for run in counts[name]] for name in (first, second))
                 )
                 cells.append(f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
@@ -150,21 +115,12 @@ def tabulate_drives(arms: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def tabulate_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
+def format_classes(arms: dict[str, list[dict[str, Any]]]) -> str:
     """Make the table of IoU by class on the test split: rare classes first, the rarest at the top."""
-    shares = read_counts(next(iter(arms.values())))[0][:, 1].sum(axis=0)
-    order = sorted(CLASSES, key=lambda name: shares[CLASSES.index(name)])
-    rare, others = ([name for name in order if (name in RARE) == is_rare] for is_rare in (True, False))
-    rows = [(name, [name]) for name in rare] + [("**the rare, mean**", rare)]
-    rows += [(name, [name]) for name in others] + [("**the others, mean**", others)]
-    lines = [f"| class | {' | '.join(arms)} |", "|---|" + "---|" * len(arms)]
-    for title, names in rows:
-        cells = [
-            describe_spread([mean_iou_of(row["scores"]["test"]["per_class_iou"], names) for row in runs])
-            for runs in arms.values()
-        ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    unions = read_counts(next(iter(arms.values())))[0][:, 1]
+    ious = {name: [row["scores"]["test"]["per_class_iou"] for row in rows] for name, rows in arms.items()}
+    rare = [CLASSES.index(name) for name in RARE]
+    return tabulate_classes(ious, CLASSES, order_classes(unions), rare).format_rows()
 
 
 def tabulate_validation(rows: list[dict[str, Any]], prefix: str) -> str:
@@ -206,18 +162,10 @@ def tabulate_diagnostics(rows: list[dict[str, Any]]) -> str:
 def draw_arms(arms: dict[str, list[dict[str, Any]]]) -> Figure:
     """Plot a dot for each seed of each arm, on both splits."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.7 + 0.45 * len(arms)), sharey=True, layout="constrained")
+    colours = {name: COLOURS.get(name.rpartition("-")[2], "#1f6f8b") for name in arms}
     for axis, split in zip(axes, ("validation", "test"), strict=True):
-        for height, (name, rows) in enumerate(arms.items()):
-            values = [100 * row["scores"][split]["mean_iou"] for row in rows]
-            colour = COLOURS.get(name.rpartition("-")[2], "#1f6f8b")
-            axis.plot(values, [height] * len(values), "o", color=colour, alpha=0.6)
-            axis.plot(statistics.mean(values), height, "|", color=colour, markersize=18, markeredgewidth=2)
-        axis.set_title(f"{split} split")
-        axis.set_xlabel("mean IoU, %")
-        axis.set_yticks(range(len(arms)), list(arms))
-        axis.grid(axis="x", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(len(arms) - 0.5, -0.5)
+        values = {name: [row["scores"][split]["mean_iou"] for row in rows] for name, rows in arms.items()}
+        draw_spreads(axis, values, colours, f"{split} split")
     return figure
 
 
@@ -273,7 +221,7 @@ def main() -> None:
     arms = group_arms(rows)
     blocks = {"pilot": tabulate_validation(rows, "pilot-")}
     if arms:
-        blocks |= {"arms": tabulate_arms(arms), "drives": tabulate_drives(arms), "classes": tabulate_classes(arms)}
+        blocks |= {"arms": tabulate_arms(arms), "drives": tabulate_drives(arms), "classes": format_classes(arms)}
         draw_arms(arms).savefig(FOLDER / "arms.png", dpi=120)
     for prefix in ("ablation", "context", "long", "search", "sgd"):
         blocks[prefix] = tabulate_validation(rows, f"{prefix}-")

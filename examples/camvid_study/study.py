@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cmdl_hf import CMDLForSemanticSegmentation, CMDLMemoryBank
+from cmdl_hf.comparison import average_training_loss
 from cmdl_hf.data import EvalTransform, load_benchmark
-from cmdl_hf.evaluation import Prediction, evaluate
+from cmdl_hf.evaluation import ImageCounter, Protocol, describe_protocol, evaluate
 from cmdl_hf.files import without_nan, write_text
 from cmdl_hf.hub import write_card
 from cmdl_hf.training import CMDLTrainingArguments, run
@@ -321,28 +321,11 @@ def score_test(
     model = CMDLForSemanticSegmentation.from_pretrained(folder)
     set_context_path(model, fields)
     model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    counts = []
-
-    def count(prediction: Prediction) -> None:
-        assert prediction.labels is not None
-        is_valid = prediction.labels != 255
-        predicted, true = (
-            F.one_hot(ids[is_valid].long(), dataset.num_labels).bool()
-            for ids in (prediction.class_ids, prediction.labels)
-        )
-        counts.append(torch.stack([(predicted & true).sum(dim=0), (predicted | true).sum(dim=0)]))
-
+    counter = ImageCounter(dataset.num_labels)
     transform = EvalTransform(resize)
-    scores = evaluate(model, dataset["test"], transform, dataset.num_labels, on_prediction=count)
-    return scores, torch.stack(counts).cpu().numpy().astype(np.int32)
-
-
-def read_training_loss(folder: Path) -> float:
-    """Average the segmentation loss over the last quarter of a run's training."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "segmentation_loss" in row]
-    late = [row["segmentation_loss"] for row in rows if row["step"] > 0.75 * rows[-1]["step"]]
-    return sum(late) / len(late)
+    scores = evaluate(model, dataset["test"], transform, dataset.num_labels, on_prediction=counter)
+    counts = counter.collect(describe_protocol(Protocol("whole", resize), "no"))
+    return scores, counts.stacked.astype(np.int32)
 
 
 def main() -> None:
@@ -380,7 +363,7 @@ def main() -> None:
             COUNTS.mkdir(exist_ok=True)
             np.savez_compressed(COUNTS / f"{name}.npz", counts=counts)
         found = {key: facts[key] for key in ("seconds", "best_step")}
-        found |= {"training_loss": read_training_loss(folder), "scores": scores}
+        found |= {"training_loss": average_training_loss(folder), "scores": scores}
         with RESULTS.open("a") as file:
             file.write(json.dumps({"name": name, **fields, **found}) + "\n")
 
