@@ -13,6 +13,7 @@ from .data import check_data, prepare
 from .evaluate import evaluate
 from .look import explore, predict
 from .share import convert, export, push
+from .sweep import sweep
 from .train import demo, read_recipe, train
 
 app = App(
@@ -22,7 +23,7 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
     config=(read_recipe,),
 )
-for command in (demo, check_data, prepare, train, evaluate, compare, predict, explore, push, export, convert):
+for command in (demo, check_data, prepare, train, sweep, compare, evaluate, predict, explore, push, export, convert):
     app.command(command)
 
 

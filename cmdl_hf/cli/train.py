@@ -61,7 +61,7 @@ def train(
     from ..training import run
 
     if recipe is not None:
-        args = replace(args, plugin=tuple(_find_plugin(plugin, find_recipe(recipe).parent) for plugin in args.plugin))
+        args = find_plugins(args, recipe)
     output_dir = output_dir or Path("outputs") / run_name(args, None if recipe is None else parse_recipe([recipe]))
     with logging_to_terminal():
         scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
@@ -124,6 +124,12 @@ def _check_recipe(path: Path, recipe: Mapping[str, Any], has_plugin_flag: bool) 
             f"{path} came with a model and names plug-ins, which are Python code: {recipe['plugin']}. Read them "
             "first, then allow them with --plugin FILE"
         )
+
+
+def find_plugins(args: CMDLTrainingArguments, recipe: str) -> CMDLTrainingArguments:
+    """Find the plug-ins that a recipe names, in the working directory or beside the recipe."""
+    folder = find_recipe(recipe).parent
+    return replace(args, plugin=tuple(_find_plugin(plugin, folder) for plugin in args.plugin))
 
 
 def _find_plugin(plugin: str, folder: Path) -> str:

@@ -11,6 +11,7 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
+    from .checking import check_recipe as check_recipe
     from .loop import TrainingLoop as TrainingLoop
     from .naming import find_differences as find_differences
     from .naming import flatten as flatten
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "TrainingLoop": "loop",
+    "check_recipe": "checking",
     "find_differences": "naming",
     "find_recipe": "recipes",
     "flatten": "naming",

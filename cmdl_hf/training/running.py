@@ -11,15 +11,15 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ..data import TrainTransform, check_benchmark, check_transform, load_data
-from ..models import CMDLForSemanticSegmentation, find_context_module
-from ..plugins import import_plugins
+from ..data import SegmentationDataset, TrainTransform, load_data
+from ..models import CMDLForSemanticSegmentation
 from ..processes import start_processes, stop_flag
 from ..progress import progress_bar
 from .arguments import CMDLTrainingArguments
+from .checking import check_names
 from .log import describe
 from .loop import TrainingLoop
-from .network import check_weights, make_model
+from .network import make_model
 from .training_run import TrainingRun, next_multiple
 
 logger = logging.getLogger(__name__)
@@ -78,10 +78,9 @@ def run(
 ) -> dict[str, Any] | None:
     """Train and evaluate by a recipe, keep the best model and score it; continue an interrupted run.
 
-    `output_dir` receives the best model on the validation split (load it with `from_pretrained(output_dir)`), the last
-    model in `last/`, the recipe, metrics, curves, a picture, scores and checkpoints. SIGTERM and SIGINT save a
-    checkpoint and end the run. A second call with the same recipe continues from the newest complete checkpoint. On a
-    CPU the final weights are bit-identical to those of an uninterrupted run. Several machines must share the folder.
+    `output_dir` receives the best model on the validation split for `from_pretrained`, the last model in `last/`, and
+    the files that the README lists. SIGTERM and SIGINT save a checkpoint and end the run; a second call continues it,
+    on a CPU to bit-identical weights. Several machines must share the folder.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
@@ -89,30 +88,36 @@ def run(
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
         weights (`str` or `Path`, *optional*): See `make_model`.
-        push_to_hub (`str`, *optional*): Repository `"organisation/name"` on the Hub. The folder is pushed in the
-            background after each evaluation, and again at the end.
+        push_to_hub (`str`, *optional*): Repository `"organisation/name"`, pushed to after each evaluation and the end.
         private (`bool`, *optional*): Whether a new repository is visible to its owners only.
-        prepare_model (`Callable`, *optional*): Called with the network before training, for example to freeze layers.
-            It must not change the names of the parameters.
+        prepare_model (`Callable`, *optional*): Changes the network before training, but no parameter names.
 
     Returns:
         Scores of the best model by split, as `evaluate` returns them; `None` if a signal ended the run.
 
     Raises:
         FileExistsError: if `output_dir` holds other files, a run of another recipe, or a finished run.
-        NotADirectoryError: if `output_dir` is a file.
-        OSError: if `output_dir` cannot be written to.
+        OSError: if `output_dir` is a file, or cannot be written to.
         ValueError: if there are no training images, or the settings of the recipe do not fit together.
         FloatingPointError: if a loss is not finite. Earlier checkpoints are kept.
-        PermissionError: before training, if the user may not push to the Hub.
-        ConnectionError: after everything is saved, if the Hub cannot be reached.
+        PermissionError, ConnectionError: before training, or when all is saved, if the Hub cannot be pushed to.
+
+    Example:
+        ```python
+        import optuna
+        from cmdl_hf.training import CMDLTrainingArguments, run
+        def train(trial: optuna.Trial) -> float:
+            rate = trial.suggest_float("learning_rate", 1e-3, 1e-1, log=True)
+            args = CMDLTrainingArguments(benchmark="synthetic", learning_rate=rate, use_test_split=False)
+            return run(args, f"outputs/search/{trial.number}")["validation"]["mean_iou"]
+        study = optuna.create_study(direction="maximize")
+        study.optimize(train, n_trials=20)
+        ```
     """
-    _check(args, weights)
-    weights_name = None if weights is None else Path(weights).name
-    training_run = TrainingRun(args, Path(output_dir), weights_name, push_to_hub, private)
-    dataset = load_data(args.benchmark, data_dir, id2label)
-    if "train" not in dataset:
-        raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
+    start_processes()
+    check_names(args, weights)
+    training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private)
+    dataset = _load_training_data(args.benchmark, data_dir, id2label)
     model = make_model(args, dataset, weights)
     if prepare_model is not None:
         prepare_model(model)
@@ -123,14 +128,13 @@ def run(
         training_run.release()
 
 
-def _check(args: CMDLTrainingArguments, weights: str | Path | None) -> None:
-    """Start the process group, import the plug-ins, and refuse unknown names in the recipe."""
-    start_processes()
-    import_plugins(args.plugin)
-    check_benchmark(args.benchmark)
-    check_transform(args.transform)
-    find_context_module(args.framework)
-    check_weights(weights)
+def _load_training_data(
+    benchmark: str, data_dir: str | Path | None, id2label: str | Path | None
+) -> SegmentationDataset:
+    dataset = load_data(benchmark, data_dir, id2label)
+    if "train" not in dataset:
+        raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
+    return dataset
 
 
 def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ class TrainingRun:
     Args:
         args (`CMDLTrainingArguments`): The recipe.
         folder (`Path`): A new or empty folder, or the folder of an interrupted run of this recipe.
-        weights (`str`, *optional*): Name of the weights that the backbone starts from.
+        weights (`str` or `Path`, *optional*): The weights that the backbone starts from.
         push_to_hub (`str`, *optional*): Repository `"organisation/name"` on the Hub for each evaluated model.
         private (`bool`, *optional*): Whether a new repository is visible to its owners only.
 
@@ -68,15 +68,15 @@ class TrainingRun:
         self,
         args: CMDLTrainingArguments,
         folder: Path,
-        weights: str | None = None,
+        weights: str | Path | None = None,
         push_to_hub: str | None = None,
         private: bool | None = None,
     ) -> None:
         self.args = args
         self.folder = folder
-        self.weights = weights
+        self.weights = None if weights is None else Path(weights).name
         self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
-        self._place = RunFolder(folder, args.to_recipe(), weights)
+        self._place = RunFolder(folder, args.to_recipe(), self.weights)
         self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
         self.save_steps = args.save_steps or self.eval_steps
         self.best = self._place.best

@@ -1,0 +1,102 @@
+"""The runs of a sweep: which there are, and how far each is."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+
+from ..training import CMDLTrainingArguments, check_recipe, find_differences, format_value, run_name
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep.
+
+    Args:
+        name (`str`): Name of its folder.
+        flags (`tuple` of strings): Flags of `cmdl train` after the recipe.
+        folder (`Path`): Its folder.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    folder: Path
+
+    @property
+    def state(self) -> Literal["finished", "unfinished", "new"]:
+        """How far the run is."""
+        facts = _read_facts(self.folder)
+        return "new" if not facts else "finished" if facts["is_finished"] else "unfinished"
+
+
+def plan(
+    combinations: Sequence[Sequence[str]],
+    parse: Callable[[Sequence[str]], CMDLTrainingArguments],
+    folder: Path,
+    weights: str | Path | None = None,
+) -> list[PlannedRun]:
+    """Plan the runs of a sweep, and check each before any is started.
+
+    Args:
+        combinations (`Sequence`): Flags of each run.
+        parse (`Callable`): Takes flags and returns the settings of the recipe with these flags.
+        folder (`Path`): Folder for the folders of the runs.
+        weights (`str` or `Path`, *optional*): See `run`.
+
+    Raises:
+        FileExistsError: if there is another run in the folder of one of them.
+        ValueError: if a value is of the wrong type or out of range, or a network cannot be built.
+    """
+    base = parse([])
+    runs: dict[str, PlannedRun] = {}
+    checked: list[dict[str, Any]] = []
+    for flags in combinations:
+        try:
+            args = parse(flags)
+            recipe = args.to_recipe() | {"seed": 0}
+            if recipe not in checked:
+                check_recipe(args, weights)
+                checked.append(recipe)
+        except (ValueError, StrictDataclassError) as error:
+            raise ValueError(f"{error} (in the run with {' '.join(flags)})") from error
+        name = run_name(args, base)
+        if name in runs:
+            raise ValueError(
+                f"--set: {' '.join(flags)} and {' '.join(runs[name].flags)} are the same settings; leave one out"
+            )
+        runs[name] = PlannedRun(name, tuple(flags), folder / name)
+        _check_place(runs[name].folder, args, weights)
+    return list(runs.values())
+
+
+def _check_place(folder: Path, args: CMDLTrainingArguments, weights: str | Path | None) -> None:
+    """Refuse a folder that holds another run, or other files."""
+    facts = _read_facts(folder)
+    if not facts:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(f"{folder} holds no run; remove it, or name another folder with --output-dir")
+        return
+    here = args.to_recipe() | {"weights": None if weights is None else Path(weights).name}
+    # Fields that a later version added are not compared.
+    there = here | facts["recipe"] | {"weights": facts.get("weights")}
+    if differences := find_differences(here, there):
+        changes = ", ".join(
+            f"{name} was {format_value(was)} and is now {format_value(now)}"
+            for name, (now, was) in differences.items()
+        )
+        raise FileExistsError(
+            f"{folder} holds a run of another recipe ({changes}); name another folder with --output-dir, or remove it"
+        )
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Read `run.json` of a run; empty if there is none."""
+    file = folder / "run.json"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}); remove {folder}") from error
+    return facts if "recipe" in facts and "is_finished" in facts else {}

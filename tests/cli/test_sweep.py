@@ -1,0 +1,150 @@
+"""`cmdl sweep` from the command line to the comparison; the trainings are short, or folders made by hand."""
+
+from dataclasses import replace
+
+import pytest
+from finished_runs import make_counts, write_run
+
+from cmdl_hf.cli import main
+from cmdl_hf.cli.train import parse_recipe
+from cmdl_hf.evaluation import read_counts
+from cmdl_hf.sweep import Outcome
+
+RECIPE = """
+benchmark: synthetic
+crop_size: [32, 32]
+backbone: mobilenetv3_small_050
+output_stride: 16
+hidden_size: 16
+attention_size: 8
+total_batch_size: 2
+max_steps: 4
+num_workers: 0
+"""
+FLAGS = ["--set", "learning_rate=0.01,0.02", "--seeds", "0,1"]
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return "small.yaml"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Names of the runs that a sweep trains; a name with `lr_0.02-seed1` fails, if `fails` is among them."""
+    names = []
+
+    def train(runs, make_command, logs, jobs, tell):
+        outcome = Outcome()
+        for run in runs:
+            words = make_command(run)
+            assert words[words.index("--output-dir") + 1] == str(run.folder)
+            args = parse_recipe(["small.yaml", *run.flags])
+            if run.state == "new" and not (names[:1] == ["fails"] and run.name.endswith("lr_0.02-seed1")):
+                names.append(run.name)
+                recipe = {key: value for key, value in vars(args).items() if key != "seed"}
+                counts = {"validation": make_counts(10 * (args.learning_rate - 0.01), args.seed)}
+                write_run(run.folder, counts, seed=args.seed, **recipe)
+        outcome.finished = [run for run in runs if run.state == "finished"]
+        outcome.failed = {run.name: "no memory" for run in runs if run.state == "new"}
+        return outcome
+
+    monkeypatch.setattr("cmdl_hf.sweep.sweep", train)
+    return names
+
+
+def _run(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["sweep", *words])
+    return stopped.value.code
+
+
+def test_a_dry_run_lists_the_runs_and_writes_nothing(recipe, tmp_path, capsys):
+    main(["sweep", recipe, *FLAGS, "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    prefix = "synthetic-cmdl-fcn-mobilenetv3_small_050"
+    assert lines == [
+        *(f"new        {prefix}{rate}-seed{seed}" for rate in ("", "-lr_0.02") for seed in (0, 1)),
+        "4 runs in outputs/small-sweep",
+    ]
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_sweep_ends_with_the_comparison_of_its_runs(recipe, tmp_path, capsys, trained):
+    assert _run(recipe, *FLAGS) == 0
+    assert len(trained) == 4
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "learning_rate=0.02 0, 1" in printed
+    assert "+10.0" in (tmp_path / "outputs" / "small-sweep" / "comparison.md").read_text()
+    assert (tmp_path / "outputs" / "small-sweep" / "comparison.png").is_file()
+    assert _run(recipe, *FLAGS) == 0
+    assert len(trained) == 4
+
+
+def test_failed_runs_are_listed_and_the_others_compared(recipe, capsys, trained):
+    trained.append("fails")
+    assert _run(recipe, *FLAGS) == 1
+    printed = capsys.readouterr()
+    assert "failed: synthetic-cmdl-fcn-mobilenetv3_small_050-lr_0.02-seed1: no memory" in printed.err
+    assert "learning_rate=0.02" in printed.out
+
+
+def test_a_stopped_sweep_has_the_exit_status_of_a_stopped_run(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("cmdl_hf.sweep.sweep", lambda *_: Outcome(is_stopped=True))
+    assert _run(recipe) == 130
+    assert "repeat the same command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "max_stps=1"], "did you mean max_steps?"),
+        (["--set", "max_steps=3,many"], 'unable to convert "many" into int; cmdl train --help lists what each key'),
+        (["--set", "crop_size=3"], "--crop-size requires 2"),
+        (["--set", "optimizer=adam"], 'Choose from: "sgd", "adamw"'),
+        (
+            ["--set", "momentum=0.5,3"],
+            "momentum must lie in [0, 1), found 3.0 (in the run with --momentum=3 --seed=0)",
+        ),
+        (["--set", "model_options.num_distributoins=1"], "did you mean num_distributions?"),
+        (["--set", "model_options.num_distributions=many"], "expected int, got str (value: 'many') (in the run with"),
+        (["--set", "backbone=resnet19"], "backbone='resnet19'"),
+        (["--set", "framework=unet"], "framework"),
+        (["--set", "report_to=tensorbord"], "there is no tracker 'tensorbord'"),
+        (["--set", "learning_rate=0.1,0.10"], "are the same settings; leave one out"),
+        (["--weights", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--seeds", "x"], "--seeds must be different whole numbers"),
+    ],
+)
+def test_mistakes_are_one_message_before_anything_is_trained(recipe, tmp_path, trained, words, message):
+    assert message in " ".join(_run(recipe, *words).split())
+    assert trained == []
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_unknown_recipe_is_refused(recipe):
+    assert "there is no recipe nothing" in _run("nothing")
+
+
+def test_folders_of_other_runs_and_files_are_refused(recipe, tmp_path, trained):
+    args = parse_recipe([recipe])
+    folder = tmp_path / "outputs" / "small-sweep" / "synthetic-cmdl-fcn-mobilenetv3_small_050-seed0"
+    (folder / "mine").mkdir(parents=True)
+    assert "holds no run; remove it, or name another folder with --output-dir" in _run(recipe)
+    (folder / "mine").rmdir()
+    folder.rmdir()
+    write_run(folder, **vars(replace(args, max_steps=5, num_workers=4)))
+    assert "holds a run of another recipe (max_steps was 5 and is now 4)" in _run(recipe)
+    assert trained == []
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_in_processes_and_compares(recipe, tmp_path, capfd):
+    assert _run(recipe, "--set", "distributions=true,false", "--seeds", "0,1", "--jobs", "2") == 0
+    folders = sorted((tmp_path / "outputs" / "small-sweep").glob("synthetic*"))
+    assert len(folders) == 4
+    assert all(list(read_counts(folder / "scores.npz")) == ["validation", "test"] for folder in folders)
+    assert "distributions=false" in capfd.readouterr().out
