@@ -67,7 +67,7 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "rotation": f"up to {recipe['rotation']:g}°" if recipe.get("rotation") else None,
         "change of colours": f"{strength:g} times" if (strength := recipe.get("color_strength", 1)) != 1 else None,
         "plug-ins": ", ".join(_name_plugin(str(plugin)) for plugin in recipe.get("plugin") or ()),
-        "optimiser steps": recipe.get("max_steps") if folder.is_finished else f"{run['steps']} of {run['max_steps']}",
+        "optimiser steps": _steps(folder),
         "batch": recipe.get("total_batch_size"),
         "optimiser": _optimizer(recipe),
         "learning rate": _schedule(recipe),
@@ -230,6 +230,14 @@ def _percent(value: Any) -> str:
 
 def _edges(resize: Sequence[int] | None) -> str | None:
     return f"shorter edge {resize[0]}, longer at most {resize[1]} pixels" if resize else None
+
+
+def _steps(folder: ModelFolder) -> object:
+    """Return the steps of the training: fewer than planned if it is unfinished, or ended for lack of patience."""
+    done, planned = folder.run.get("steps"), folder.run.get("max_steps")
+    if folder.is_finished and done in (None, planned):
+        return folder.recipe.get("max_steps")
+    return f"{done} of {planned}"
 
 
 def _size(size: Sequence[int] | None) -> str | None:

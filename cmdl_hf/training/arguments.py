@@ -77,6 +77,8 @@ class CMDLTrainingArguments:
         eval_steps (`int`, *optional*): Steps between two evaluations on the validation split. By default a tenth of
             max_steps.
         best_metric (`str`): Score on the validation split that selects the best model.
+        patience (`int`, *optional*): End the training after this number of evaluations without a new best score. By
+            default the training goes on to max_steps. The learning rate decreases as without it.
         use_test_split (`bool`): Score the best model on the test split at the end. Switch this off while you compare
             settings, so that you do not choose them by their test score.
         save_steps (`int`, *optional*): Steps between two checkpoints. By default eval_steps.
@@ -134,6 +136,7 @@ class CMDLTrainingArguments:
     best_metric: Literal["mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou", "mean_dice"] = (
         "mean_iou"
     )
+    patience: int | None = None
     use_test_split: Annotated[bool, Parameter(name="test-split")] = True
     save_steps: int | None = None
     save_total_limit: int = 2
@@ -196,6 +199,7 @@ _LOWEST = {
     "power": 0,
     "ohem_min_kept": 1,
     "eval_steps": 1,
+    "patience": 1,
     "save_steps": 1,
     "save_total_limit": 1,
     "logging_steps": 1,

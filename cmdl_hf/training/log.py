@@ -13,6 +13,7 @@ from accelerate.utils import LoggerType
 
 from ..files import append_text, without_nan, write_text
 from .curves import draw_curves
+from .trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
@@ -22,6 +23,9 @@ class TrainingLog:
     """Writes the rows of a run to `metrics.jsonl`, to a picture of curves, and to accelerate's trackers.
 
     Only the main process writes.
+
+    Attributes:
+        trackers ([`Trackers`]): The trackers, which also take pictures and the IoU of every class.
 
     Args:
         folder (`Path`): Folder of the run.
@@ -36,13 +40,13 @@ class TrainingLog:
         if accelerator.is_main_process:
             kept = [row for row in read_rows(folder) if row["step"] <= step]
             write_text(folder / METRICS_FILE, "".join(f"{json.dumps(row)}\n" for row in kept))
-        accelerator.init_trackers("cmdl_hf", config={name: _plain(value) for name, value in settings.items()})
+        self.trackers = Trackers(accelerator, folder, step, settings)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Add a row of metrics at the step `row["step"]`."""
         if self.accelerator.is_main_process:
             append_text(self.folder / METRICS_FILE, json.dumps(without_nan(row)) + "\n")
-        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+        self.trackers.log(row, int(row["step"]))
 
     def is_evaluated(self, step: int) -> bool:
         """Return whether there is an evaluation row for a step. Evaluation rows have no loss."""
@@ -55,8 +59,7 @@ class TrainingLog:
 
     def close(self) -> None:
         """Finish all trackers."""
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        self.trackers.finish()
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -99,8 +102,3 @@ def memory_in_use() -> float:
     if torch.accelerator.is_available() and PartialState().device.type != "cpu":
         return torch.accelerator.max_memory_allocated() / 2**30
     return psutil.Process().memory_info().rss / 2**30
-
-
-def _plain(value: Any) -> bool | int | float | str:
-    """Convert a setting to a type that every tracker accepts."""
-    return value if isinstance(value, (bool, int, float, str)) else str(value)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import EvalTransform, SegmentationDataset
 from ..inference import segment_whole_images
@@ -52,13 +52,11 @@ def draw_example(
 
 
 @torch.no_grad()
-def paint_validation(
-    model: CMDLForSemanticSegmentation, dataset: SegmentationDataset, args: CMDLTrainingArguments
-) -> list[np.ndarray]:
+def paint_validation(model: nn.Module, dataset: SegmentationDataset, args: CMDLTrainingArguments) -> list[np.ndarray]:
     """Paint the first and the middle image of the validation split, each beside its labels and its prediction.
 
     Args:
-        model (`CMDLForSemanticSegmentation`): The model, in any mode.
+        model (`nn.Module`): The model, in any mode.
         dataset (`SegmentationDataset`): The data set of the run, with labels in its validation split.
         args (`CMDLTrainingArguments`): The recipe.
 
@@ -76,7 +74,7 @@ def paint_validation(
 
 
 def _paint(
-    model: CMDLForSemanticSegmentation,
+    model: nn.Module,
     sample: Mapping[str, Any],
     dataset: SegmentationDataset,
     args: CMDLTrainingArguments,
@@ -98,9 +96,7 @@ def _paint(
     return np.asarray(picture)
 
 
-def _predict(
-    model: CMDLForSemanticSegmentation, sample: Mapping[str, Any], args: CMDLTrainingArguments
-) -> tuple[Tensor, Tensor]:
+def _predict(model: nn.Module, sample: Mapping[str, Any], args: CMDLTrainingArguments) -> tuple[Tensor, Tensor]:
     """Segment one image at its original size; return its pixel values (1, 3, H, W), too."""
     columns = {name: [value] for name, value in sample.items()}
     device = next(model.parameters()).device

@@ -25,7 +25,7 @@ from .folder import LAST_MODEL, PICTURE_FILE, TRACKERS, RunFolder
 from .log import TrainingLog
 from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
-from .pictures import draw_example
+from .pictures import draw_example, paint_validation
 from .scoring import has_labels, score
 from .transform import make_transform
 
@@ -102,6 +102,8 @@ class TrainingRun:
         self.model = model
         self._data = self._describe_data()
         self._place.check_data(self._data)
+        if self.args.patience is not None and not has_labels(dataset, "validation"):
+            raise ValueError("patience needs a validation split with labels; add one, or leave patience out")
         transform = make_transform(self.args, dataset)
         self.loop = TrainingLoop(model, dataset["train"], transform, self.args, log_dir=self.folder / TRACKERS)
         # The main process chooses the checkpoint, and sends its choice to the others.
@@ -153,11 +155,11 @@ class TrainingRun:
                 next step, several processes stop at the next row.
 
         Returns:
-            Whether the run reached its last step.
+            Whether the run reached its last step, or has no patience for more.
         """
         args, loop = self.args, self.loop
         is_alone = loop.accelerator.num_processes == 1
-        while loop.step < args.max_steps:
+        while loop.step < args.max_steps and not self._is_out_of_patience():
             start = time.perf_counter()
             goal = min(next_multiple(loop.step, n) for n in (args.logging_steps, self.eval_steps, self.save_steps))
             row = loop.advance(
@@ -172,11 +174,10 @@ class TrainingRun:
                 self.checkpoints.save(loop.step, loop.save_state, state)
             if self._is_due(self.eval_steps):  # after the checkpoint, as scoring may fail
                 self._evaluate()
-            if must_stop and loop.step < args.max_steps:
-                self.log.close()
-                return False
+            if must_stop:
+                break
         self.log.close()
-        return True
+        return loop.step == args.max_steps or self._is_out_of_patience()
 
     def finish(self) -> dict[str, Any]:
         """Score the best model on the test split once, and write scores, picture and model card.
@@ -200,6 +201,12 @@ class TrainingRun:
             self.pusher.push("End of training")
             logger.info(f"pushed to {self.pusher.finish()}")
         return scores
+
+    def _is_out_of_patience(self) -> bool:
+        """Return whether the evaluations since the best one are as many as the recipe's patience."""
+        if self.args.patience is None or self.best is None:
+            return False
+        return self.loop.step // self.eval_steps - self.best["step"] // self.eval_steps >= self.args.patience
 
     def _is_due(self, steps: int) -> bool:
         step = self.loop.step
@@ -227,6 +234,7 @@ class TrainingRun:
                     self.best = {"step": loop.step, "scores": scores}
                     self._counts = {"validation": counts}
             row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
+            self._show(model, scores)
         if self.args.use_distributions:
             bank = self.model.memory_bank
             row["dead_distributions"] = int(bank.find_dead().sum())
@@ -243,6 +251,15 @@ class TrainingRun:
             self.pusher.push(f"Step {loop.step}")
         loop.accelerator.wait_for_everyone()
         logger.info(self._describe(row))
+
+    def _show(self, model: nn.Module, scores: dict[str, Any]) -> None:
+        """Give trackers the IoU of every class, and two pictures."""
+        trackers = self.log.trackers
+        trackers.log_classes(
+            dict(zip(self.dataset.id2label.values(), scores["per_class_iou"], strict=True)), self.loop.step
+        )
+        if trackers.take_pictures:
+            trackers.log_pictures(paint_validation(model, self.dataset, self.args), self.loop.step)
 
     def _describe(self, row: dict[str, float]) -> str:
         parts = [f"step {row['step']}"]

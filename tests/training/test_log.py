@@ -53,16 +53,3 @@ def test_json_has_none_for_nan():
         "a": [1.0, None],
         "b": {"c": None, "d": "x"},
     }
-
-
-def test_tensorboard_gets_the_rows_and_the_recipe(tmp_path, make_log):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = make_log(log_with="tensorboard")
-    log.write(ROW)
-    log.write(ROW | {"step": 4, "loss": 1.0})
-    log.close()
-    events = event_accumulator.EventAccumulator(str(tmp_path / "runs" / "cmdl_hf"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(2, 1.5), (4, 1.0)]
-    assert "segmentation_loss" in events.Tags()["scalars"]
-    assert "crop_size" in next((tmp_path / "runs").rglob("hparams.yml")).read_text()

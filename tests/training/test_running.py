@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,7 @@ from cmdl_hf.data import EvalTransform, SegmentationDataset, TrainTransform, loa
 from cmdl_hf.evaluation import evaluate, read_counts
 from cmdl_hf.inference import whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
-from cmdl_hf.training import CMDLTrainingArguments, run, save, train
+from cmdl_hf.training import CMDLTrainingArguments, run, save, train, training_run
 from cmdl_hf.training.optimization import make_optimizer
 
 
@@ -233,6 +234,36 @@ def test_a_validation_split_without_labelled_pixels_chooses_nothing(tmp_path, sc
     assert "no labelled pixel" in caplog.text
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (facts["best_step"], facts["best_metric"]) == (4, None)
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(1, 4), (3, 8), (None, 10)])
+def test_a_training_without_patience_ends_before_its_last_step(tmp_path, scenes, monkeypatch, patience, steps):
+    leave_out_pictures(monkeypatch.setattr)
+    monkeypatch.setattr("cmdl_hf.training.running.load_data", lambda *_: scenes)
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])  # the first is the best
+    score = training_run.score
+
+    def score_worse(*args):
+        found, counts = score(*args)
+        return found | {"mean_iou": next(scores)}, counts
+
+    monkeypatch.setattr(training_run, "score", score_worse)
+    args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8)
+    args = dataclasses.replace(args, crop_size=(64, 64), max_steps=10, eval_steps=2, patience=patience)
+    assert run(args, tmp_path / "run").keys() == {"validation", "test"}
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["is_finished"], facts["steps"], facts["best_step"]) == (True, steps, 2)
+    shown = f"{steps} of 10" if patience else "10"
+    assert f"| optimiser steps | {shown} |" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_patience_needs_something_to_wait_for(tmp_path, scenes, monkeypatch):
+    train_only = SegmentationDataset({"train": scenes["train"]}, scenes.label_table)
+    monkeypatch.setattr("cmdl_hf.training.running.load_data", lambda *_: train_only)
+    args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8, patience=1)
+    with pytest.raises(ValueError, match="patience needs a validation split with labels"):
+        run(args, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_can_freeze_layers_and_leave_the_test_split_alone(tmp_path, scenes, monkeypatch):
