@@ -1,13 +1,16 @@
 """The commands `cmdl prepare` and `cmdl check-data` for data sets."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..escaping import one_line
 from ..plugins import import_plugins
 from .options import Plugins
+from .train import find_plugins, parse_recipe
 
 
 def prepare(
@@ -50,14 +53,15 @@ def prepare(
 
 
 def check_data(
-    name: str,
+    name: str | None = None,
     /,
     *,
+    augmented: str | None = None,
     data_dir: Path | None = None,
     id2label: Path | None = None,
     plugin: Plugins = (),
     splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    contact_sheet: Path = Path("outputs/contact_sheet.png"),
+    contact_sheet: Path | None = None,
 ) -> None:
     """Check all files of a data set, print statistics and errors, and draw some images with their labels.
 
@@ -66,12 +70,22 @@ def check_data(
     Args:
         name: ade20k, camvid, cityscapes, coco_stuff, the name of a benchmark that a plug-in registers, or a folder
             with your own images/ and masks/.
-        data_dir: Folder of a public data set.
+        augmented: Name of a recipe, or a YAML file. Check nothing, but draw eight training images as the transforms of
+            this recipe leave them: the first eight that a run trains on. Leave out NAME: the recipe names the data
+            set.
+        data_dir: Folder of a public data set; with --augmented also of your own data.
         id2label: File with the class names of your own data: .txt, .json or .csv.
         splits: Splits of a public data set to check. Default: all.
-        contact_sheet: PNG file that shows images beside their overlays.
+        contact_sheet: PNG file that shows images beside their overlays. Default: outputs/contact_sheet.png, or
+            outputs/augmented.png.
     """
     import_plugins(plugin)
+    if augmented is not None and name is None:
+        _draw_augmented(augmented, contact_sheet or Path("outputs/augmented.png"), data_dir, id2label, plugin)
+        return
+    if name is None or augmented is not None:
+        raise ValueError("name a data set, to check it, or a recipe with --augmented RECIPE, to see training images")
+    contact_sheet = contact_sheet or Path("outputs/contact_sheet.png")
     from ..data import check_data, format_report
 
     report, is_drawn = check_data(name, contact_sheet, data_dir, id2label, splits)
@@ -79,3 +93,15 @@ def check_data(
     if is_drawn:
         print(f"contact sheet: {contact_sheet}")
     sys.exit(1 if report.errors else 0)
+
+
+def _draw_augmented(
+    recipe: str, sheet: Path, data_dir: Path | None, id2label: Path | None, plugin: Sequence[str]
+) -> None:
+    """Draw training images of a recipe, and print their ids."""
+    from ..training import draw_augmented
+
+    words = [recipe, *(word for name in plugin for word in ("--plugin", name))]
+    ids = draw_augmented(find_plugins(parse_recipe(words), recipe), sheet, data_dir, id2label)
+    print(one_line(f"training images: {', '.join(ids)}"))
+    print(f"contact sheet: {sheet}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .augmentation import register_transform as register_transform
     from .check_report import format_report as format_report
     from .checking import check_data as check_data
+    from .contact_sheet import draw_contact_sheet as draw_contact_sheet
     from .label_table import HasClasses as HasClasses
     from .label_table import Label as Label
     from .label_table import LabelTable as LabelTable
@@ -82,6 +83,7 @@ _MODULE_OF = {
     "check_transform": "augmentation",
     "class_pixel_counts": "statistics",
     "class_weights": "statistics",
+    "draw_contact_sheet": "contact_sheet",
     "format_report": "check_report",
     "ids_digest": "loading",
     "index_by_id": "listing",

@@ -11,6 +11,7 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
+    from .augmented import draw_augmented as draw_augmented
     from .checking import check_recipe as check_recipe
     from .loop import TrainingLoop as TrainingLoop
     from .naming import find_differences as find_differences
@@ -30,6 +31,7 @@ _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "TrainingLoop": "loop",
     "check_recipe": "checking",
+    "draw_augmented": "augmented",
     "find_differences": "naming",
     "find_recipe": "recipes",
     "flatten": "naming",

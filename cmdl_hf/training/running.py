@@ -117,7 +117,7 @@ def run(
     start_processes()
     check_names(args, weights)
     training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private)
-    dataset = _load_training_data(args.benchmark, data_dir, id2label)
+    dataset = load_training_data(args.benchmark, data_dir, id2label)
     model = make_model(args, dataset, weights)
     if prepare_model is not None:
         prepare_model(model)
@@ -128,9 +128,10 @@ def run(
         training_run.release()
 
 
-def _load_training_data(
+def load_training_data(
     benchmark: str, data_dir: str | Path | None, id2label: str | Path | None
 ) -> SegmentationDataset:
+    """Load a data set to train on. The arguments and the errors are those of `load_data`."""
     dataset = load_data(benchmark, data_dir, id2label)
     if "train" not in dataset:
         raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
