@@ -96,6 +96,15 @@ def test_a_signal_stops_the_runs_and_the_sweep_goes_on_later(runs, tmp_path, num
     assert sweep(runs, make_command(), tmp_path / "logs").finished == runs
 
 
+def test_no_log_is_written_through_a_link(runs, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="is a link"):
+        sweep(runs, make_command(), tmp_path / "logs")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_process_that_says_it_is_done_but_is_not_has_failed(runs, tmp_path):
     outcome = sweep(runs[:1], lambda _: [sys.executable, "-S", "-c", "pass"], tmp_path / "logs")
     assert outcome.failed == {"a": "exit status 0"}
