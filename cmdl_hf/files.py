@@ -74,7 +74,13 @@ def write_image(path: Path, image: Image.Image, root: Path | None = None, **opti
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to a text file, which is made where there is none.
+    """Add to a text file, which is made where there is none. The errors are those of `open_to_append`."""
+    with open_to_append(path) as file:
+        file.write(text.encode())
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a file to add to it, such as a log; it is made where there is none.
 
     Raises:
         LinkError: if it is a link.
@@ -82,9 +88,13 @@ def append_text(path: Path, text: str) -> None:
     """
     refuse_link(path)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _WAITS_FOR_NOBODY
-    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+    file = os.fdopen(os.open(path, flags, 0o666), "ab")
+    try:
         refuse_irregular(path, os.fstat(file.fileno()).st_mode)
-        file.write(text)
+    except ValueError:
+        file.close()
+        raise
+    return file
 
 
 def write_files(folder: Path, write: Callable[[Path], object]) -> None:

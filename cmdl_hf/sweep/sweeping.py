@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..escaping import one_line
-from ..files import make_folder, refuse_link
+from ..files import make_folder, open_to_append
 from .planning import PlannedRun
 
 _INTERRUPTED = 130  # exit status of `cmdl train` after a signal
@@ -88,8 +88,7 @@ def divide_threads(jobs: int) -> int:
 
 def _start(words: Sequence[str], log: Path, jobs: int) -> "subprocess.Popen[bytes]":
     environment = os.environ | ({"OMP_NUM_THREADS": str(divide_threads(jobs))} if jobs > 1 else {})
-    refuse_link(log)
-    with log.open("ab") as file:
+    with open_to_append(log) as file:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
