@@ -69,7 +69,7 @@ def sweep(
     shared += [word for flag, value in options.items() if value is not None for word in (flag, str(value))]
 
     def make_command(run: "PlannedRun") -> list[str]:
-        train = [sys.executable, "-m", "cmdl_hf.cli", "train", recipe]
+        train = [sys.executable, "-m", "cmdl_hf.sweep", "train", recipe]
         return [*train, *run.flags, "--output-dir", str(run.folder), *shared]
 
     outcome = train_all(runs, make_command, folder / "logs", jobs, lambda line: print(one_line(line), flush=True))

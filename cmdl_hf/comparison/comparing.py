@@ -196,7 +196,7 @@ def _find_splits(runs: Sequence[ScoredRun]) -> tuple[list[str], list[str]]:
         if run is None:
             splits.append(split)
         else:
-            reasons.append(f"Not compared: {split}, as {first.name} and {run.name} were scored on or by {reason}.")
+            reasons.append(f"Not compared: {split}, where {first.name} and {run.name} have {reason}.")
     if not splits:
         raise ValueError(
             f"the runs were not scored on the same images by the same protocol. {' '.join(reasons)} Score each with "

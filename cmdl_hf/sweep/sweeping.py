@@ -47,7 +47,8 @@ def sweep(
 
     Args:
         runs (`Sequence` of [`PlannedRun`]): The runs.
-        make_command (`Callable`): Returns the command that trains a run, or continues it.
+        make_command (`Callable`): Returns the command that trains a run, or continues it. Its standard input is a pipe
+            that is open as long as the sweep goes on.
         logs (`Path`): Folder for a log of each run.
         jobs (`int`): Runs at a time. They divide the CPU's threads, and share a GPU.
         tell (`Callable`): Takes a line of text whenever a run starts or ends.
@@ -67,6 +68,8 @@ def sweep(
             time.sleep(_PAUSE)
             for process in [each for each in running if each.poll() is not None]:
                 run, start = running.pop(process)
+                if process.stdin is not None:
+                    process.stdin.close()
                 seconds = round(time.monotonic() - start)
                 is_finished = process.returncode == 0 and run.state == "finished"
                 if not is_finished and not (signals.is_stopping and process.returncode == _INTERRUPTED):
@@ -89,9 +92,7 @@ def divide_threads(jobs: int) -> int:
 def _start(words: Sequence[str], log: Path, jobs: int) -> "subprocess.Popen[bytes]":
     environment = os.environ | ({"OMP_NUM_THREADS": str(divide_threads(jobs))} if jobs > 1 else {})
     with open_to_append(log) as file:
-        return subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def _log_of(run: PlannedRun, logs: Path) -> Path:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -103,6 +104,35 @@ def test_no_log_is_written_through_a_link(runs, tmp_path):
     with pytest.raises(OSError, match="is a link"):
         sweep(runs, make_command(), tmp_path / "logs")
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+LEFT = """
+import pathlib, signal, sys, time
+from cmdl_hf.sweep.watching import stop_with_sweep
+def stop(*_):
+    pathlib.Path(sys.argv[1]).write_text("stopped")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+stop_with_sweep()
+print("ready", flush=True)
+time.sleep(60)
+"""
+SWEEP = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+time.sleep(60)
+"""
+
+
+def test_a_run_ends_when_its_sweep_is_killed(tmp_path):
+    words = [sys.executable, "-c", LEFT, str(tmp_path / "note")]
+    process = subprocess.Popen([sys.executable, "-S", "-c", SWEEP, *words], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    assert process.stdout.read() == b""  # the run is gone, too
+    process.wait()
+    process.stdout.close()
+    assert (tmp_path / "note").read_text() == "stopped"
 
 
 def test_a_process_that_says_it_is_done_but_is_not_has_failed(runs, tmp_path):
