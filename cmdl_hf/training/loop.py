@@ -91,7 +91,8 @@ class TrainingLoop:
             mixed_precision=args.mixed_precision,
             log_with=list(args.report_to) or None,
             project_dir=log_dir,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            # Every process computes the same memory bank, and batch norms are shared before they are used.
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
         )
         check_precision(self.accelerator)
         self.args = args
