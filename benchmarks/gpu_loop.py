@@ -144,8 +144,8 @@ def main() -> None:
     parser.add_argument("--num-labels", type=int, default=150)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--workers", type=int, nargs="+", default=[4, 12])
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--warmups", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--warmups", type=int, default=4)
     args = parser.parse_args()
     if is_cuda(args.device):
         print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} cores", flush=True)

@@ -142,8 +142,11 @@ def make_networks(args: argparse.Namespace) -> dict[str, nn.Module]:
         except ImportError as error:
             print(f"{name} is left out: {error.name} is not installed", flush=True)
         else:
-            networks[name] = network.to(memory_format=torch.channels_last) if args.channels_last else network
+            networks[name] = network
     return networks
+
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
 def make_batch(args: argparse.Namespace, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -153,8 +156,7 @@ def make_batch(args: argparse.Namespace, batch_size: int) -> tuple[Tensor, Tenso
     patches = torch.randint(0, args.num_labels, (batch_size, 1, args.size // 16, args.size // 16))
     labels = F.interpolate(patches.double(), args.size).long()[:, 0]
     labels[:, :8] = IGNORE_INDEX
-    if args.channels_last:
-        pixel_values = pixel_values.to(memory_format=torch.channels_last)
+    pixel_values = pixel_values.to(memory_format=LAYOUTS[args.layout])
     return pixel_values.to(args.device), labels.to(args.device)
 
 
@@ -209,14 +211,14 @@ def count(step: Callable[[], None]) -> float:
 def compare(networks: dict[str, nn.Module], is_training: bool, args: argparse.Namespace) -> dict[str, list[float]]:
     """Print the table of training or inference; returns ms by network."""
     batch = make_batch(args, args.batch_size if is_training else 1)
-    what = "Training step" if is_training else "Inference"
-    print(f"\n{what}, {len(batch[0])} images, {'channels last' if args.channels_last else 'contiguous'}", flush=True)
+    what = f"{'Training step' if is_training else 'Inference'}, {len(batch[0])} images, {args.layout}"
+    print(f"\n{what}", flush=True)  # what is compiled appears below
     work = {name: count(make_step(network, batch, is_training, args)) for name, network in networks.items()}
     steps = make_steps(networks, batch, is_training, args)
     rates = [matmul_rate(args)]
     times = time_in_turn(steps, args.repetitions, args.device, warmups=3 if is_cuda(args.device) else 1)
     rates.append(matmul_rate(args))
-    print(f"matrix product {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s\n")
+    print(f"{what}; matrix product {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s\n")
     print("| network | multiply-adds, 10⁹ | ms | CMDL-FCN's time over it | of the matrix product | peak MiB |")
     print("|---|---|---|---|---|---|")
     for name in steps:
@@ -278,17 +280,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--num-labels", type=int, default=150)
     parser.add_argument("--backbone", default="resnet50", help="of ours and mmseg's; the others keep ResNet-50")
-    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=["contiguous"], help="one after the other")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="compare these only")
     parser.add_argument("--only", choices=["inference", "training"])
     parser.add_argument("--reduce-overhead", action="store_true", help="with --compile: inference in this mode, too")
     args = parser.parse_args()
     set_up(args)
     networks = make_networks(args)
-    for is_training in (False, True):
-        if args.only != ("inference" if is_training else "training"):
-            compare(networks, is_training, args)
-    if "CMDL-FCN" in networks and not (args.only or args.compile or args.channels_last):
+    for layout in args.layouts:
+        args.layout = layout
+        for network in networks.values():
+            network.to(memory_format=LAYOUTS[layout])
+        for is_training in (False, True):
+            if args.only != ("inference" if is_training else "training"):
+                compare(networks, is_training, args)
+    if "CMDL-FCN" in networks and not (args.only or args.compile):
         print_profile(networks["CMDL-FCN"], args)
 
 

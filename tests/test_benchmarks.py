@@ -76,15 +76,18 @@ def test_gpu_parts_end_in_time_and_leave_their_rows(gpu, tmp_path, monkeypatch):
     assert failed == 1
     assert (good["status"], good["checks"]) == ("done", ["ok    z"])
     assert slow["status"].startswith("stopped")
-    assert slow["rows"] == [{"a": "1", "b": "2"}]
+    assert slow["rows"] == [{"table": "", "a": "1", "b": "2"}]
     assert (bad["status"], bad["checks"]) == ("failed with 1", ["FAIL  x: y"])
     assert missing["status"] == "there is no such script"
     assert "| 1 | 2 |" in seen.getvalue()
 
 
 def test_gpu_reads_tables(gpu):
-    lines = ["text", "| a | b |", "|---|---|", "| 1 | x: y |", "| 2 |  |", "more", "| 3 | 4 |"]
-    assert list(gpu.read_tables(lines)) == [{"a": "1", "b": "x: y"}, {"a": "2", "b": ""}]
+    lines = ["text", "", "| a | b |", "|---|---|", "| 1 | x: y |", "| 2 |  |", "more", "| 3 | 4 |"]
+    assert list(gpu.read_tables(lines)) == [
+        {"table": "text", "a": "1", "b": "x: y"},
+        {"table": "text", "a": "2", "b": ""},
+    ]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
