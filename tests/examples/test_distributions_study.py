@@ -1,0 +1,88 @@
+"""The study of distributions: its page says what its rows say, and a run ends in a row."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+STUDY = Path(__file__).parents[2] / "examples" / "distributions_study"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(STUDY)
+    names = ("study", "report", "diagnosing")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_page_holds_the_tables_of_its_rows(load):
+    page = (STUDY / "README.md").read_text(encoding="utf-8")
+    assert load("report").fill(page) == page
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes, left and right, in images of two sizes."""
+    for split in ("train", "val", "test"):
+        for i, size in enumerate(((40, 60), (60, 40))):
+            for kind, value in (("images", [[200, 60]]), ("masks", [[0, 1]])):
+                pixels = np.repeat(np.repeat(np.array(value, dtype=np.uint8), size[0], 0), size[1] // 2, 1)
+                file = tmp_path / kind / split / f"{i}.{'jpg' if kind == 'images' else 'png'}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image = PIL.Image.fromarray(pixels)
+                (image.convert("RGB") if kind == "images" else image).save(file)
+    return tmp_path
+
+
+def test_a_crop_is_cut_from_image_and_mask_alike(load, folder):
+    study = load("study")
+    split = study.read_split(folder, "train")
+    batches = study.Batches(split, study.Recipe((32, 48), 20), 0, "cpu")
+    for step in range(20):
+        pixels, labels = batches.draw(torch.tensor([step]))
+        assert pixels.shape == (8, 3, 32, 48)
+        bright = pixels.mean(dim=1) > pixels.mean(dim=(1, 2, 3))[:, None, None]
+        is_used = labels != study.VOID
+        if is_used.any() and labels[is_used].unique().numel() == 2:
+            assert (bright == (labels == 0))[is_used].float().mean() > 0.8
+
+
+def test_masks_of_another_size_than_their_image_are_refused(load, folder):
+    mask = folder / "masks" / "train" / "0.png"
+    PIL.Image.open(mask).resize((120, 80)).save(mask)
+    with pytest.raises(SystemExit, match=r"0.jpg: the image has \(40, 60\) pixels, and its mask \(80, 120\)"):
+        load("study").read_split(folder, "train")
+
+
+def test_scores_of_images_of_several_sizes(load, folder):
+    class Right(torch.nn.Module):
+        """Says the second class everywhere."""
+
+        class config:
+            num_labels = 2
+
+        def forward(self, pixel_values):
+            scores = torch.zeros(len(pixel_values), 2, 4, 4)
+            scores[:, 1] = 1
+            return type("Output", (), {"logits": scores})
+
+    study = load("study")
+    counts = load("diagnosing").score(Right(), study.read_split(folder, "val"), "cpu")
+    assert counts.tolist() == [[[0, 1200], [1200, 2400]]] * 2
+    assert load("diagnosing").mean_iou(counts) == pytest.approx(0.25)
+
+
+def test_the_rows_are_complete():
+    rows = [json.loads(line) for line in (STUDY / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert (STUDY / "counts" / f"{row['data']}-{row['arm']}-{row['seed']}.npz").exists()
+    assert {row["seed"] for row in rows if row["arm"] == "assigned"} == {0, 1, 2}
