@@ -1,6 +1,6 @@
 """Write the tables of README.md from `results.jsonl` and `counts/`.
 
-    python examples/distributions_study/report.py
+python examples/distributions_study/report.py
 """
 
 import json

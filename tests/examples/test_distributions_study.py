@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -67,13 +68,12 @@ def test_scores_of_images_of_several_sizes(load, folder):
     class Right(torch.nn.Module):
         """Says the second class everywhere."""
 
-        class config:
-            num_labels = 2
+        config = SimpleNamespace(num_labels=2)
 
         def forward(self, pixel_values):
             scores = torch.zeros(len(pixel_values), 2, 4, 4)
             scores[:, 1] = 1
-            return type("Output", (), {"logits": scores})
+            return SimpleNamespace(logits=scores)
 
     study = load("study")
     counts = load("diagnosing").score(Right(), study.read_split(folder, "val"), "cpu")
