@@ -77,7 +77,7 @@ def sliding_window_logits(
     sums: Tensor | None = None
     for group in windows.groups():
         logits = whole_image_logits(model, windows.cut(pixel_values, group))
-        sums = windows.grow(sums, logits, height, accumulation_device)
+        sums = windows.zeros(logits, height, accumulation_device) if sums is None else sums
         for (image, rows, columns), window in zip(group, logits.to(sums.device), strict=True):
             sums[image, :, rows, columns] += window
     assert sums is not None
@@ -182,17 +182,10 @@ class Windows:
         """Return the pixel values of a group of windows as a batch."""
         return torch.stack([pixel_values[image, :, rows, columns] for image, rows, columns in group])
 
-    def grow(
-        self, sums: Tensor | None, logits: Tensor, height: int, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Return sums (B, K, height, W) with zeros below those that there are, for the logits of a group."""
-        found = 0 if sums is None else sums.shape[2]
-        if sums is not None and found >= height:
-            return sums
-        shape = (self._num_images, logits.shape[1], height - found, self.size[1])
-        if sums is None:
-            return torch.zeros(shape, device=device or _choose_device(shape, logits.device))
-        return torch.cat([sums, sums.new_zeros(shape)], dim=2)
+    def zeros(self, logits: Tensor, height: int, device: torch.device | str | None = None) -> Tensor:
+        """Return zeros (B, K, height, W) to sum scores in, for the logits of a group."""
+        shape = (self._num_images, logits.shape[1], height, self.size[1])
+        return torch.zeros(shape, device=device or _choose_device(shape, logits.device))
 
     def counts(self, start: int, end: int) -> Tensor:
         """Count the windows that cover each pixel of the rows from `start` to `end`, (rows, W)."""

@@ -51,17 +51,27 @@ def segment_in_windows(
     """
     windows = Windows(pixel_values.shape, crop_size, stride, batch_size)
     growing = GrowingClassMap(windows.size, size or windows.size)
-    done, sums = 0, None  # rows that are segmented; sums of the scores of the rows below them
     groups = list(windows.groups())
-    for group, following in zip(groups, [*groups[1:], []], strict=True):
+    # Windows come in the order of their rows: before a group, all rows above its first one are final.
+    firsts = [min(rows.start for _, rows, _ in group) for group in groups] + [windows.size[0]]
+    height = max(max(rows.stop for _, rows, _ in group) - first for group, first in zip(groups, firsts, strict=False))
+    sums: Tensor | None = None  # of the scores of the rows from `first` on
+    for group, first, following in zip(groups, firsts, firsts[1:], strict=False):
         logits = whole_image_logits(model, windows.cut(pixel_values, group))
-        end = max(rows.stop for _, rows, _ in group)
-        sums = windows.grow(sums, logits, end - done)
+        sums = windows.zeros(logits, height) if sums is None else sums
         for (image, rows, columns), window in zip(group, logits.to(sums.device), strict=True):
-            sums[image, :, rows.start - done : rows.stop - done, columns] += window
-        # Windows come in the order of their rows: above the next group's first row nothing is added any more.
-        is_final = min((rows.start for _, rows, _ in following), default=end)
-        if is_final > done:
-            growing.add(sums[:, :, : is_final - done].div(windows.counts(done, is_final).to(sums.device)))
-            sums, done = sums[:, :, is_final - done :].clone(), is_final
+            sums[image, :, rows.start - first : rows.stop - first, columns] += window
+        if num_final := following - first:
+            counts = windows.counts(first, following).to(sums.device)
+            growing.add(sums[:, :, :num_final].div_(counts))
+            _move_up(sums, num_final)
     return growing.finish()
+
+
+def _move_up(sums: Tensor, num_rows: int) -> None:
+    """Move the rows of (B, K, rows, W) up in place, with zeros below."""
+    height = sums.shape[2]
+    for start in range(0, height, num_rows):
+        moved = sums[:, :, start + num_rows : start + 2 * num_rows]  # does not overlap with its new place
+        sums[:, :, start : start + moved.shape[2]] = moved
+    sums[:, :, max(height - num_rows, 0) :] = 0
