@@ -33,5 +33,5 @@ def show(comparison: "Comparison", out: Path) -> None:
 
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in comparison.tabulate():
-        console.print(table.to_rich(), "")
+        console.print(table.to_rich())
     print(f"page: {out / 'comparison.md'}\npicture: {out / 'comparison.png'}")

@@ -106,7 +106,8 @@ def _draw_differences(axes: "Axes", first: str, differences: Sequence[HasInterva
     axes.axvline(0, color="#888888", linewidth=1)
     axes.plot([], [], "-", color="#444444", linewidth=2.5, label="95 % over images")
     axes.plot([], [], ":", color="#444444", linewidth=2.5, label="95 % over seeds")
-    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
+    # The row of the first group has no difference, and so has room for the legend.
+    axes.legend(fontsize=8, loc="upper left", ncols=2, facecolor="white", edgecolor="none", framealpha=1)
     _label_rows(axes, [one_line(first, MAX_NAME), *(each.name for each in differences)])
     axes.tick_params(labelleft=False)
     axes.set_title("Difference from the first row", fontsize=11, loc="left")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..escaping import MAX_NAME, Markdown, for_markdown, markdown_table, one_line
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from rich.console import Group
 
 _LONGEST_NAME = 3 * MAX_NAME  # a group can be named after several settings
 
@@ -44,20 +44,22 @@ class Table:
         ]
         return markdown_table(self.header, rows, _LONGEST_NAME)
 
-    def to_rich(self) -> "RichTable":
-        """Return the table for rich's console."""
+    def to_rich(self) -> "Group":
+        """Return the table and its note for rich's console."""
         from rich import box
+        from rich.console import Group
         from rich.table import Table as RichTable
         from rich.text import Text
 
         table = RichTable(box=box.SIMPLE_HEAD, title=Text(self.title), title_justify="left", title_style="bold")
-        table.caption, table.caption_justify = Text(self.note), "left"
         for index, name in enumerate(self.header):
-            table.add_column(Text(one_line(name, _LONGEST_NAME)), justify="right" if index else "left")
+            head = one_line(name, _LONGEST_NAME)
+            head = head.replace(", ", ",\n") if "=" in head else head  # a setting a line
+            table.add_column(Text(head), justify="right" if index else "left", overflow="fold")
         for index, row in enumerate(self.rows):
             style = "bold" if index in self.strong else ""
             table.add_row(*(Text(one_line(cell, _LONGEST_NAME), style) for cell in row))
-        return table
+        return Group(table, Text(f"{self.note}\n", style="dim"))
 
 
 def describe_spread(values: Sequence[float], factor: float = 100, digits: int = 1) -> str:

@@ -1,11 +1,13 @@
 """`cmdl compare`, on folders made by hand."""
 
+import io
 import statistics
 
 import numpy as np
 import pytest
 from finished_runs import make_counts, score, write_run
 from PIL import Image
+from rich.console import Console
 
 from cmdl_hf.cli import main
 from cmdl_hf.comparison import compare, describe_spread, image_interval, seed_interval
@@ -62,6 +64,15 @@ def test_rare_classes_come_first_and_have_a_mean_of_their_own(runs, tmp_path):
     assert [row[0] for row in table.rows] == ["pole", "the rare, mean", "sky", "road", "the others, mean"]
     assert table.rows[1][1] == table.rows[0][1]
     assert "**the rare, mean**" in table.to_markdown()
+
+
+def test_the_names_of_groups_are_whole_in_a_narrow_terminal(runs, tmp_path):
+    (table,) = (each for each in compare(runs, tmp_path / "out").tabulate() if each.header[0] == "class")
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(table.to_rich())
+    lines = console.export_text().splitlines()
+    assert any(line.split() == ["num_distributions=9,", "num_distributions=1,"] for line in lines)
+    assert any(line.split() == ["class", "learning_rate=0.01", "learning_rate=0.02"] for line in lines)
 
 
 def test_one_run_alone_is_shown(make_run, tmp_path, capsys):
