@@ -271,8 +271,8 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         assert seen.pixel_features is not None
         auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
         losses = self._cross_entropies(labels, seen.logits, seen.coarse_logits, auxiliary_logits)
-        learned, _ = self.distribution_learning(seen.pixel_features, labels, self.memory_bank, seen.comparison)
-        return losses | learned
+        learned = self.distribution_learning(seen.pixel_features, labels, self.memory_bank, seen.comparison)
+        return losses | learned.losses
 
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())

@@ -76,6 +76,14 @@ class DistributionComparison(NamedTuple):
     assigned_ids: Tensor | None = None
 
 
+class DistributionLearningOutput(NamedTuple):
+    """Output of `CMDLDistributionLearning`: losses times their weights, embeddings and similarities."""
+
+    losses: dict[str, Tensor]
+    pixel_embeddings: Tensor
+    similarity: Tensor
+
+
 class CMDLDistributionLearning(nn.Module):
     """Multiple distributions learning: the losses of the embeddings, and the update of the memory bank.
 
@@ -169,7 +177,7 @@ class CMDLDistributionLearning(nn.Module):
         labels: Tensor,
         memory_bank: CMDLMemoryBank,
         comparison: DistributionComparison | None = None,
-    ) -> tuple[dict[str, Tensor], DistributionComparison]:
+    ) -> DistributionLearningOutput:
         """Compute the losses and, in training, update the memory bank.
 
         Args:
@@ -180,7 +188,8 @@ class CMDLDistributionLearning(nn.Module):
                 one already.
 
         Returns:
-            `tuple`: losses by name, each times its weight, and the `DistributionComparison`.
+            `DistributionLearningOutput`: losses by name, each times its weight; `pixel_embeddings` (N, C);
+            `similarity` (N, K, M).
 
         Note:
             Similarities, assignment and losses are float32 also under autocast, because exp(20) overflows half
@@ -216,4 +225,4 @@ class CMDLDistributionLearning(nn.Module):
                     name = "class_margin_loss"
                     loss = class_margin_loss(embeddings, grid_labels, prototypes, across_processes)
                 losses[name] = self.class_margin_loss_weight * loss
-        return losses, comparison
+        return DistributionLearningOutput(losses, embeddings, similarity)

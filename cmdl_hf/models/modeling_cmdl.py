@@ -21,7 +21,7 @@ from .checks_cmdl import check_labels, check_pixel_values, check_weight_files
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
-from .distributions_cmdl import DistributionComparison
+from .distributions_cmdl import DistributionComparison, DistributionLearningOutput
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank
 from .saving_cmdl import refuse_links
@@ -203,19 +203,21 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
 
-        losses = None
+        losses, learned = None, None
         if labels is not None:
             losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
             if pixel_features is not None:
-                learned, comparison = self.distribution_learning(pixel_features, labels, self.memory_bank, comparison)
-                losses |= learned
+                learned = self.distribution_learning(pixel_features, labels, self.memory_bank, comparison)
+                losses |= learned.losses
         return CMDLSemanticSegmenterOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             logits=logits,
             coarse_logits=coarse_logits,
             auxiliary_logits=auxiliary_logits,
             loss_dict=losses,
-            **(self._find_distributions(pixel_features, logits, comparison) if output_distributions else {}),
+            **(
+                self._find_distributions(pixel_features, logits, learned or comparison) if output_distributions else {}
+            ),
         )
 
     def _to_multiple_of_divisor(self, pixel_values: Tensor) -> Tensor:
@@ -228,7 +230,10 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         return resize(pixel_values, size)
 
     def _find_distributions(
-        self, pixel_features: Tensor | None, logits: Tensor, comparison: DistributionComparison | None
+        self,
+        pixel_features: Tensor | None,
+        logits: Tensor,
+        comparison: DistributionComparison | DistributionLearningOutput | None,
     ) -> dict[str, Tensor]:
         """Find the nearest distribution of each pixel. A comparison that votes or losses made is reused."""
         if comparison is None:

@@ -219,7 +219,7 @@ def test_is_the_components_composed(stride, grid):
             F.interpolate(each, size=(65, 97), mode="bilinear", align_corners=False)
             for each in (logits, scores, segmenter.aux_classifier(features))
         ]
-        losses, _ = model.distribution_learning(small_features, labels, model.memory_bank)
+        losses = model.distribution_learning(small_features, labels, model.memory_bank).losses
         weights = {"segmentation_loss": 1.0, "coarse_loss": 0.4, "auxiliary_loss": 0.4}
         for (name, weight), each in zip(weights.items(), enlarged, strict=True):
             losses[name] = weight * F.cross_entropy(each, labels)

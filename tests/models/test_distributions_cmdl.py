@@ -99,7 +99,7 @@ def test_the_bank_is_updated_in_training_only(learning):
 def test_no_gradient_reaches_the_bank_and_backward_survives_its_update(learning):
     module, bank = learning
     features = torch.randn(2, 8, 4, 4, requires_grad=True)
-    losses = module(features, torch.randint(0, 4, (2, 16, 16)), bank)[0]
+    losses = module(features, torch.randint(0, 4, (2, 16, 16)), bank).losses
     sum(losses.values()).backward()
     assert features.grad.abs().sum() > 0
     assert not bank.prototypes.requires_grad
@@ -109,21 +109,21 @@ def test_losses_read_the_prototypes_from_before_the_update_and_the_margin_those_
     module, bank = learning
     features, labels = torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 16, 16))
     before = bank.read()
-    losses, output = module(features, labels, bank)
+    output = module(features, labels, bank)
     torch.testing.assert_close(output.similarity, bank.similarity(output.pixel_embeddings, before))
     updated = bank.read()
     module.eval()
     module.projection_head.forward = lambda _: output.pixel_embeddings  # the same embeddings, without new statistics
-    again = module(features, labels, bank)[0]
-    torch.testing.assert_close(again["class_margin_loss"], losses["class_margin_loss"])
-    assert not torch.equal(again["contrastive_loss"], losses["contrastive_loss"])
+    again = module(features, labels, bank).losses
+    torch.testing.assert_close(again["class_margin_loss"], output.losses["class_margin_loss"])
+    assert not torch.equal(again["contrastive_loss"], output.losses["contrastive_loss"])
     torch.testing.assert_close(bank.prototypes, updated)
 
 
 @pytest.mark.parametrize("name", ["prototype", "contrastive", "class_margin"])
 def test_a_loss_of_weight_zero_is_not_computed(name):
     module = CMDLDistributionLearning(4, 8, **{f"{name}_loss_weight": 0.0})
-    losses = module(torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 16, 16)), CMDLMemoryBank(4, 2, 8))[0]
+    losses = module(torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 16, 16)), CMDLMemoryBank(4, 2, 8)).losses
     assert len(losses) == 2
     assert f"{name}_loss" not in losses
 
@@ -133,6 +133,6 @@ def test_a_weight_multiplies_its_loss():
     features, labels, bank = torch.randn(2, 8, 4, 4), torch.randint(0, 4, (2, 16, 16)), CMDLMemoryBank(4, 2, 8)
     single, double = (CMDLDistributionLearning(4, 8, weight, 5 * weight, weight) for weight in (0.01, 0.02))
     double.load_state_dict(single.state_dict())
-    one, two = single.eval()(features, labels, bank)[0], double.eval()(features, labels, bank)[0]
+    one, two = single.eval()(features, labels, bank).losses, double.eval()(features, labels, bank).losses
     for name in one:
         torch.testing.assert_close(two[name], 2 * one[name])
