@@ -274,7 +274,8 @@ def sharpen(
     pixel_features: Tensor,
     coarse_logits: Tensor,
     feature_maps: tuple[Tensor, ...],
-) -> Tensor:
+    _labels: Tensor | None,
+) -> tuple[Tensor, None]:
     """Refine the pixel features as CMDL does, but with another context path.
 
     Args:
@@ -287,7 +288,7 @@ def sharpen(
         feature_maps: Feature maps of the backbone.
 
     Returns:
-        (B, C, h, w).
+        (B, C, h, w), and None, as its votes need no comparison with the distributions.
     """
     probabilities = coarse_logits.softmax(dim=1).to(pixel_features.dtype)
     aggregated_features = model.semantic_aggregation(pixel_features, probabilities, model.memory_bank.read())
@@ -296,9 +297,9 @@ def sharpen(
     context_features = model.context_attention(pixel_features, context)
     scale = model.context_layer_scale[:, None, None].to(context.dtype)
     if path == "direct":
-        return model.context_fusion(torch.cat([context + scale * context_features, hidden_state], dim=1))
+        return model.context_fusion(torch.cat([context + scale * context_features, hidden_state], dim=1)), None
     fused = model.context_fusion(torch.cat([context_features, hidden_state], dim=1))
-    return fused if path == "indirect" else context + scale * fused
+    return (fused if path == "indirect" else context + scale * fused), None
 
 
 def read_results() -> dict[str, dict[str, Any]]:
