@@ -94,6 +94,15 @@ def test_a_torch_program_computes_the_logits_at_every_size(make_trained, tmp_pat
     assert set(json.loads(extra_files[METADATA_FILE])["id2label"]) == {"0", "1", "2", "3", "4"}
 
 
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+def test_votes_by_the_posterior_are_exported(make_trained, tmp_path, format):
+    model = make_trained(voting="posterior")
+    path = tmp_path / ("model.onnx" if format == "onnx" else "model.pt2")
+    assert export_model(model, path, format).max_difference < TOLERANCE
+    run = (lambda batch: _run_onnx(path, batch)) if format == "onnx" else torch.export.load(path).module()
+    assert _largest_difference(model, run) < TOLERANCE
+
+
 def test_the_command_writes_a_file_that_runs_as_the_documentation_says(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["export", "town", "--opset", "18", "--out", "model.onnx", "--output", "classes"])

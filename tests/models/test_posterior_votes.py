@@ -1,15 +1,17 @@
 """Votes by the posterior: each pixel's votes for a class go to those of its distributions that it is near."""
 
 import copy
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import TINY_BACKBONE
+from huggingface_hub.errors import StrictDataclassError
+from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf import CMDLAdapter, CMDLConfig, CMDLForSemanticSegmentation
 from cmdl_hf.models import CMDLSemanticAggregation, collect_votes, divide_votes, modeling_cmdl
 
 
@@ -131,3 +133,59 @@ def test_votes_cost_at_most_five_hundredths_more_multiply_adds(monkeypatch):
                 model(pixel_values=torch.rand(1, 3, 512, 512))
         counts[voting] = counter.get_total_flops()
     assert 1.01 < counts["posterior"] / counts["class"] < 1.05
+
+
+class Pixels(torch.nn.Module):
+    """A segmenter of 1×1 convolutions on a grid of an eighth."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Conv2d(3, 16, 8, stride=8)
+        self.classifier = torch.nn.Conv2d(16, 5, 1)
+
+    def forward(self, pixel_values):
+        return self.classifier(self.features(pixel_values))
+
+
+def test_an_adapter_votes_by_the_posterior_and_learns_with_the_assigned_distribution():
+    torch.manual_seed(0)
+    model = CMDLAdapter(
+        Pixels(), "classifier", voting="posterior", contrast_target="assigned", num_distributions=3, **LIVE_AGGREGATION
+    )
+    images, labels = torch.randn(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    model.train()(images, labels=labels).loss.backward()
+    assert model.distribution_learning.projection_head.projection[1].weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        near, model.semantic_aggregation.voting_temperature = model(images), 1e8
+        assert not torch.equal(near, model(images))
+
+
+def test_a_saved_model_names_both_fields_and_a_file_without_them_means_what_it_meant(tmp_path):
+    for voting, target in (("posterior", "assigned"), ("class", "all")):
+        config = CMDLConfig(voting=voting, contrast_target=target)
+        config.save_pretrained(tmp_path)
+        file = tmp_path / "config.json"
+        saved = json.loads(file.read_text())
+        assert (saved["voting"], saved["contrast_target"]) == (voting, target)
+        assert CMDLConfig.from_pretrained(tmp_path).voting == voting
+        for name in ("voting", "contrast_target", "voting_temperature", "intra_class_negative_weight"):
+            del saved[name]
+        file.write_text(json.dumps(saved))
+        old = CMDLConfig.from_pretrained(tmp_path)
+        assert (old.voting, old.contrast_target) == ("class", "all")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"intra_class_negative_weight": 1.5}, "intra_class_negative_weight must lie in"),
+        ({"intra_class_negative_weight": -0.1}, "intra_class_negative_weight must be at least 0"),
+        ({"voting_temperature": 0}, "voting_temperature must be at least 0.01"),
+        ({"voting": "both"}, "voting"),
+        ({"contrast_target": "nearest"}, "contrast_target"),
+    ],
+)
+def test_impossible_values_are_refused(options, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        CMDLConfig(**options)

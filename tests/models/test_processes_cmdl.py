@@ -21,6 +21,9 @@ def make_tiny_config(**overrides):
     return CMDLConfig(backbone_config=dict(TINY_BACKBONE), **(settings | LIVE_AGGREGATION | overrides))
 
 
+ASSIGNED = {"contrast_target": "assigned", "intra_class_negative_weight": 0.2, "voting": "posterior"}
+
+
 def make_batches(is_second_ignored=False):
     """Images and labels of every step: two for each process, with other classes and other numbers of void pixels."""
     generator = torch.Generator().manual_seed(3)
@@ -80,6 +83,7 @@ def results(tmp_path_factory):
         "default": (make_tiny_config(**common), make_batches()),
         "weighted": (make_tiny_config(**common, **HARD_PIXELS), make_batches()),
         "ignored": (make_tiny_config(**common, **HARD_PIXELS), make_batches(is_second_ignored=True)),
+        "assigned": (make_tiny_config(**common, **ASSIGNED), make_batches()),
         "plain": (make_tiny_config(**common, use_distributions=False), make_batches()),
     }
     folder = tmp_path_factory.mktemp("processes")
@@ -106,7 +110,7 @@ def largest_differences(one, *ranks):
     return table
 
 
-@pytest.mark.parametrize("case", ["default", "weighted", "ignored", "plain"])
+@pytest.mark.parametrize("case", ["default", "weighted", "ignored", "assigned", "plain"])
 def test_two_processes_train_as_one(results, case):
     one, *ranks = results[case]
     table = largest_differences(one, *ranks)
@@ -118,7 +122,7 @@ def test_two_processes_train_as_one(results, case):
     assert max(rank["losses/0/segmentation_loss"] for rank in ranks) > 0
 
 
-@pytest.mark.parametrize("case", ["default", "weighted", "ignored"])
+@pytest.mark.parametrize("case", ["default", "weighted", "ignored", "assigned"])
 def test_banks_end_equal(results, case):
     _, first, second = results[case]
     assert torch.equal(first["prototypes"], second["prototypes"])
@@ -147,7 +151,7 @@ def compute_alone(rank, world_size, port, folder, config):
 
 
 def test_a_loss_in_eval_mode_waits_for_nobody(make_config, tmp_path):
-    run_processes(compute_alone, 2, tmp_path, make_config(**HARD_PIXELS))
+    run_processes(compute_alone, 2, tmp_path, make_config(**HARD_PIXELS, **ASSIGNED))
     losses = torch.load(tmp_path / "losses.pt", weights_only=True)
     assert len(losses) == 6
     assert all(loss.isfinite() for loss in losses.values())

@@ -35,7 +35,8 @@ torch.save(logits, folder + "/logits.pt")
 
 @pytest.fixture
 def folder(make_model, tmp_path):
-    make_model(context_module="upernet", id2label={i: f"class {i}" for i in range(5)}).save_pretrained(tmp_path)
+    options = {"context_module": "upernet", "voting": "posterior", "contrast_target": "assigned"}
+    make_model(**options, id2label={i: f"class {i}" for i in range(5)}).save_pretrained(tmp_path)
     make_image_processor().save_pretrained(tmp_path)
     return tmp_path
 
