@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..diagnostics import cosine_within_class, effective_number
 from .layout import class_similarity, find_originals, most_similar_classes, order_classes
 from .statistics import DistributionStatistics
 
@@ -19,6 +20,10 @@ DEFINITIONS = {
     "mixed_with": "The other true classes of these pixels, with their shares.",
     "mean_similarity": "Mean similarity of the pixels that belong to the distribution.",
     "recall": "Share of the class's pixels whose nearest distribution is of the same class.",
+    "num_distinct": "How many different distributions a class has in effect: exp of the entropy of the eigenvalues of "
+    "its prototypes' second moment, weighted by their shares (weighted Vendi score, arXiv 2210.02410). Equal ones "
+    "count once.",
+    "mean_cosine": "Mean cosine between different distributions of a class; 1 if all are equal.",
     "num_used": "Effective number of distributions that the class uses: exp of the entropy of their shares.",
     "dead": "No pixel has ever moved this distribution in training, but another distribution of the class was moved.",
     "duplicate": "The cosine to an earlier distribution of the class is above 0.95.",
@@ -74,6 +79,7 @@ def collect_findings(
         "num_distributions": statistics.num_distributions,
         "num_pixels": int(num_pixels),
         "recall": _figure(num_right / num_pixels),
+        "num_distinct": _mean([row["num_distinct"] for row in classes if row["num_pixels"]]),
         "definitions": DEFINITIONS,
         "dead": _call_out(classes, "is_dead"),
         "duplicates": _call_out(classes, "duplicate_of"),
@@ -97,12 +103,18 @@ def collect_findings(
     }
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
+
+
 def _class_figures(
     bank: MemoryBank, statistics: DistributionStatistics, image_names: Sequence[str]
 ) -> list[dict[str, Any]]:
     num_pixels = statistics.num_pixels.sum(dim=1)
     share_of_all = (num_pixels / num_pixels.sum()).tolist()
     recall, num_used = statistics.class_recall.tolist(), statistics.num_used.tolist()
+    num_distinct = effective_number(bank.prototypes, statistics.num_pixels.to(bank.prototypes.device)).tolist()
+    mean_cosine = cosine_within_class(bank.prototypes).tolist()
     distributions = _distribution_figures(bank, statistics, image_names)
     return [
         {
@@ -110,6 +122,8 @@ def _class_figures(
             "share": _figure(share_of_all[class_id]),
             "recall": _figure(recall[class_id]),
             "num_used": _figure(num_used[class_id]),
+            "num_distinct": _figure(num_distinct[class_id]) if num_pixels[class_id] else None,
+            "mean_cosine": _figure(mean_cosine[class_id]),
             "distributions": distributions[class_id],
         }
         for class_id in range(statistics.num_labels)

@@ -190,11 +190,11 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             labels = labels.long()
 
         feature_maps = self.backbone(self._to_multiple_of_divisor(pixel_values)).feature_maps
-        pixel_features, coarse_logits, comparison = None, None, None
+        pixel_features, coarse_logits, compared = None, None, None
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
             coarse_logits = self.coarse_head(pixel_features).float()
-            hidden_state, comparison = self._sharpen(pixel_features, coarse_logits, feature_maps, labels)
+            hidden_state, compared = self._sharpen(pixel_features, coarse_logits, feature_maps, labels)
         else:
             assert self.context_module is not None
             hidden_state = self.context_module(feature_maps)
@@ -207,7 +207,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         if labels is not None:
             losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
             if pixel_features is not None:
-                learned = self.distribution_learning(pixel_features, labels, self.memory_bank, comparison)
+                learned = self.distribution_learning(pixel_features, labels, self.memory_bank, compared)
                 losses |= learned.losses
         return CMDLSemanticSegmenterOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
@@ -215,9 +215,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             coarse_logits=coarse_logits,
             auxiliary_logits=auxiliary_logits,
             loss_dict=losses,
-            **(
-                self._find_distributions(pixel_features, logits, learned or comparison) if output_distributions else {}
-            ),
+            **(self._find_distributions(pixel_features, logits, learned or compared) if output_distributions else {}),
         )
 
     def _to_multiple_of_divisor(self, pixel_values: Tensor) -> Tensor:

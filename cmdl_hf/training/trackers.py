@@ -19,6 +19,7 @@ _GROUPS = {
     "validation_": "validation",
     "dead_": "distributions",
     "duplicate_": "distributions",
+    "distinct_": "distributions",
     "class_margin_": "loss",
 }
 

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data import SegmentationDataset, ids_digest
+from ..diagnostics import effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
 from ..hub import HubPusher, write_card
@@ -239,6 +240,7 @@ class TrainingRun:
             bank = self.model.memory_bank
             row["dead_distributions"] = int(bank.find_dead().sum())
             row["duplicate_distributions"] = int(bank.find_duplicates().sum())
+            row["distinct_distributions"] = float(effective_number(bank.prototypes).mean())
         if loop.accelerator.is_main_process:
             if is_best:
                 save(model, self.folder, self.args)
@@ -272,7 +274,8 @@ class TrainingRun:
             total = self.model.memory_bank.num_updates.numel()
             parts.append(
                 f"of {total} distributions {row['dead_distributions']} dead, "
-                f"{row['duplicate_distributions']} duplicate"
+                f"{row['duplicate_distributions']} duplicate; "
+                f"{row['distinct_distributions']:.1f} distinct in a class"
             )
         return "; ".join(parts)
 

@@ -157,6 +157,7 @@ def test_dead_and_duplicate_distributions_are_called_out(folder, data):
     assert "Dead: 1" in text
     assert "Duplicates: 1" in text
     assert "1 repeats 0 (1.000)" in text
+    assert "1 more that repeat one of these" in text
 
 
 def test_the_page_stands_alone(folder, data, tmp_path):
@@ -183,7 +184,12 @@ def test_the_page_shows_every_class_and_escapes_its_name(folder, data):
     findings = explore(folder, **data)
     html = (data["output_dir"] / "report.html").read_text()
     page = Page(html)
-    assert [attributes["data-name"] for attributes in page.attributes("details")] == NAMES
+    classes = [attributes for attributes in page.attributes("details") if attributes["class"] == "class"]
+    assert [attributes["data-name"] for attributes in classes] == NAMES
+    for row in findings["classes"]:
+        assert 1 <= (row["num_distinct"] or 1) <= M
+        if row["num_pixels"]:
+            assert f"distinct distributions of {M}. The mean cosine between them is {row['mean_cosine']:.2f}" in html
     assert "<b>road" not in html
     assert "<b>road</b> & co" in page.text
     used = sum(bool(one["nearest"]) for row in findings["classes"] for one in row["distributions"])
