@@ -88,7 +88,8 @@ def read_run(folder: str | Path) -> ScoredRun:
     scores = _read_json(folder / "scores.json")
     names = [name for name in (*_ORDER, *counts) if name in counts and name in scores]
     data = facts.get("data", {})
-    extra = {"weights": facts.get("weights"), "training_images": data.get("splits", {}).get("train")}
+    digests = data.get("contents") or data.get("splits") or {}  # of an earlier version those of the names
+    extra = {"weights": facts.get("weights"), "training_images": digests.get("train")}
     return ScoredRun(
         folder.resolve().name,
         CMDLTrainingArguments().to_recipe() | facts["recipe"] | extra,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .check_report import format_report as format_report
     from .checking import check_data as check_data
     from .contact_sheet import draw_contact_sheet as draw_contact_sheet
+    from .digests import content_digest as content_digest
+    from .digests import ids_digest as ids_digest
     from .label_table import HasClasses as HasClasses
     from .label_table import Label as Label
     from .label_table import LabelTable as LabelTable
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from .listing import read_stems as read_stems
     from .listing import unlabelled as unlabelled
     from .loading import check_classes as check_classes
-    from .loading import ids_digest as ids_digest
     from .loading import load_benchmark as load_benchmark
     from .loading import load_data as load_data
     from .loading import load_split as load_split
@@ -83,9 +84,10 @@ _MODULE_OF = {
     "check_transform": "augmentation",
     "class_pixel_counts": "statistics",
     "class_weights": "statistics",
+    "content_digest": "digests",
     "draw_contact_sheet": "contact_sheet",
     "format_report": "check_report",
-    "ids_digest": "loading",
+    "ids_digest": "digests",
     "index_by_id": "listing",
     "list_files": "listing",
     "load_benchmark": "loading",

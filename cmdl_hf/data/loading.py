@@ -1,12 +1,9 @@
 """Loads data sets by name (public benchmarks, own data or generated scenes), and checks that a model fits them."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import datasets
 
 from .sets.base import SegmentationDataset
 from .sets.benchmark import BENCHMARKS, BenchmarkBuilder, check_benchmark, find_builder
@@ -170,8 +167,3 @@ def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, mod
 
 def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def ids_digest(rows: datasets.Dataset) -> str:
-    """Return a digest of the image ids of a split, to compare splits."""
-    return hashlib.sha256("\n".join(map(str, rows["id"][:])).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import PartialState
 from PIL import Image
 
-from ..data import BENCHMARKS, LabelTable, SegmentationDataset, ids_digest
+from ..data import BENCHMARKS, LabelTable, SegmentationDataset, content_digest, ids_digest
 from ..escaping import MAX_NAME, one_line
 from ..files import check_can_write, without_nan, write_image, write_text
 from ..hub import write_card
@@ -88,12 +88,14 @@ class ScoredSplit:
     def name_scores(self, model: Path) -> str:
         """Name the scores for the model's folder: after the split and, for other data, after the data set.
 
-        Data are the same if the model's run had exactly these images in this split.
+        Data are the same if the model's run had exactly these images and masks in this split.
         """
         file = model / "run.json"
         run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        is_same = run.get("recipe", {}).get("benchmark") == self.benchmark
-        if is_same and run.get("data", {}).get("splits", {}).get(self.split) == ids_digest(self.images):
+        data = run.get("data", {})
+        names, contents = (data.get(digests, {}).get(self.split) for digests in ("splits", "contents"))
+        is_same = run.get("recipe", {}).get("benchmark") == self.benchmark and names == ids_digest(self.images)
+        if is_same and contents in (None, content_digest(self.images)):  # None: of an earlier version
             return self.split
         title = BENCHMARKS[self.benchmark].title if self.benchmark in BENCHMARKS else self.benchmark
         title = title if self.data_dir is None else f"{title} in {Path(self.data_dir).resolve().name}"

@@ -56,16 +56,22 @@ class RunFolder:
         """Refuse to continue a run with other data.
 
         Args:
-            data (`Mapping`): Digests of the splits, names and weights of the classes.
+            data (`Mapping`): Digests of the splits' ids and contents, names and weights of the classes. What a run of
+                an earlier version did not write down is not compared.
 
         Raises:
             FileExistsError: if the run used other data.
         """
-        if self.facts.get("data", data) != data:
-            raise FileExistsError(
-                f"{self.path} holds a run on other data, classes or class weights; use the same data to continue it, "
-                "or name a new folder with --output-dir"
-            )
+        there = self.facts.get("data", {})
+        differing = [name for name in there if name in data and there[name] != data[name]]
+        if not differing:
+            return
+        words = {"splits": "other images", "contents": "other images or masks under the same names"}
+        what = words.get(differing[0], "other classes") if differing != ["class_weights"] else "other class weights"
+        raise FileExistsError(
+            f"{self.path} holds a run on other data ({what}); use the same data to continue it, or name a new folder "
+            "with --output-dir"
+        )
 
     def claim(self, facts: Mapping[str, Any]) -> None:
         """Make the folder, lock it, and write facts and recipe.

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data import SegmentationDataset, ids_digest
+from ..data import SegmentationDataset, content_digest, ids_digest
 from ..diagnostics import effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
@@ -283,9 +283,12 @@ class TrainingRun:
         self._place.write_facts(self._describe_run(is_finished))
 
     def _describe_data(self) -> dict[str, Any]:
-        """Describe the data, so that other data are recognised: image ids, names and weights of the classes."""
+        """Describe the data, so that other data are recognised: ids and content, names and weights of the classes."""
+        is_main = PartialState().is_main_process  # reads the files for all processes
+        contents = {split: content_digest(rows) for split, rows in self.dataset.items()} if is_main else None
         return {
             "splits": {split: ids_digest(rows) for split, rows in self.dataset.items()},
+            "contents": broadcast_object_list([contents])[0],
             "classes": list(self.dataset.id2label.values()),
             "class_weights": self.model.config.class_weights,
         }

@@ -86,14 +86,19 @@ def test_one_run_alone_is_shown(make_run, tmp_path, capsys):
 
 
 def test_settings_of_the_machine_make_no_group_and_other_weights_do(make_run, tmp_path):
+    classes = {"classes": ["road", "sky", "pole"]}
     folders = [
         make_run("a", num_workers=0),
         make_run("b", num_workers=3, report_to=("tensorboard",), seed=1),
         make_run("c", facts={"weights": "timm"}),
         make_run("d", facts={"data": {"splits": {"train": "other"}, "classes": ["road", "sky", "pole"]}}),
+        *(
+            make_run(name, facts={"data": {"splits": {"train": "digest"}, "contents": {"train": name}, **classes}})
+            for name in ("e", "f")
+        ),
     ]
     groups = compare(folders, tmp_path / "out").groups
-    assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"]]
+    assert [[run.name for run in group.runs] for group in groups] == [["a", "b"], ["c"], ["d"], ["e"], ["f"]]
     assert groups[1].name == "weights=timm, training_images=digest"
 
 

@@ -325,7 +325,12 @@ def test_the_card_gets_the_scores_of_each_protocol_apart(folder, frames):
 
 def test_scores_on_other_data_than_the_trainings_are_named_after_them(folder, frames):
     run = json.loads((folder / "run.json").read_text())
-    for other in ({"recipe": {"benchmark": "ade20k"}}, {"data": {"splits": {"validation": "of other images"}}}):
+    splits = run["data"]["splits"]
+    for other in (
+        {"recipe": {"benchmark": "ade20k"}},
+        {"data": {"splits": {"validation": "of other images"}}},
+        {"data": {"splits": splits, "contents": {"validation": "of other images under the same names"}}},
+    ):
         (folder / "run.json").write_text(json.dumps(run | other))
         run_evaluation(folder, "cityscapes", frames, num_workers=0, update_card=True)
         scores = json.loads((folder / "scores.json").read_text())

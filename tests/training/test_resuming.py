@@ -45,7 +45,7 @@ RECIPE = CMDLTrainingArguments(
 TIMINGS = {"images_per_second", "memory_gib"}
 
 
-def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
+def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False, scenes_seed=0):
     """Train on a few scenes; the target of the processes below."""
     import resource
 
@@ -55,7 +55,7 @@ def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
     leave_out_pictures()
     if is_group:
         os.setsid()
-    running.load_data = lambda *_: load_synthetic(num_scenes, 2, 1, size=(64, 64), num_labels=4)
+    running.load_data = lambda *_: load_synthetic(num_scenes, 2, 1, size=(64, 64), num_labels=4, seed=scenes_seed)
     make_model = network.make_model
 
     def make_drawing_model(*args):
@@ -70,8 +70,8 @@ def _run(output_dir, overrides, limit=None, num_scenes=6, is_group=False):
     running.run(dataclasses.replace(RECIPE, **overrides), output_dir)
 
 
-def start(output_dir, limit=None, num_scenes=6, is_group=False, **overrides):
-    return start_process(_run, output_dir, overrides, limit, num_scenes, is_group)
+def start(output_dir, limit=None, num_scenes=6, is_group=False, scenes_seed=0, **overrides):
+    return start_process(_run, output_dir, overrides, limit, num_scenes, is_group, scenes_seed)
 
 
 def run_to_the_end(output_dir, **overrides):
@@ -267,15 +267,40 @@ def test_a_run_of_another_recipe_is_refused(half_way, overrides, weights, messag
     assert contents(half_way) == before
 
 
-def test_a_run_on_other_data_is_refused(half_way):
+@pytest.mark.parametrize("other", [{"num_scenes": 7}, {"scenes_seed": 1}], ids=["images", "content of the same names"])
+def test_a_run_on_other_data_is_refused(half_way, other):
     before = contents(half_way)
-    process = start(half_way, num_scenes=7)
+    process = start(half_way, **other)
     process.join(timeout=120)
     assert process.exitcode == 1
     after = contents(half_way)
     after.pop(half_way / ".lock", None)
     before.pop(half_way / ".lock", None)
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("part", "found", "message"),
+    [
+        ("splits", {"train": "b"}, r"\(other images\); use the same data"),
+        ("contents", {"train": "b"}, r"\(other images or masks under the same names\)"),
+        ("classes", ["leaf"], r"\(other classes\)"),
+        ("class_weights", [1.0], r"\(other class weights\)"),
+    ],
+)
+def test_what_differs_is_named(half_way, part, found, message):
+    place = TrainingRun(RECIPE, half_way)._place
+    data = place.facts["data"]
+    place.check_data(data)
+    with pytest.raises(FileExistsError, match=message):
+        place.check_data(data | {part: found})
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_a_digest_of_the_content(half_way):
+    place = TrainingRun(RECIPE, half_way)._place
+    data = dict(place.facts["data"])
+    del place.facts["data"]["contents"]
+    place.check_data(data)
 
 
 def test_two_processes_do_not_write_into_one_folder(half_way):
