@@ -224,6 +224,27 @@ _KINDS = {
 }
 
 
+def walk_files(folder: Path) -> list[Path]:
+    """List what lies below a folder and is no folder, sorted; nothing hidden. Links to folders are followed once.
+
+    Raises:
+        OSError: if a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set()
+    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (place := os.path.realpath(current)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(current, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
 def refuse_irregular(path: Path, mode: int) -> None:
     """Raise `NotRegularError` unless a mode, as `stat` returns it, is that of a regular file."""
     if not stat.S_ISREG(mode):

@@ -9,7 +9,7 @@ import numpy as np
 from ..escaping import MAX_NAME, one_line
 from .checking import DataReport, IdCount, SplitReport
 from .label_table import IGNORE_INDEX, Label
-from .sets.own import explain_ignored_class
+from .sets.own import describe_unused, explain_ignored_class
 
 _MOST_UNEXPECTED = 20  # most ids to list; masks with blended colours have thousands
 
@@ -30,6 +30,8 @@ def format_report(report: DataReport) -> str:
     pixels = sum(found.pixels for found in report.splits.values())  # (256,)
     if explanation := explain_ignored_class(report.label_table, np.flatnonzero(pixels).tolist()):
         parts.append(_fill(f"WARNING: {explanation}"))
+    if report.unused:
+        parts.append(f"WARNING: {describe_unused(report.unused, limit=100)}")
     if report.errors:
         parts.append("\n".join(f"error: {one_line(error)}" for error in report.errors))
     num_images = sum(found.num_images for found in report.splits.values())

@@ -68,6 +68,7 @@ class DataReport:
         splits (`dict[str, SplitReport]`): Reports by split.
         errors (`list[BadFileError]`): Every file that breaks a rule, has no partner or shares an id.
         shared_ids (`list[str]`): Ids that occur in several splits. This is correct only for different images.
+        unused (`list[Path]`): Files of own data that belong to no split.
     """
 
     title: str
@@ -76,6 +77,7 @@ class DataReport:
     splits: dict[str, SplitReport]
     errors: list[BadFileError]
     shared_ids: list[str]
+    unused: list[Path] = field(default_factory=list)
 
     @property
     def unexpected(self) -> dict[str, IdCount]:
@@ -174,7 +176,9 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
                 progress.update()
     ids = Counter(sample.id for files in builder.files.values() for sample in files.samples)
     shared_ids = [id_ for id_, count in ids.items() if count > 1]
-    return DataReport(builder.title, builder.label_table, _expected(builder), reports, errors, shared_ids)
+    return DataReport(
+        builder.title, builder.label_table, _expected(builder), reports, errors, shared_ids, list(builder.unused)
+    )
 
 
 def _expected(builder: SegmentationBuilder) -> list[Label]:

@@ -14,9 +14,9 @@ from PIL import ExifTags, Image
 
 from ..escaping import one_line
 from ..files import NotRegularError
-from ..images import UNREADABLE, UnfitImageError, check_depth, check_ids, open_image
+from ..images import SUFFIXES, UNREADABLE, UnfitImageError, check_depth, check_ids, open_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _IMAGE_MODES = ("RGB", "L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr")

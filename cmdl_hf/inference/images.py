@@ -1,19 +1,24 @@
 """Image files of a user, found by name, folder or pattern."""
 
 import glob
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..escaping import one_line
+from ..files import walk_files
 from ..images import SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 
 def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
-    """Find the images of one command-line input.
+    """Find the images of one command-line input. Other files of a folder are counted and named in a warning.
 
     Args:
-        given (`str` or `Path`): An image file, a folder (searched with its subfolders), or a pattern such as `*.jpg`
-            or `**/*.jpg`.
+        given (`str` or `Path`): An image file, a folder (searched with its subfolders, but for hidden files), or a
+            pattern such as `*.jpg` or `**/*.jpg`.
         output_dir (`Path`): Folder of the results. If it lies below the searched folder, its files are skipped as
             results of an earlier call.
 
@@ -28,7 +33,9 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
         yield root, Path(root.name)
         return
     if root.is_dir():
-        found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+        below = walk_files(root)
+        found = (path for path in below if path.suffix.lower() in SUFFIXES)
+        _tell_passed_over([path for path in below if path.suffix.lower() not in SUFFIXES], root, output_dir)
     else:
         found = (path for path in map(Path, glob.glob(str(given), recursive=True)) if not path.is_dir())
         root = _fixed_part(root)
@@ -36,6 +43,16 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
     if not paths:
         raise FileNotFoundError(f"{given} is no image file, no folder with images, and no pattern that matches images")
     yield from ((path, path.relative_to(root)) for path in paths)
+
+
+def _tell_passed_over(paths: list[Path], root: Path, output_dir: Path) -> None:
+    if paths := [path for path in paths if not _is_earlier_output(path, root, output_dir)]:
+        logger.warning(
+            "%s: %d file(s) are no images by their names and are passed over, such as %s",
+            root,
+            len(paths),
+            one_line(paths[0]),
+        )
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from cmdl_hf.data import Label, LabelTable, make_builder
+from cmdl_hf.data.check_report import format_report
 from cmdl_hf.data.checking import IdCount, check_files
 from cmdl_hf.data.sets.own import find_folder
 
@@ -224,3 +225,10 @@ def test_own_folders_without_masks_are_refused(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(FileNotFoundError, match="has images but not masks"):
         find_folder(tmp_path, ["leaf"])
+
+
+def test_files_that_are_not_used_are_named_in_the_report(photos):
+    (photos / "images" / "c.heic").touch()
+    report = check_files(find_folder(photos, ["leaf", "root"]))
+    assert report.unused == [photos / "images" / "c.heic"]
+    assert f"WARNING: 1 file(s) below images and masks are not used: {photos}/images/c.heic;" in format_report(report)

@@ -12,6 +12,7 @@ from cmdl_hf import make_image_processor
 from cmdl_hf.cli import main
 from cmdl_hf.inference import files as prediction
 from cmdl_hf.inference import outlier_map, predict_files
+from cmdl_hf.inference.images import find_images
 
 
 @pytest.fixture
@@ -284,6 +285,17 @@ def test_patterns_reach_into_folders_and_keep_them(folder, images, tmp_path):
     assert _run([folder, images / "**" / "*.png", "--out", tmp_path / "out"]) == 0
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     assert written == {"b.png", "deep/ü.png"}
+
+
+def test_files_that_are_no_images_are_counted_and_hidden_ones_are_not(images, tmp_path, caplog):
+    output_dir = tmp_path / "out"
+    found = list(find_images(images, output_dir))
+    assert caplog.text == ""
+    for name in ("notes.txt", "a.heic", ".a.png"):
+        (images / name).touch()
+    assert list(find_images(images, output_dir)) == found
+    assert "2 file(s) are no images by their names and are passed over, such as" in caplog.text
+    assert "a.heic" in caplog.text
 
 
 def test_outputs_below_the_input_folder_are_not_segmented_again(folder, images):

@@ -73,8 +73,12 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
         title (`str`): Name of the data set in messages.
         cache_dir (`str` or `Path`, *optional*): Folder for the Arrow files of `datasets`.
         **config_kwargs: Fields of the configuration.
+
+    Attributes:
+        unused (`Sequence[Path]`): Files of own data that belong to no split.
     """
 
+    unused: Sequence[Path] = ()
     MISSING_CURE = "If the download is incomplete, fetch the rest"
     VERSION = datasets.Version("1.0.0")  # raise it if the same files result in another data set
     BUILDER_CONFIG_CLASS = SegmentationConfig

@@ -10,8 +10,9 @@ import datasets
 import numpy as np
 
 from ...escaping import MAX_NAME, one_line
+from ...files import walk_files
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
-from ..listing import Layout, SplitFiles, absolute, index_by_id, list_files, locate, pair_files
+from ..listing import Layout, SplitFiles, absolute, index_by_id, locate, pair_files
 from ..reading import IMAGE_SUFFIXES
 from ..statistics import label_histogram
 from .base import SegmentationDataset
@@ -43,10 +44,14 @@ def find_folder(data_dir: str | Path, id2label: Classes, cache_dir: str | Path |
     data_dir = absolute(data_dir)
     locate(data_dir, (_LAYOUT,), "An image and its mask have the same name, except for the suffix.")
     files = {}
+    used = set[Path]()
     for folder in _split_folders(data_dir):
-        images, masks = (index_by_id(list_files(data_dir / kind / folder, IMAGE_SUFFIXES)) for kind in _LAYOUT.needs)
+        images, masks = (_index_folder(data_dir / kind / folder) for kind in _LAYOUT.needs)
         files[_SPLIT_OF[folder]] = pair_files(images, masks)
-    return _make_builder(files, id2label, data_dir, cache_dir)
+        used |= {path for index in (images, masks) for paths in index.values() for path in paths}
+    builder = _make_builder(files, id2label, data_dir, cache_dir)
+    builder.unused = [path for kind in _LAYOUT.needs for path in walk_files(data_dir / kind) if path not in used]
+    return builder
 
 
 def load_folder(
@@ -59,9 +64,12 @@ def load_folder(
 ) -> SegmentationDataset:
     """Load own data from the folders `images` and `masks`. An image and its mask have the same name without suffix.
 
+    Files that are not used are counted and named in a warning. Hidden files are passed over.
+
     Args:
         data_dir (`str` or `Path`): The folder that holds `images` and `masks`. Both may have folders `train`, `val`
-            (or `validation`) and `test`. Without such folders, all files belong to the train split.
+            (or `validation`) and `test`. Without such folders, all files belong to the train split. The folder of a
+            split may have folders below it, alike for images and masks; ids are paths in the folder of the split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): The classes: a .txt, .json or
             .csv file, or the names. Masks hold the class ids 0..K-1, and 255 for pixels to ignore. If your masks hold
             other ids, a table of raw and train ids (`LabelTable`) maps them.
@@ -117,11 +125,15 @@ def load_pairs(
     """
     pairs_file = absolute(pairs_file)
     rows_of: dict[str, list[dict[str, str]]] = {}
-    for row in _read_rows(pairs_file):
+    rows = _read_rows(pairs_file)
+    has_splits = any(row.get("split") for row in rows)
+    for row in rows:
         folder = row.get("split") or ""
-        if folder not in _SPLIT_OF:
+        if folder not in _SPLIT_OF or (not folder and has_splits):
             known = ", ".join(filter(None, _SPLIT_OF))
-            raise ValueError(f"{pairs_file}: {folder!r} is not a split; the splits are {known}")
+            raise ValueError(
+                f"{pairs_file}: {folder!r} is not a split; the splits are {known}: name one in every entry, or in none"
+            )
         rows_of.setdefault(_SPLIT_OF[folder], []).append(row)
     files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
     return _load(_make_builder(files, id2label, pairs_file, cache_dir), num_proc, skip_bad_files)
@@ -152,12 +164,33 @@ def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str 
 
 
 def _load(builder: OwnFiles, num_proc: int | None, skip_bad_files: bool) -> SegmentationDataset:
-    """Load own data, and warn if a class seems to be written as 255."""
+    """Load own data; warn of files that are not used, and if a class seems to be written as 255."""
+    if builder.unused:
+        logger.warning("%s: %s", builder.title, describe_unused(builder.unused))
     dataset = builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
     split = "train" if "train" in dataset else next(iter(dataset))
     if explanation := explain_ignored_class(dataset.label_table, _look_at_masks(dataset[split])):
         logger.warning("%s, %s split: %s", builder.title, split, explanation)
     return dataset
+
+
+def describe_unused(paths: Sequence[Path], limit: int = 10) -> str:
+    """Count files of own data that are not used, and name the first of them."""
+    names = ", ".join(one_line(path) for path in paths[:limit])
+    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
+    return (
+        f"{len(paths)} file(s) below images and masks are not used: {names}{more}; files that are read end in "
+        f"{', '.join(IMAGE_SUFFIXES)} and, where there are folders of splits, lie in one"
+    )
+
+
+def _index_folder(folder: Path) -> dict[str, list[Path]]:
+    """Map ids, which are paths in the folder without suffix, to the images or masks below the folder of a split."""
+    paths = walk_files(folder) if folder.is_dir() else []
+    return index_by_id(
+        (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES),
+        lambda path: path.relative_to(folder).with_suffix("").as_posix(),
+    )
 
 
 def _look_at_masks(rows: datasets.Dataset) -> set[int]:

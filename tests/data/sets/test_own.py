@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmdl_hf.data import BadDataError, Label, LabelTable, load_folder, load_pairs
 
@@ -118,6 +119,45 @@ def test_a_folder_that_is_no_split_is_not_passed_over(make_folder, splits):
         load_folder(folder, NAMES)
 
 
+def test_folders_below_a_split_are_read(make_folder, write_image, write_mask, cache_dir):
+    root = make_folder()
+    write_image(root / "images/train/city/a.jpg")
+    write_mask(root / "masks/train/city/a.png", [1])
+    elsewhere = write_image(root.parent / "disk/x.y.jpg").parent
+    (root / "images/train/linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(root / "images/train/linked")
+    write_mask(root / "masks/train/linked/x.y.png", [2])
+    write_image(root / "images/train/.hidden/b.jpg")
+    dataset = load_folder(root, NAMES, cache_dir=cache_dir)
+    assert sorted(dataset["train"]["id"]) == ["a", "b", "city/a", "linked/x.y"]
+    (root / "masks/train/city/a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 image\(s\) without mask \(first: .*train/city/a\.jpg"):
+        load_folder(root, NAMES, cache_dir=cache_dir)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "mode"), [(".ppm", ".pgm", "L"), (".webp", ".gif", "L"), (".JPE", ".PBM", "1")]
+)
+def test_every_suffix_that_is_read_is_looked_for(tmp_path, write_image, cache_dir, image, mask, mode):
+    write_image(tmp_path / "own/images" / f"a{image}")
+    (tmp_path / "own/masks").mkdir()
+    Image.new(mode, (8, 6)).save(tmp_path / "own/masks" / f"a{mask}")
+    assert load_folder(tmp_path / "own", NAMES, cache_dir=cache_dir)["train"]["id"][:] == ["a"]
+
+
+def test_files_that_are_not_used_are_counted_and_named(make_folder, write_image, cache_dir, caplog):
+    root = make_folder()
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "not used" not in caplog.text
+    write_image(root / "images/beside.png")
+    (root / "masks/train/a.npy").touch()
+    (root / "masks/train/.a.png.swp").touch()
+    load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "2 file(s) below images and masks are not used: " in caplog.text
+    for name in ("images/beside.png", "masks/train/a.npy", "files that are read end in .bmp, .gif"):
+        assert name in caplog.text
+
+
 def _write_pairs(root, suffix, rows):
     path = root / f"pairs{suffix}"
     if suffix == ".csv":
@@ -152,6 +192,11 @@ def test_pairs_without_splits_and_with_absolute_paths(make_folder, cache_dir):
     [
         ([{"picture": "a", "mask": "b"}], ValueError, "entry 1 must have an image and a mask"),
         ([{"image": "a.jpg", "mask": "a.png", "split": "dev"}], ValueError, "'dev' is not a split"),
+        (
+            [{"image": "a.jpg", "mask": "a.png", "split": split} for split in ("val", "")],
+            ValueError,
+            "'' is not a split; the splits are train, .*: name one in every entry, or in none",
+        ),
         ([{"image": "no.jpg", "mask": "masks/a.png"}], FileNotFoundError, r"1 mask\(s\) without image"),
         (
             [{"image": "images/a.jpg", "mask": "masks/a.png"}, {"image": "images/b.jpg", "mask": "no.png"}],
