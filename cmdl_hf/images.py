@@ -63,6 +63,9 @@ _SIGNATURES = {
     **{b"P%d" % digit: "PPM" for digit in range(1, 7)},
 }
 _TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # bands of RGB, CMYK, YCbCr and Lab; grey and palettes have one
+_MOST_BANDS = 6  # that Pillow opens
+_UNSIGNED = (1, 4)  # what TIFF's SampleFormat says of whole numbers from 0; 4 is unknown
+_THREE_BANDS = "save three bands of 8 bits, or a mask as one band of class ids"
 _TRANSPARENCY = ((1,), (2,))  # what TIFF's ExtraSamples says of such a band
 
 
@@ -105,6 +108,8 @@ def open_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Iterator[I
         format = _find_format(head)
         if format == "WEBP":  # its decoder makes room for the pixels when it is made
             _check_size(_webp_size(head), max_pixels)
+        if format == "TIFF":
+            _check_samples(stream)
         image = _open(stream, format)
         with image:
             _check_size(image.size, max_pixels)
@@ -125,8 +130,11 @@ def check_depth(image: Image.Image) -> None:
     if bits > 8 or image.mode.startswith(("I", "F")):
         depth = "" if image.mode.startswith(("I", "F")) else f" of {bits} bits"
         raise UnfitImageError(
-            f"an image must have 8-bit channels, found mode {image.mode}{depth}", "convert it to RGB"
+            f"an image must have 8-bit channels, found mode {image.mode}{depth}",
+            "save it with 8 bits a channel, the values scaled to 0..255",
         )
+    if image.format == "TIFF" and _is_signed(image):
+        raise UnfitImageError("an image must have values in 0..255, found signed ones", "shift them to 0..255")
     if image.format == "TIFF" and (bands := _lost_bands(image)):
         raise UnfitImageError(
             f"an image must have up to three bands and transparency, found {bands} bands", "choose three of them"
@@ -194,11 +202,28 @@ def _open(stream: BinaryIO, format: str) -> Image.Image:
     try:
         return _OPENERS[format](stream, None)
     except (SyntaxError, IndexError, TypeError, KeyError, struct.error) as error:
-        if format == "TIFF" and "pixel" in str(error):
-            raise UnfitImageError(
-                f"has bands or bits of a kind that is not read ({error})", "save three bands of 8 bits"
-            ) from error
+        if format == "TIFF" and ("pixel" in str(error) or "index" in str(error)):
+            raise UnfitImageError("has bands or bits of a kind that is not read", _THREE_BANDS) from error
         raise UnidentifiedImageError(f"its header cannot be read: {error}") from error
+
+
+def _check_samples(stream: BinaryIO) -> None:
+    """Refuse a TIFF file with more bands or bits than Pillow can open, in words that name them."""
+    try:
+        header = stream.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header + (stream.read(8) if header[2] == 43 else b""))
+        stream.seek(tags.next)
+        tags.load(stream)
+        bands = int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+        bits = int(max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
+    except (*UNREADABLE, IndexError, TypeError, KeyError):
+        return  # damaged, as Pillow will find
+    finally:
+        stream.seek(0)
+    if bands > _MOST_BANDS or (bands > 1 and bits > 16):
+        raise UnfitImageError(
+            f"must have up to three bands of 8 bits and transparency, found {bands} bands of {bits} bits", _THREE_BANDS
+        )
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
@@ -243,6 +268,11 @@ def _png_bits(image: Any) -> int:
     (bits,) = image.fp.read(1)
     image.fp.seek(position)
     return bits
+
+
+def _is_signed(image: Any) -> bool:
+    """Whether the values of a TIFF file are not whole numbers from 0; Pillow takes -1 for 255."""
+    return (image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT) or (1,))[0] not in _UNSIGNED
 
 
 def _lost_bands(image: Any) -> int:

@@ -188,7 +188,7 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
             image.load()
         orientation = _orientation(image)
     if image.mode not in _IMAGE_MODES:
-        raise BadFileError(path, f"an image must have 8-bit channels, found mode {image.mode}", "convert it to RGB")
+        raise BadFileError(path, f"an image must have 8-bit channels, found mode {image.mode}", "save it as RGB")
     as_it_is: ImageValue = str(path) if content is None else {"path": None, "bytes": content}
     if mask_size is None or (orientation == 1 and image.size == mask_size):
         return as_it_is

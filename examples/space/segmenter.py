@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from class_maps import class_map
 from models import RefusedError
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -97,7 +97,8 @@ def read_image(path: str | None) -> Image.Image:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise RefusedError(
-            f"The file must be an image such as PNG or JPEG; {name!r} cannot be read. Save it again."
+            f"The file must be an image such as PNG or JPEG; {name!r} cannot be read. "
+            "Save it again, with 8 bits a channel."
         ) from error
 
 
@@ -110,8 +111,14 @@ def _refuse_what_would_be_lost(file: Image.Image) -> None:
     is_deep_ppm = any(tile[0].startswith("ppm") and tile[3][-1] > 255 for tile in tiles)
     if file.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored) or is_deep_ppm:
         raise _UnfitImageError("it has more than 8 bits a channel; convert it to 8 bits")
-    if file.format == "TIFF" and any("X" in raw for raw in stored):
-        raise _UnfitImageError("it has bands beside its colours; choose three of them")
+    if isinstance(file, TiffImagePlugin.TiffImageFile):
+        tags = file.tag_v2
+        if (tags.get(TiffImagePlugin.SAMPLEFORMAT) or (1,))[0] not in (1, 4):
+            raise _UnfitImageError("its values are signed; shift them to 0..255")
+        colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION), 1)
+        more = int(tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)) - colours
+        if more > 1 or (more == 1 and tags.get(TiffImagePlugin.EXTRASAMPLES) not in ((1,), (2,))):  # transparency
+            raise _UnfitImageError("it has bands beside its colours; choose three of them")
 
 
 def shrink(image: Image.Image) -> Image.Image:

@@ -102,7 +102,9 @@ def test_grey_cmyk_and_transparent_images_become_rgb(make_camvid, cache_dir, wri
 def test_a_16_bit_image_is_refused(make_camvid, cache_dir):
     root = make_camvid()
     Image.fromarray(np.zeros((6, 8), dtype=np.uint16)).save(root / "train" / "0016E5_00001.png")
-    with pytest.raises(BadDataError, match="8-bit channels, found mode I;16; convert it to RGB"):
+    with pytest.raises(
+        BadDataError, match="8-bit channels, found mode I;16; save it with 8 bits a channel, the values scaled"
+    ):
         _load(root, cache_dir)
 
 

@@ -138,6 +138,9 @@ BANDS = {
     "5": _tiff(5, 8, extra=(0, 0)),
     "5, one of transparency": _tiff(5, 8, extra=(2, 0)),
     "12": _tiff(12, 8, extra=(0,) * 9),
+    "4, in planes": _tiff(4, 8, extra=(0,)).replace(
+        struct.pack("<HHIH", 284, 3, 1, 1), struct.pack("<HHIH", 284, 3, 1, 2)
+    ),
 }
 
 
@@ -348,9 +351,23 @@ def test_bands_are_not_dropped(space, tmp_path, kind):
         images.read_image(path)
     with pytest.raises(BadFileError, match="bands"):
         image_value(path, None, None)
-    if "not declared" not in kind:  # which Pillow takes for transparency
-        with pytest.raises(ValueError, match=r"bands|cannot be read"):
-            space.read_image(str(path))
+    with pytest.raises(ValueError, match=r"bands|cannot be read"):
+        space.read_image(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (BANDS["12"], "12 bands of 8 bits; save three bands of 8 bits, or a mask as one band"),
+        (_tiff(3, 32, sample_format=3), "3 bands of 32 bits; save three bands"),
+        (_tiff(1, 8, photometric=1, sample_format=2), "signed ones; shift them"),
+        (DEEP["TIFF grey"], "I;16; save it with 8 bits a channel, the values scaled to 0..255"),
+    ],
+)
+def test_what_was_found_and_a_cure_that_helps_are_named(space, tmp_path, content, found):
+    predict, data, _ = _refusals(space, tmp_path, content)
+    assert found in predict
+    assert found in data
 
 
 def test_declared_transparency_and_plain_tiffs_are_read():
