@@ -197,6 +197,24 @@ def open_regular(path: Path, follow_links: bool = True) -> BinaryIO:
     return file
 
 
+def read_utf8(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError, NotRegularError: as of `open_regular`.
+        ValueError: if it is in another encoding, such as Latin-1 or UTF-16.
+    """
+    with open_regular(path) as file:
+        content = file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} must be a text file in UTF-8, found the byte 0x{content[error.start]:02x} at position "
+            f"{error.start}; save it as UTF-8"
+        ) from error
+
+
 class NotRegularError(ValueError):
     """What lies at a path is no regular file.
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from .files import read_utf8
+
 _LARGEST = 2**20  # bytes; a recipe has about two thousand
 
 
@@ -29,8 +31,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than {_LARGEST:,}: it is not a recipe")
+    text = read_utf8(path)
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(text)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if content is None:

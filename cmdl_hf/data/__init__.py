@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .statistics import class_weights as class_weights
     from .stream import StreamSampler as StreamSampler
     from .stream import TrainingStream as TrainingStream
+    from .trainable import check_trainable as check_trainable
     from .transforms import IMAGENET_MEAN as IMAGENET_MEAN
     from .transforms import IMAGENET_STD as IMAGENET_STD
     from .transforms import EvalTransform as EvalTransform
@@ -81,6 +82,7 @@ _MODULE_OF = {
     "check_classes": "loading",
     "check_data": "checking",
     "check_resize": "scale_crop",
+    "check_trainable": "trainable",
     "check_transform": "augmentation",
     "class_pixel_counts": "statistics",
     "class_weights": "statistics",

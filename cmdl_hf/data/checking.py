@@ -20,6 +20,7 @@ from .sets.base import FEATURES, SegmentationBuilder
 from .sets.benchmark import BenchmarkBuilder
 from .sets.own import find_folder
 from .statistics import label_histogram
+from .trainable import VOID_SPLIT, explain_few_classes
 
 _SHEET_SIZE = 12  # samples on a contact sheet
 
@@ -174,11 +175,21 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
             for sample in files.samples:
                 errors += _check_sample(builder, sample, reports[split])
                 progress.update()
+    errors += _check_classes(builder, reports.get("train"))
     ids = Counter(sample.id for files in builder.files.values() for sample in files.samples)
     shared_ids = [id_ for id_, count in ids.items() if count > 1]
     return DataReport(
         builder.title, builder.label_table, _expected(builder), reports, errors, shared_ids, list(builder.unused)
     )
+
+
+def _check_classes(builder: SegmentationBuilder, train: SplitReport | None) -> list[BadFileError]:
+    """Report what keeps a network from learning anything."""
+    problems = [explain_few_classes(builder.label_table)]
+    if train is not None and train.pixels.any() and not train.pixels[:IGNORE_INDEX].any():
+        problems.append(VOID_SPLIT)
+    parts = (problem.partition("; ") for problem in problems if problem)
+    return [BadFileError(Path(builder.title), problem, cure) for problem, _, cure in parts]
 
 
 def _expected(builder: SegmentationBuilder) -> list[Label]:

@@ -6,8 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
+from typing import Any, TypeVar
+
+from ..escaping import one_line
+from ..files import read_utf8
 
 IGNORE_INDEX = 255
 """Train id of void pixels, which are ignored."""
@@ -15,7 +20,7 @@ IGNORE_INDEX = 255
 COLUMNS = ("raw_id", "train_id", "name", "red", "green", "blue")
 """Columns of a label table's CSV file."""
 
-
+_Key = TypeVar("_Key")
 Colour = tuple[int, int, int]
 
 
@@ -47,12 +52,14 @@ class LabelTable:
         rows (`tuple[Label, ...]`): One row per raw id.
 
     Raises:
-        ValueError: if a raw id occurs twice, or the train ids are not 0..K-1.
+        ValueError: if a raw id occurs twice, the train ids are not 0..K-1, or a name or a colour is none.
     """
 
     rows: tuple[Label, ...]
 
     def __post_init__(self) -> None:
+        for row in self.rows:
+            _check_row(row)
         raw_ids = [row.raw_id for row in self.rows]
         if repeated := sorted({raw_id for raw_id in raw_ids if raw_ids.count(raw_id) > 1}):
             raise ValueError(f"a label table must have one row per raw id, found several for {repeated}")
@@ -66,10 +73,10 @@ class LabelTable:
         return cls(
             tuple(
                 Label(
-                    int(row["raw_id"]),
-                    int(row["train_id"]),
+                    _whole(row["raw_id"]),
+                    _whole(row["train_id"]),
                     row["name"],
-                    (int(row["red"]), int(row["green"]), int(row["blue"])),
+                    (_whole(row["red"]), _whole(row["green"]), _whole(row["blue"])),
                 )
                 for row in rows
             )
@@ -89,6 +96,10 @@ class LabelTable:
             id2label (`Mapping[int, str]` or `Sequence[str]`): Names of the classes 0..K-1, K at most 255.
         """
         names = dict(id2label) if isinstance(id2label, Mapping) else dict(enumerate(id2label))
+        if wrong := [id_ for id_ in names if isinstance(id_, bool) or not isinstance(id_, Integral)]:
+            raise ValueError(f"{_ID2LABEL}, found {wrong[0]!r}: {names[wrong[0]]!r}; write them like that")
+        if len(names) > IGNORE_INDEX:
+            raise ValueError(f"there can be up to {IGNORE_INDEX} classes, found {len(names)}; merge some of them")
         classes = [Label(id_, id_, name, _voc_colour(id_ + 1)) for id_, name in sorted(names.items())]
         return cls((*classes, _IGNORED))
 
@@ -110,10 +121,10 @@ class LabelTable:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file of classes {path}; correct the path in id2label (--id2label)")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_utf8(path)
         try:
             return cls._from_text(path.suffix.lower(), text)
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
@@ -124,8 +135,10 @@ class LabelTable:
                 raise ValueError(f"line {names.index('') + 1} is empty; every line must name a class")
             return cls.from_names(names)
         if suffix == ".json":
-            content = json.loads(text)
+            content = _parse_json(text)
             if isinstance(content, dict):
+                if not all(id_.strip().isdecimal() for id_ in content):
+                    raise ValueError(f"{_ID2LABEL}, found {one_line(content, 100)}; write them like that")
                 return cls.from_names({int(id_): name for id_, name in content.items()})
             if isinstance(content, list):
                 return cls.from_names(content)
@@ -134,7 +147,7 @@ class LabelTable:
             rows = list(csv.DictReader(text.splitlines()))
             columns = tuple(rows[0]) if rows else ()
             if columns == ("id", "name"):
-                return cls.from_names({int(row["id"]): row["name"] for row in rows})
+                return cls.from_names(_without_repetition((_whole(row["id"]), row["name"]) for row in rows))
             if columns == COLUMNS:
                 return cls.from_rows(rows)
             raise ValueError(f"expected the columns id,name or {','.join(COLUMNS)}, found {','.join(columns)}")
@@ -213,6 +226,46 @@ def to_label_table(classes: Classes) -> LabelTable:
     if isinstance(classes, str | PathLike):
         return LabelTable.from_file(classes)
     return LabelTable.from_names(classes)
+
+
+_ID2LABEL = 'classes must be mapped from ids to names, as in {"0": "leaf", "1": "root"}'
+
+
+def _check_row(row: Label) -> None:
+    """Refuse a row whose name or colour is none."""
+    if not isinstance(row.name, str) or not row.name.strip():
+        raise ValueError(
+            f"the name of class {row.train_id} must be a text, found {one_line(repr(row.name), 100)}; write it in "
+            "quotes"
+        )
+    if not all(0 <= channel <= 255 for channel in row.colour):
+        raise ValueError(f"red, green and blue must lie in 0..255, found {row.colour} for {one_line(row.name, 100)}")
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"the file must be JSON, which it is not ({error}); correct it") from error
+
+
+def _whole(text: str | None) -> int:
+    """Read a whole number from a CSV file, in which a short row has None."""
+    try:
+        return int(text or "")
+    except ValueError:
+        found = "nothing" if text is None else repr(one_line(text, 100))
+        raise ValueError(f"ids and colours must be whole numbers, found {found}; correct that row") from None
+
+
+def _without_repetition(pairs: Iterable[tuple[_Key, Any]]) -> dict[_Key, Any]:
+    """Make a `dict`, and refuse a key that occurs twice, of which Python would keep the last."""
+    found: dict[_Key, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"every id must occur once, found {key!r} twice; correct one of them")
+        found[key] = value
+    return found
 
 
 def _voc_colour(index: int) -> Colour:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..files import read_utf8
 from .reading import BadFileError
 
 _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
@@ -176,7 +177,7 @@ def list_files(folder: Path, suffixes: Sequence[str], pattern: str = "*") -> lis
 
 def read_stems(list_file: Path) -> list[str]:
     """Read the names in a split's list: the stem of the first entry of each line, which may be a name or a path."""
-    lines = list_file.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_utf8(list_file).splitlines()
     return [Path(line.split()[0]).stem for line in lines if line.strip()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ..data import SegmentationDataset, TrainTransform, load_data
+from ..data import SegmentationDataset, TrainTransform, check_trainable, load_data
 from ..models import CMDLForSemanticSegmentation
 from ..processes import start_processes, stop_flag
 from ..progress import progress_bar
@@ -131,10 +131,9 @@ def run(
 def load_training_data(
     benchmark: str, data_dir: str | Path | None, id2label: str | Path | None
 ) -> SegmentationDataset:
-    """Load a data set to train on. The arguments and the errors are those of `load_data`."""
+    """Load a data set to train on. The arguments and the errors are those of `load_data` and `check_trainable`."""
     dataset = load_data(benchmark, data_dir, id2label)
-    if "train" not in dataset:
-        raise ValueError(f"{data_dir} has no train split, only {', '.join(dataset)}")
+    check_trainable(dataset, str(data_dir or benchmark))
     return dataset
 
 

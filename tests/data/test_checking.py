@@ -209,7 +209,7 @@ def test_own_folders(tmp_path, write_image, write_mask):
     assert report.splits["train"].num_expected is None
     assert report.shared_ids == []
     report = check_files(find_folder(tmp_path, ["leaf"]))
-    assert len(report.errors) == 2
+    assert len(report.errors) == 3  # two masks, and one class alone
 
 
 def test_rows_of_a_table_that_no_pixel_can_hold_are_left_out(photos):

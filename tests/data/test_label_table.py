@@ -73,3 +73,45 @@ def test_every_benchmark_is_described(name):
     assert benchmark.license in benchmark.origin
     assert benchmark.citation.startswith("@")
     assert benchmark.layouts
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "[1, 2]", "the name of class 0 must be a text, found 1; write it in quotes"),
+        ("a.json", '{"0": "leaf", "1": null}', "the name of class 1 must be a text, found None"),
+        ("a.json", '["", "leaf"]', "the name of class 0 must be a text, found ''"),
+        ("a.json", '{"leaf": 0, "root": 1}', r"from ids to names, as in .*found \{'leaf': 0.*; write them like that"),
+        ("a.json", '{"0": "leaf", "0": "root"}', "every id must occur once, found '0' twice"),
+        ("a.json", '{"0": "leaf",', r"must be JSON, which it is not \(.*; correct it"),
+        ("a.json", "[" * 100_000, "must be JSON, which it is not"),
+        (
+            "a.txt",
+            "Stra\xdfe".encode("latin-1"),
+            "a text file in UTF-8, found the byte 0xdf at position 4; save it as",
+        ),
+        ("a.csv", "id,name\n0,leaf".encode("utf-16"), "a text file in UTF-8"),
+        ("a.csv", "id,name\nzero,leaf", "must be whole numbers, found 'zero'; correct that row"),
+        ("a.csv", "id,name\n0,leaf\n1", "the name of class 1 must be a text, found None"),
+        ("a.csv", "id,name\n0,leaf\n0,root", "every id must occur once, found 0 twice"),
+        ("a.csv", "raw_id,train_id,name,red,green,blue\n0,0,leaf,0,0", "must be whole numbers, found nothing"),
+        (
+            "a.csv",
+            "raw_id,train_id,name,red,green,blue\n0,0,leaf,0,0,256",
+            r"must lie in 0\.\.255, found \(0, 0, 256\)",
+        ),
+        ("a.txt", "\n".join(map(str, range(256))), "there can be up to 255 classes, found 256"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_refused_by_name(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        LabelTable.from_file(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("classes", [{"leaf": 0, "root": 1}, {0: "leaf", 1: 1}, ["leaf", None], {True: "leaf"}])
+def test_classes_given_in_python_follow_the_same_rules(classes):
+    with pytest.raises(ValueError, match=r"from ids to names|must be a text"):
+        LabelTable.from_names(classes)

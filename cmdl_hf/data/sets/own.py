@@ -5,12 +5,13 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
 from ...escaping import MAX_NAME, one_line
-from ...files import walk_files
+from ...files import read_utf8, walk_files
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
 from ..listing import Layout, SplitFiles, absolute, index_by_id, locate, pair_files
 from ..reading import IMAGE_SUFFIXES
@@ -235,17 +236,36 @@ def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
             f"there is no {pairs_file}: own data must be a folder of images and masks, or a .csv or .jsonl list of "
             "pairs; correct the path (--data-dir)"
         )
-    text = pairs_file.read_text(encoding="utf-8-sig")
-    if pairs_file.suffix.lower() == ".csv":
-        rows: list[dict[str, str]] = list(csv.DictReader(text.splitlines()))
-    elif pairs_file.suffix.lower() == ".jsonl":
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    else:
+    if pairs_file.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{pairs_file}: a list of pairs must be a .csv or .jsonl file; convert it")
+    text = read_utf8(pairs_file)
+    try:
+        if pairs_file.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise ValueError(
+            f"{pairs_file}: {error}; every line must be an object of its own, such as "
+            '{"image": "a.jpg", "mask": "a.png"} in a .jsonl file'
+        ) from error
     for number, row in enumerate(rows, start=1):
-        if not row.get("image") or not row.get("mask"):
-            raise ValueError(f"{pairs_file}: entry {number} must have an image and a mask, found {row}")
+        if problem := _find_problem(row):
+            raise ValueError(
+                f"{pairs_file}: entry {number} must have an image and a mask, found {one_line(row, 200)}; {problem}"
+            )
     return rows
+
+
+def _find_problem(row: Any) -> str | None:
+    """Say what to change in an entry of a list of pairs, if anything."""
+    if not isinstance(row, dict):
+        return "write one object per line, without brackets around all"
+    if not isinstance(row.get("split") or "", str):
+        return "the split must be a text"
+    if not all(row.get(column) and isinstance(row[column], str) for column in ("image", "mask")):
+        return "name both, in columns image and mask that commas separate"
+    return None
 
 
 def _pair_rows(rows: Sequence[Mapping[str, str]], folder: Path) -> SplitFiles:

@@ -222,6 +222,27 @@ def test_a_bad_list_is_refused(make_folder, write_image, cache_dir, rows, error,
         load_pairs(_write_pairs(root, ".csv", rows), NAMES, cache_dir=cache_dir)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            b'[{"image": "a", "mask": "b"}]',
+            "entry 1 must have .*; write one object per line, without brackets",
+        ),
+        ("a.jsonl", b'{"image": "a", "mask": 5}', "entry 1 must have an image and a mask, .*; name both, in columns"),
+        ("a.jsonl", b'{"image": ', r"a\.jsonl: .*; every line must be an object of its own"),
+        ("a.csv", b"image,mask\nStra\xdfe.png,b.png\n", "must be a text file in UTF-8, found the byte 0xdf"),
+        ("a.csv", b"image;mask\na.png;b.png\n", "columns image and mask that commas separate"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pairs(tmp_path / name, NAMES)
+    assert str(caught.value).startswith(str(tmp_path / name))
+
+
 @pytest.fixture
 def by_split(make_folder):
     """The folder of splits that hold images and masks: the wrong way round."""
