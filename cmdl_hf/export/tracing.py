@@ -66,12 +66,14 @@ class _FoldedMemory(nn.Module):
         unit_prototypes (`Tensor` of shape (M, K, C), *optional*): Prototypes of unit length, if pixels are compared.
     """
 
-    prototypes = None
     unit_prototypes: Tensor
 
     def __init__(self, unit_prototypes: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("unit_prototypes", unit_prototypes)
+
+    def forward(self) -> None:
+        """Return no prototypes."""
 
     def directions(self, _: None) -> Tensor:
         """Return the unit-length prototypes."""
@@ -92,8 +94,7 @@ class _FoldedAggregation(nn.Module):
         super().__init__()
         self.vote_fusion = nn.Sequential(*list(aggregation.vote_fusion)[1:])  # normalisation and activation
         self.voting_temperature = aggregation.voting_temperature
-        is_by_class = self.voting_temperature is None
-        votes = aggregation.class_votes(prototypes) if is_by_class else aggregation.distribution_votes(prototypes)
+        votes = aggregation.vote_fusion.make_votes(prototypes, self.voting_temperature is None)
         self.register_buffer("votes", votes.detach().contiguous())  # (C, K, 1, 1) or (M, K, C)
         self.attention = aggregation.attention
         self.layer_scale = aggregation.layer_scale

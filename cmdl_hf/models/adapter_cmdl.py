@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapter_hub_cmdl import CMDLAdapterHubMixin
-from .checks_cmdl import check_labels, check_pixel_values
+from .checks_cmdl import check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, resize
 from .distributions_cmdl import DistributionComparison
@@ -173,10 +173,9 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
             RuntimeError: if the segmenter did not run its classifier, or after `remove`.
         """
         check_pixel_values(pixel_values, pixel_values.shape[1] if pixel_values.dim() == 4 else 3)
-        if labels is not None:
-            check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+        labels = None if labels is None else self._take_labels(labels, pixel_values)
         height, width = pixel_values.shape[-2:]
-        seen = self._pass = _Pass((height, width), None if labels is None else labels.long())
+        seen = self._pass = _Pass((height, width), labels)
         try:
             output = self.segmenter(pixel_values, **kwargs)
         finally:
@@ -196,7 +195,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
                 f"{self.classifier_name!r} runs without gradient, for example in reentrant activation checkpointing: "
                 "do not checkpoint the classifier"
             )
-        losses = self._compute_losses(seen, labels.long())
+        losses = self._compute_losses(seen, labels)
         return CMDLSemanticSegmenterOutput(
             loss=torch.stack(list(losses.values())).sum(),
             logits=seen.logits,

@@ -3,7 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,107 @@ def _to_sequence(feature_map: Tensor) -> Tensor:
     return feature_map.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
+class VoteConvolution(nn.Conv2d):
+    """1×1 convolution that fuses M voted maps, and that multiplies prototypes by its weight.
+
+    The products are computed in this module's forward pass, and not where the votes are used. An offloaded weight is
+    in memory only then, and peft's LoRA adds its part to the output of this module.
+    """
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        """Convolve maps, or multiply prototypes.
+
+        Args:
+            hidden_state (`Tensor`): Voted maps (B, M·C, h, w), the prototypes of classes (K, M·C, 1, 1), or the
+                prototypes (K, M, C), of which each has its own part of the weight.
+
+        Returns:
+            `Tensor` of shape (B, C, h, w), (K, C, 1, 1), or (M, K, C), whose sum over M are the votes of the classes.
+        """
+        if hidden_state.shape[2:] == (1, 1):
+            hidden_state = hidden_state.flatten(1).to(self.weight.dtype)
+            return F.linear(hidden_state, self.weight.flatten(1))[:, :, None, None]
+        if hidden_state.dim() == 3:
+            parts = self.weight.flatten(1).unflatten(1, hidden_state.shape[1:]).permute(1, 2, 0)  # (M, C, C)
+            return hidden_state.transpose(0, 1).to(self.weight.dtype) @ parts
+        return super().forward(hidden_state)
+
+
+class VoteFusion(ConvNormReLU):
+    """Feature voting: fuses the maps in which every pixel votes for the classes' distributions.
+
+    Args:
+        hidden_size (`int`): Channels C.
+        num_distributions (`int`): Number of distributions M of a class.
+    """
+
+    convolution_class = VoteConvolution
+
+    def __init__(self, hidden_size: int, num_distributions: int) -> None:
+        super().__init__(num_distributions * hidden_size, hidden_size)
+        self._votes = Constant()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "VoteFusion":
+        self._votes.clear()
+        return super()._apply(fn, recurse)
+
+    def train(self, mode: bool = True) -> "VoteFusion":
+        """Set the mode, see `nn.Module`."""
+        self._votes.clear()
+        return super().train(mode)
+
+    def forward(
+        self,
+        hidden_state: Tensor,
+        prototypes: Tensor | None = None,
+        similarity: Tensor | None = None,
+        voting_temperature: float | None = None,
+    ) -> Tensor:
+        """Let the pixels vote, and fuse their votes.
+
+        Args:
+            hidden_state (`Tensor`): Class probabilities (B, K, h, w), or without `prototypes` the voted maps
+                (B, M·C, h, w).
+            prototypes (`Tensor` of shape (K, M, C), *optional*): The memory bank, detached.
+            similarity (`Tensor` of shape (N, K, M), *optional*): Cosine of each pixel to each distribution, which
+                votes with a `voting_temperature` need.
+            voting_temperature (`float`, *optional*): See [`CMDLSemanticAggregation`].
+
+        Returns:
+            `Tensor` of shape (B, C, h, w).
+        """
+        if prototypes is None:
+            return super().forward(hidden_state)
+        is_by_class = voting_temperature is None
+        convolution, norm, activation = self
+        if type(convolution) is VoteConvolution:
+            votes = self._votes.get(lambda: self.make_votes(prototypes, is_by_class), prototypes, convolution.weight)
+        else:  # a wrapper, such as peft's: its other weights may change unseen
+            self._votes.clear()
+            votes = self.make_votes(prototypes, is_by_class)
+        if voting_temperature is None:
+            voted = F.conv2d(hidden_state, votes.to(hidden_state.dtype))
+        else:
+            assert similarity is not None
+            voted = collect_votes(divide_votes(hidden_state, similarity, voting_temperature), votes, hidden_state)
+        return activation(norm(voted))
+
+    def make_votes(self, prototypes: Tensor, is_by_class: bool) -> Tensor:
+        """Multiply prototypes (K, M, C) by the fusion weight.
+
+        Returns the votes of the classes as the weight (C, K, 1, 1) of a 1×1 convolution, or those of all
+        distributions, (M, K, C).
+        """
+        if is_by_class:
+            return self[0](prototypes.flatten(1)[:, :, None, None]).flatten(1).t()[:, :, None, None]
+        if type(self[0]) is VoteConvolution:
+            return self[0](prototypes)
+        # A wrapper takes maps alone. Each distribution is shown to it on its own, with zeros for the others.
+        blocks = torch.diag_embed(prototypes.permute(0, 2, 1))  # (K, C, M, M)
+        blocks = blocks.permute(3, 0, 2, 1).flatten(0, 1).flatten(1)  # (M·K, M·C)
+        return self[0](blocks[:, :, None, None]).flatten(1).unflatten(0, (-1, len(prototypes)))
+
+
 class CMDLSemanticAggregation(nn.Module):
     """Feature voting and multiple distributions semantic aggregation, computed as one product.
 
@@ -84,19 +185,9 @@ class CMDLSemanticAggregation(nn.Module):
     ) -> None:
         super().__init__()
         self.voting_temperature = voting_temperature
-        self.vote_fusion = ConvNormReLU(num_distributions * hidden_size, hidden_size)
+        self.vote_fusion = VoteFusion(hidden_size, num_distributions)
         self.attention = CMDLAttention(hidden_size, attention_size)
         self.layer_scale = make_layer_scale(hidden_size, layer_scale_init_value)
-        self._votes = Constant()
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "CMDLSemanticAggregation":
-        self._votes.clear()
-        return super()._apply(fn, recurse)
-
-    def train(self, mode: bool = True) -> "CMDLSemanticAggregation":
-        """Set the mode, see `nn.Module`."""
-        self._votes.clear()
-        return super().train(mode)
 
     def forward(
         self,
@@ -117,31 +208,8 @@ class CMDLSemanticAggregation(nn.Module):
         Returns:
             `aggregated_features`, `Tensor` of shape (B, C, h, w).
         """
-        convolution, norm, activation = self.vote_fusion
-        make_votes = self.class_votes if self.voting_temperature is None else self.distribution_votes
-        votes = self._votes.get(lambda: make_votes(prototypes), prototypes, cast(Tensor, convolution.weight))
-        if self.voting_temperature is None:
-            voted = F.conv2d(class_probabilities, votes.to(class_probabilities.dtype))
-        else:
-            assert similarity is not None
-            shares = divide_votes(class_probabilities, similarity, self.voting_temperature)
-            voted = collect_votes(shares, votes, class_probabilities)
-        return scale_channels(self.attention(pixel_features, activation(norm(voted))), self.layer_scale)
-
-    def class_votes(self, prototypes: Tensor) -> Tensor:
-        """Multiply prototypes (K, M, C) by the fusion weight; returns the weight (C, K, 1, 1) of a 1×1 convolution."""
-        weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
-        votes = F.linear(prototypes.flatten(1).to(weight.dtype), weight)  # (K, C)
-        return votes.t()[:, :, None, None]
-
-    def distribution_votes(self, prototypes: Tensor) -> Tensor:
-        """Multiply prototypes (K, M, C) by their part of the fusion weight; returns (M, K, C).
-
-        The sum over M is the weight that `class_votes` returns.
-        """
-        weight = cast(Tensor, self.vote_fusion[0].weight).flatten(1)  # (C, M·C)
-        parts = weight.unflatten(1, prototypes.shape[1:]).permute(1, 2, 0)  # (M, C, C)
-        return prototypes.transpose(0, 1).to(weight.dtype) @ parts
+        voted = self.vote_fusion(class_probabilities, prototypes, similarity, self.voting_temperature)
+        return scale_channels(self.attention(pixel_features, voted), self.layer_scale)
 
 
 def divide_votes(class_probabilities: Tensor, similarity: Tensor, temperature: float) -> Tensor:

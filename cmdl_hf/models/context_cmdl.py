@@ -28,15 +28,16 @@ class ConvNormReLU(nn.Sequential):
         ValueError: in training, if there is only a single value per channel, because BatchNorm then has no statistics.
     """
 
+    convolution_class: type[nn.Conv2d] = nn.Conv2d
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, bias: bool = False
     ) -> None:
         padding = dilation * (kernel_size // 2)
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
+        convolution = self.convolution_class(
+            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias
         )
+        super().__init__(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
     def forward(self, hidden_state: Tensor) -> Tensor:
         """Apply to (B, in_channels, h, w); returns (B, out_channels, h, w)."""

@@ -24,9 +24,12 @@ from .similarity_cmdl import cosine_similarity
 ContrastTarget = Literal["all", "assigned"]
 
 
-def _layer_norm(hidden_state: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Apply a LayerNorm in float32, also if the module has another dtype."""
-    return F.layer_norm(hidden_state, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+class Float32LayerNorm(nn.LayerNorm):
+    """LayerNorm that computes in float32, also if its weights have another dtype."""
+
+    def forward(self, hidden_state: Tensor) -> Tensor:
+        """Normalise the last dimension of a float32 tensor."""
+        return F.layer_norm(hidden_state, self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
 
 
 class CMDLProjectionHead(nn.Module):
@@ -41,7 +44,7 @@ class CMDLProjectionHead(nn.Module):
         self.projection = nn.Sequential(
             ConvNormReLU(hidden_size, hidden_size, bias=True), nn.Conv2d(hidden_size, hidden_size, 1)
         )
-        self.embedding_norm = nn.LayerNorm(hidden_size)
+        self.embedding_norm = Float32LayerNorm(hidden_size)
 
     def forward(self, pixel_features: Tensor) -> Tensor:
         """Project (B, C, h, w); returns unit-length, float32 `pixel_embeddings` (N, C), N = B·h·w."""
@@ -49,7 +52,7 @@ class CMDLProjectionHead(nn.Module):
         with torch.autocast(projected.device.type, enabled=False):
             projected = F.normalize(projected.float(), dim=1)
             embeddings = projected.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, h, w) -> (N, C)
-            return F.normalize(_layer_norm(embeddings, self.embedding_norm), dim=-1)
+            return F.normalize(self.embedding_norm(embeddings), dim=-1)
 
 
 def labels_on_grid(labels: Tensor, size: Sequence[int]) -> Tensor:
@@ -132,7 +135,7 @@ class CMDLDistributionLearning(nn.Module):
         self.use_class_margin_reference = use_class_margin_reference
         self.ignore_index = ignore_index
         self.projection_head = CMDLProjectionHead(hidden_size)
-        self.prototype_norm = nn.LayerNorm(num_labels)
+        self.prototype_norm = Float32LayerNorm(num_labels)
 
     def compare(
         self,
@@ -155,7 +158,7 @@ class CMDLDistributionLearning(nn.Module):
             `DistributionComparison`.
         """
         embeddings = self.projection_head(pixel_features)
-        directions = memory_bank.directions(prototypes)
+        directions = memory_bank.directions(memory_bank() if prototypes is None else prototypes)
         if labels is None:
             similarity = cosine_similarity(embeddings, directions)
             return DistributionComparison(embeddings, similarity, similarity.amax(dim=2))
@@ -205,7 +208,7 @@ class CMDLDistributionLearning(nn.Module):
         losses: dict[str, Tensor] = {}
         with torch.autocast(embeddings.device.type, enabled=False):
             grid_labels = labels_on_grid(labels, grid).flatten()
-            prototype_logits = _layer_norm(nearest, self.prototype_norm)  # (N, K)
+            prototype_logits = self.prototype_norm(nearest)  # (N, K)
             if self.prototype_loss_weight:
                 grid_logits = prototype_logits.unflatten(0, (batch_size, *grid)).permute(0, 3, 1, 2)
                 loss = image_size_cross_entropy(grid_logits, labels, self.ignore_index, True, across_processes)
@@ -216,9 +219,9 @@ class CMDLDistributionLearning(nn.Module):
                 losses["contrastive_loss"] = self.contrastive_loss_weight * loss
             if self.training:
                 is_correct = prototype_logits.argmax(dim=1) == grid_labels
-                memory_bank.update(embeddings, similarity, grid_labels, is_correct, assigned_ids)
+                memory_bank(embeddings, similarity, grid_labels, is_correct, assigned_ids)
             if self.class_margin_loss_weight:
-                prototypes = memory_bank.read()
+                prototypes = memory_bank().detach().clone()
                 if self.use_class_margin_reference:
                     name, loss = "class_margin_reference", class_margin_reference(prototypes)
                 else:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .aggregation_cmdl import CMDLSemanticAggregation
+from .checks_cmdl import check_labels
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import weighted_cross_entropy_sums
@@ -64,6 +65,11 @@ class CMDLLayersMixin:
             config.semantic_loss_ignore_index,
         )
 
+    def _take_labels(self, labels: Tensor, pixel_values: Tensor) -> Tensor:
+        """Check labels (B, H, W), and return them as int64."""
+        check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+        return labels.long()
+
     def _class_probabilities(self, coarse_logits: Tensor) -> Tensor:
         """Compute the weights of the votes from the coarse logits, both (B, K, h, w)."""
         if not self.config.use_hard_voting:
@@ -91,7 +97,8 @@ class CMDLLayersMixin:
 
     def _read_memory(self) -> Tensor:
         """Read the prototypes (K, M, C) for the aggregation. Only training changes them before backward."""
-        return self.memory_bank.read() if self.training else self.memory_bank.prototypes
+        prototypes: Tensor = self.memory_bank()
+        return prototypes.detach().clone() if self.training else prototypes
 
     def _cross_entropies(
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None

@@ -88,6 +88,13 @@ class CMDLMemoryBank(nn.Module):
             self.prototypes = kept.to(self.prototypes.device)
         return self
 
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "torch.nn.DataParallel would lose the updates of the memory bank, because it trains copies of the model: "
+            "start one process per device with torchrun or accelerate launch, or hide all devices but one with "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+
     @property
     def rule(self) -> AssignmentRule:
         """How pixels are assigned to the distributions of their class."""
@@ -98,9 +105,28 @@ class CMDLMemoryBank(nn.Module):
         self._directions.clear()
         return super().train(mode)
 
+    def forward(
+        self,
+        pixel_embeddings: Tensor | None = None,
+        similarity: Tensor | None = None,
+        labels: Tensor | None = None,
+        is_correct: Tensor | None = None,
+        assigned_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prototypes (K, M, C) as they are stored, after an `update` if it gets pixels.
+
+        All reads and the update go through this call. What wraps or offloads the bank can then do its part.
+        """
+        if pixel_embeddings is not None:
+            assert similarity is not None
+            assert labels is not None
+            assert is_correct is not None
+            self.update(pixel_embeddings, similarity, labels, is_correct, assigned_ids)
+        return self.prototypes
+
     def read(self) -> Tensor:
         """Return a detached copy of the prototypes (K, M, C). A later `update` does not change it."""
-        return self.prototypes.detach().clone()
+        return self().detach().clone()
 
     def directions(self, prototypes: Tensor | None = None) -> Tensor:
         """Return the prototypes at unit length, with the distributions as first dimension.
@@ -111,7 +137,7 @@ class CMDLMemoryBank(nn.Module):
         Returns:
             `Tensor` of shape (M, K, C), float32. A later `update` does not change it.
         """
-        prototypes = self.prototypes if prototypes is None else prototypes
+        prototypes = self() if prototypes is None else prototypes
         return self._directions.get(lambda: unit_directions(prototypes), prototypes)
 
     def similarity(self, pixel_embeddings: Tensor, prototypes: Tensor | None = None) -> Tensor:
@@ -234,7 +260,7 @@ class CMDLMemoryBank(nn.Module):
         Returns:
             `Tensor` of shape (K, M), bool.
         """
-        directions = F.normalize(self.prototypes.float(), dim=-1)
+        directions = F.normalize(self().float(), dim=-1)
         cosines = directions @ directions.transpose(1, 2)  # (K, M, M)
         return (cosines > threshold).tril(diagonal=-1).any(dim=2)
 

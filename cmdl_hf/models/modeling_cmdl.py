@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .aggregation_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
 from .backbone_cmdl import load_timm_weights, load_transformers_weights
-from .checks_cmdl import check_labels, check_pixel_values, check_weight_files
+from .checks_cmdl import check_pixel_values, check_weight_files
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
@@ -186,8 +186,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
             raise ValueError("output_distributions=True needs a model with config.use_distributions=True")
         check_pixel_values(pixel_values, self.config.backbone_config.num_channels)
         if labels is not None:
-            check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
-            labels = labels.long()
+            labels = self._take_labels(labels, pixel_values)
 
         feature_maps = self.backbone(self._to_multiple_of_divisor(pixel_values)).feature_maps
         pixel_features, coarse_logits, compared = None, None, None

@@ -1,13 +1,14 @@
 """What is constant in eval mode is computed once, and anew after every change."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from tiny_models import LIVE_AGGREGATION, TINY_BACKBONE
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-from cmdl_hf.models import CMDLMemoryBank, CMDLSemanticAggregation
+from cmdl_hf.models import CMDLMemoryBank
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -37,12 +38,9 @@ def expect_fresh(model):
 
 def test_votes_and_directions_are_computed_once(model, monkeypatch):
     calls = []
-    for owner, name in (
-        (CMDLSemanticAggregation, "class_votes"),
-        (CMDLSemanticAggregation, "distribution_votes"),
-    ):
-        original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args, original=original: calls.append(1) or original(*args))
+    fusion = model.semantic_aggregation.vote_fusion
+    original = fusion.make_votes
+    monkeypatch.setattr(fusion, "make_votes", lambda *args: calls.append(1) or original(*args))
     for _ in range(3):
         predict(model)
     assert len(calls) == 1
@@ -58,6 +56,23 @@ def test_directions_are_computed_once_and_anew_after_an_update():
         assert bank.directions() is first
         bank.prototypes.mul_(-1)
         torch.testing.assert_close(bank.directions(), -first)
+
+
+@torch.no_grad()
+def test_another_tensor_at_the_same_address_is_another_source():
+    bank = CMDLMemoryBank(3, 2, 8)
+    start = bank.prototypes.clone()
+    for factor in (1, -1, 1):
+        other = bank.read().mul_(factor)  # freed after each round, so that the next one may lie at its address
+        torch.testing.assert_close(bank.directions(other), (factor * start).transpose(0, 1))
+        del other
+
+
+@torch.no_grad()
+def test_copies_and_pickles_hold_no_value(model):
+    predict(model)
+    assert len(pickle.dumps(model)) == len(pickle.dumps(copy.deepcopy(model)))
+    expect_fresh(pickle.loads(pickle.dumps(model)))
 
 
 @torch.no_grad()

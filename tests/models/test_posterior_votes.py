@@ -34,7 +34,7 @@ def test_votes_equal_the_sum_over_classes_and_distributions(inputs):
     probabilities, prototypes, similarity = inputs
     aggregation = CMDLSemanticAggregation(8, 4, 3, voting_temperature=0.1)
     shares = divide_votes(probabilities, similarity, 0.1)
-    voted = collect_votes(shares, aggregation.distribution_votes(prototypes), probabilities)
+    voted = collect_votes(shares, aggregation.vote_fusion.make_votes(prototypes, False), probabilities)
     weight = aggregation.vote_fusion[0].weight.flatten(1)  # (C, M·C)
     expected = torch.zeros(2, 8, 3, 4)
     for pixel in range(24):
