@@ -114,6 +114,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
     """
 
     accepts_loss_kwargs = False  # otherwise transformers' Trainer would not divide accumulated losses
+    base_model_prefix = ""  # which peft asks for, if the segmenter is from transformers
 
     def __init__(
         self, segmenter: nn.Module, classifier: str | None = None, num_labels: int | None = None, **options: Any

@@ -13,10 +13,11 @@ from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import weighted_cross_entropy_sums
 from .distributions_cmdl import CMDLDistributionLearning, DistributionComparison
 from .memory_cmdl import CMDLMemoryBank
+from .peft_cmdl import PeftMixin
 from .processes_cmdl import divide_by_total
 
 
-class CMDLLayersMixin:
+class CMDLLayersMixin(PeftMixin):
     """The layers of a network with CMDL, without its backbone and its first classifier."""
 
     config: CMDLConfig
@@ -68,6 +69,8 @@ class CMDLLayersMixin:
     def _take_labels(self, labels: Tensor, pixel_values: Tensor) -> Tensor:
         """Check labels (B, H, W), and return them as int64."""
         check_labels(labels, pixel_values, self.config.num_labels, self.config.semantic_loss_ignore_index)
+        if self.training and not torch.compiler.is_compiling():
+            self._check_peft()
         return labels.long()
 
     def _class_probabilities(self, coarse_logits: Tensor) -> Tensor:

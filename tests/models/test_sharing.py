@@ -74,6 +74,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "losses",
             "memory",
             "modeling",
+            "peft",
             "pieces",
             "processes",
             "saving",
