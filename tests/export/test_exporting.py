@@ -71,7 +71,7 @@ def _largest_difference(model, run, shapes=SHAPES):
     return max((run(batch) - logits).abs().max().item() for batch, logits in zip(batches, expected, strict=True))
 
 
-@pytest.mark.parametrize(("context_module", "use_distributions"), _params(fast=("ppm", True)))
+@pytest.mark.parametrize(("context_module", "use_distributions"), _params(fast=("none", True)))
 def test_onnx_runtime_computes_the_logits_at_every_size(make_trained, tmp_path, context_module, use_distributions):
     model = make_trained(context_module=context_module, use_distributions=use_distributions)
     report = export_model(model, tmp_path / "deep" / "model.onnx")
@@ -94,7 +94,7 @@ def test_a_torch_program_computes_the_logits_at_every_size(make_trained, tmp_pat
     assert set(json.loads(extra_files[METADATA_FILE])["id2label"]) == {"0", "1", "2", "3", "4"}
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow)])
 def test_votes_by_the_posterior_are_exported(make_trained, tmp_path, format):
     model = make_trained(voting="posterior")
     path = tmp_path / ("model.onnx" if format == "onnx" else "model.pt2")

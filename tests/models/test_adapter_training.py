@@ -134,9 +134,11 @@ def test_peft_trains_low_ranks_and_cmdl_alone(tmp_path):
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("make", "fullgraph"),
-    # transformers' models hold a lock when they are run first
-    [(small_fcn, True), (lambda: segformer(drop_path_rate=0.0), False)],
-    ids=["torchvision", "transformers"],
+    # transformers' models hold a lock when they are run first, so that they are compiled as several graphs
+    [
+        pytest.param(small_fcn, True, marks=pytest.mark.slow, id="torchvision"),
+        pytest.param(lambda: segformer(drop_path_rate=0.0), False, id="transformers"),
+    ],
 )
 def test_compiled_training_is_the_plain_one(make, fullgraph, backend):
     images, labels = coloured_images(2)

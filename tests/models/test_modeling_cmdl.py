@@ -345,8 +345,18 @@ class TestWeightedCrossEntropies:
         assert all(p.grad.abs().max() == 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("settings", [{}, TestWeightedCrossEntropies.SETTINGS | {"context_module": "ppm"}])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("aot_eager", TestWeightedCrossEntropies.SETTINGS | {"context_module": "ppm"}),
+        pytest.param("aot_eager", {}, marks=pytest.mark.slow),
+        pytest.param("inductor", {}, marks=pytest.mark.slow),
+        # Without hard pixels: where a probability is at the threshold, rounding decides which pixels count.
+        pytest.param(
+            "inductor", {"class_weights": [0.5, 1, 2, 0, 4], "context_module": "ppm"}, marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_a_compiled_model_trains_as_the_plain_one(make_model, make_batch, backend, settings):
     torch.compiler.reset()
     model, other = (make_model(dropout=0.0, **settings) for _ in range(2))

@@ -183,16 +183,35 @@ class TestOtherModels:
         ("sizes", "changes", "message"),
         [
             ({"model.safetensors": 2_000_000_001}, {}, "up to 2 GB, this one has 2.0 GB; choose a smaller"),
-            ({"model.safetensors": None}, {}, "files of known size"),
+            pytest.param({"model.safetensors": None}, {}, "files of known size", marks=pytest.mark.slow),
             ({}, {"files": {"model.safetensors": None, "pytorch_model.bin": b"x"}}, "must be safetensors"),
-            ({}, {"files": {"preprocessor_config.json": None}}, "must come with config.json and preprocessor_config"),
-            ({}, {"files": {f"model-{i}.safetensors": b"x" for i in range(41)}}, "up to 40 files"),
+            pytest.param(
+                {},
+                {"files": {"preprocessor_config.json": None}},
+                "must come with config.json and preprocessor_config",
+                marks=pytest.mark.slow,
+            ),
+            pytest.param(
+                {},
+                {"files": {f"model-{i}.safetensors": b"x" for i in range(41)}},
+                "up to 40 files",
+                marks=pytest.mark.slow,
+            ),
             ({}, {"auto_map": {"AutoConfig": "evil.Evil"}}, "brings code of its own"),
             ({}, {"backbone": "/etc/evil", "use_pretrained_backbone": False}, "names others in backbone"),
-            ({}, {"backbone_config": {"use_pretrained_backbone": True}}, "loads other files"),
-            ({}, {"model_type": "no_such_type"}, "must be a semantic segmenter that transformers has"),
+            pytest.param(
+                {}, {"backbone_config": {"use_pretrained_backbone": True}}, "loads other files", marks=pytest.mark.slow
+            ),
+            pytest.param(
+                {},
+                {"model_type": "no_such_type"},
+                "must be a semantic segmenter that transformers has",
+                marks=pytest.mark.slow,
+            ),
             ({}, {"hidden_sizes": [2**16] * 4}, "must fit the memory of this server|semantic segmenter"),
-            ({}, {"files": {"config.json": b"[" * 100_000}}, "must be a semantic segmenter"),
+            pytest.param(
+                {}, {"files": {"config.json": b"[" * 100_000}}, "must be a semantic segmenter", marks=pytest.mark.slow
+            ),
         ],
     )
     def test_others_are_refused_in_words_for_visitors(self, space, hub, segformer, sizes, changes, message, tmp_path):

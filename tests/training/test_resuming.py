@@ -110,6 +110,11 @@ def assert_same_run(folder, expected):
     assert {path.name for path in folder.rglob(".*")} <= {".lock"}
 
 
+def is_finished(folder):
+    file = folder / "run.json"
+    return file.exists() and json.loads(file.read_text())["is_finished"]
+
+
 def kill_and_resume(folder, expected, duration, num_kills, seed):
     """Kill the run `num_kills` times, each a random while after its start, then let it end."""
     draw = random.Random(seed)
@@ -124,11 +129,20 @@ def kill_and_resume(folder, expected, duration, num_kills, seed):
             continue
         os.kill(process.pid, signal.SIGKILL)
         process.join()
+        if is_finished(folder):  # it was killed between its last file and its end
+            assert_same_run(folder, expected)
+            shutil.rmtree(folder)
+            continue
         kills += 1
     run_to_the_end(folder)
     assert_same_run(folder, expected)
 
 
+def test_killed_once_the_weights_end_bit_identical(uninterrupted, tmp_path):
+    kill_and_resume(tmp_path / "run", *uninterrupted, num_kills=1, seed=0)
+
+
+@pytest.mark.slow
 def test_killed_three_times_the_weights_end_bit_identical(uninterrupted, tmp_path):
     kill_and_resume(tmp_path / "run", *uninterrupted, num_kills=3, seed=0)
 
