@@ -249,11 +249,11 @@ def unlabelled(images: Mapping[str, Sequence[Path]]) -> SplitFiles:
 
 
 def digest_files(files: Mapping[str, SplitFiles]) -> str:
-    """Return a digest of the names, sizes and modification times of the files of all samples."""
+    """Return a digest of the names, sizes and modification times of the files of all samples; some may be missing."""
     digest = hashlib.sha256()
     for split, split_files in files.items():
         for sample in split_files.samples:
             for path in (sample.image, sample.mask):
-                stat = path.stat() if path else None
+                stat = path.stat() if path and path.exists() else None
                 digest.update(repr((split, sample.id, str(path), stat and (stat.st_size, stat.st_mtime_ns))).encode())
     return digest.hexdigest()

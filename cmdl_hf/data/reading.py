@@ -3,7 +3,9 @@
 Masks are processed with PIL's `histogram` and `point`, which take about a fifth of numpy's time.
 """
 
+import errno
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from ..images import SUFFIXES, UNREADABLE, UnfitImageError, check_depth, check_i
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)  # not of the disk
 _IMAGE_MODES = ("RGB", "L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr")
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
@@ -223,6 +226,10 @@ def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
     except (UnfitImageError, NotRegularError) as error:
         raise BadFileError(path, error.problem, error.cure) from error
     except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_FILE:
+            target = f", which is a link to {os.readlink(path)}" if path.is_symlink() else ""
+            cure = "put the file there, with the right to read it, or remove this name"
+            raise BadFileError(path, f"cannot be opened ({error.strerror}){target}", cure) from error
         if isinstance(error, OSError) and error.errno is not None:
             raise
         size = path.stat().st_size if content is None else len(content)

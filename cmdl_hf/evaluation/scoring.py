@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import EvalTransform
-from ..inference import SegmentImages, segment_whole_images
+from ..inference import MODEL_ERRORS, SegmentImages, explain_failure, segment_whole_images
 from ..metrics import SegmentationMetrics
 from ..processes import worker_init
 from ..progress import progress_bar
@@ -106,24 +106,14 @@ def predict(
         for sample in progress_bar(loader, desc=description, unit="image", leave=False):
             try:
                 class_ids = segment_images(model, sample["pixel_values"][None].to(device), sample["size"])
-            except RuntimeError as error:
-                raise _explain(error, sample) from error
+            except MODEL_ERRORS as error:
+                height, width = sample["pixel_values"].shape[-2:]
+                image = f"image {sample['id']} of {height} × {width} pixels"
+                cure = "resize images to a smaller size, or use windows (protocol slide)"
+                raise explain_failure(error, image, "score", cure) from error
             yield Prediction(sample["id"], class_ids[0], sample.get("labels"))
     finally:
         model.train(was_training)
-
-
-def _explain(error: RuntimeError, sample: dict[str, Any]) -> Exception:
-    """Make an error that names the image on which a model fails."""
-    height, width = sample["pixel_values"].shape[-2:]
-    image = f"image {sample['id']} of {height} × {width} pixels"
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return MemoryError(
-            f"{image} does not fit into memory; resize images to a smaller size, or use windows (protocol slide)"
-        )
-    return ValueError(
-        f"the model cannot score {image}: {str(error).strip().splitlines()[0]}; resize images to another size"
-    )
 
 
 class _TransformWithSize:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data import check_classes, load_split
 from ..files import check_can_write, write_text
-from ..inference import choose_device, class_map, load_segmenter, outlier_map
+from ..inference import MODEL_ERRORS, choose_device, class_map, explain_failure, load_segmenter, outlier_map
 from ..progress import progress_bar
 from ..visualization import colorize, default_palette, paint_distributions, paint_values
 from .findings import collect_findings
@@ -104,11 +104,15 @@ class _Network:
     processor: Any
 
     @torch.no_grad()
-    def __call__(self, image: Image.Image) -> Any:
-        """Return the output of the model for one image, with its distributions."""
-        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
-        device = next(self.model.parameters()).device
-        return self.model(pixel_values=pixel_values.to(device), output_distributions=True)
+    def __call__(self, image: Image.Image, name: str) -> Any:
+        """Return the output of the model for one image, with its distributions; `name` is for messages."""
+        try:
+            pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
+            device = next(self.model.parameters()).device
+            return self.model(pixel_values=pixel_values.to(device), output_distributions=True)
+        except MODEL_ERRORS as error:
+            text = f"image {name} of {image.height} × {image.width} pixels"
+            raise explain_failure(error, text, "explore") from error
 
 
 class _Images:
@@ -146,10 +150,10 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
         num_sampled=min(max(_NUM_POINTS // K, 12), 200),
         device=next(network.model.parameters()).device,
     )
-    scores = []
+    scores, names = [], images.names
     for place in progress_bar(range(len(images)), desc=description, unit="image"):
         image, label = images[place]
-        output = network(image)
+        output = network(image, names[place])
         grid = tuple(output.distribution_ids.shape[1:])
         outliers = statistics.update(
             output.pixel_embeddings, output.similarity, _labels_on(label, grid, output.logits.device), grid, place
@@ -216,7 +220,7 @@ def _draw_maps(
     is_unusual: bool,
 ) -> MapPanels:
     """Draw an image, its labels, prediction, distributions and outlier map at the size of a panel."""
-    output = network(image)
+    output = network(image, name)
     photo = shrink(image)
     size = photo.height, photo.width
     prediction = class_map(output.logits, size)[0]

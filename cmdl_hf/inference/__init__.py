@@ -1,6 +1,7 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
 from .class_maps import class_map
+from .failures import MODEL_ERRORS, explain_failure
 from .files import predict_files
 from .loading import choose_device, load_segmenter
 from .logits import (
@@ -15,12 +16,14 @@ from .logits import (
 from .segmenting import SegmentImages, segment_in_windows, segment_whole_images
 
 __all__ = [
+    "MODEL_ERRORS",
     "SCALES",
     "ScoreImages",
     "SegmentImages",
     "choose_device",
     "class_map",
     "default_stride",
+    "explain_failure",
     "load_segmenter",
     "multi_scale_probabilities",
     "outlier_map",

@@ -17,6 +17,7 @@ from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, read_image
 from ..progress import progress_bar
 from ..visualization import default_palette, overlay
 from .class_maps import class_map
+from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
 from .images import find_images
 from .loading import choose_device, load_segmenter
 from .logits import outlier_map
@@ -141,8 +142,8 @@ class _Batches:
             images = group[done : done + self.batch_size]
             try:
                 results: list[_Result] | None = self._segment(images)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+            except MODEL_ERRORS as error:
+                if not is_out_of_memory(error):
                     yield from self._segment_each(images, error)
                     done += len(images)
                     continue
@@ -166,7 +167,7 @@ class _Batches:
     def _segment_each(self, images: Sequence[_Prepared], error: Exception) -> Iterator[_Result | str]:
         """Find the images of a batch that the model cannot process, for example too small ones."""
         if len(images) == 1:
-            yield f"the model cannot process it: {str(error).strip().splitlines()[0]}"
+            yield f"the model cannot process it: {reason_of(error)}"
             return
         for prepared in images:
             yield from self.segment([prepared])
@@ -271,8 +272,8 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
             continue
         try:
             pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
-        except (RuntimeError, ValueError) as error:
-            failures[path] = f"the model's image processor cannot process it: {str(error).strip().splitlines()[0]}"
+        except MODEL_ERRORS as error:
+            failures[path] = f"the model's image processor cannot process it: {reason_of(error)}"
         else:
             yield _Prepared(path, image, pixel_values)
 
@@ -287,11 +288,6 @@ def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepa
         group.append(prepared)
     if group:
         yield group
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on an accelerator or on the CPU (torch has no separate error for the CPU)."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _make_folder(folder: Path) -> None:

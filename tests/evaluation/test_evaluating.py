@@ -360,9 +360,10 @@ def test_predictions_stay_in_their_folder_whatever_the_ids(make_model, tmp_path,
         run_evaluation(*arguments, save_predictions=tmp_path / "saved", **options)
 
 
-def test_an_image_that_the_model_refuses_is_named(folder, frames, monkeypatch):
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, ValueError])
+def test_an_image_that_the_model_refuses_is_named(folder, frames, monkeypatch, kind):
     def refuse(*_):
-        raise RuntimeError("Kernel size can't be greater\nthan the image")
+        raise kind("Kernel size can't be greater\nthan the image")
 
     monkeypatch.setattr("cmdl_hf.evaluation.protocols.segment_whole_images", refuse)
     with pytest.raises(ValueError, match=r"cannot score image \S+ of \d+ × \d+ pixels: Kernel size"):

@@ -252,6 +252,25 @@ def test_the_command_prints_where_the_report_is(folder, data, capsys):
     assert f"report: {data['output_dir'] / 'report.html'}" in printed
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            AssertionError("Input height (128) doesn't match"),
+            r"cannot explore image photo 0 of 128 × 160 .*Input height",
+        ),
+        (torch.OutOfMemoryError(), "image photo 0 of 128 × 160 pixels does not fit into memory; make it smaller"),
+    ],
+)
+def test_an_image_that_the_model_refuses_is_named(folder, data, monkeypatch, error, message):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("cmdl_hf.CMDLForSemanticSegmentation.forward", refuse)
+    with pytest.raises((ValueError, MemoryError), match=message):
+        explore(folder, **data)
+
+
 def test_models_without_distributions_are_refused(make_model, data, tmp_path):
     plain = _save(make_model(use_distributions=False), tmp_path / "plain")
     with pytest.raises(

@@ -231,9 +231,23 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
     assert all((tmp_path / "out" / f"{index}.png").is_file() for index in range(8))
 
 
-def test_what_the_model_refuses_is_listed_and_the_others_are_done(folder, images, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Kernel size can't be greater"), "Kernel size can't be greater"),
+        (
+            AssertionError("Input height (40) doesn't match model (224)."),
+            "Input height (40) doesn't match model (224).",
+        ),
+        (ValueError("Input image size (40*60)\n..."), "Input image size (40*60)"),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+def test_what_the_model_refuses_is_listed_and_the_others_are_done(
+    folder, images, tmp_path, monkeypatch, error, reason
+):
     load = prediction.load_segmenter
-    faulty = _Small(1, RuntimeError("Kernel size can't be greater"))  # of a batch, it takes single images
+    faulty = _Small(1, error)  # of a batch, it takes single images
 
     def load_faulty(*arguments):
         model, processor = load(*arguments)
@@ -244,7 +258,7 @@ def test_what_the_model_refuses_is_listed_and_the_others_are_done(folder, images
     assert predict_files(folder, [images], tmp_path / "out") == {}
     faulty.most = 0
     failures = predict_files(folder, [images], tmp_path / "none")
-    assert set(failures.values()) == {"the model cannot process it: Kernel size can't be greater"}
+    assert set(failures.values()) == {f"the model cannot process it: {reason}"}
     assert json.loads((tmp_path / "none" / "summary.json").read_text())["images"] == []
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from ..label_table import HasClasses, LabelTable
@@ -157,7 +158,15 @@ class SegmentationBuilder(datasets.GeneratorBasedBuilder):
             self._refuse_id_errors()
             self._refuse_unpaired_files()
             self._refuse_bad_first_samples()
-        self.download_and_prepare(num_proc=num_proc)
+        try:
+            self.download_and_prepare(num_proc=num_proc)
+        except DatasetGenerationError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise OSError(
+                f"{self.title} cannot be prepared in {self.cache_dir}: {error.__cause__}; check the disk, or name "
+                "another place in the variable HF_DATASETS_CACHE"
+            ) from error
         bad_files = [error for files in self.files.values() for error in files.errors()] + self._unprepared_files()
         has_samples = all(self.info.splits[split].num_examples for split in self.files)
         report_bad_files(bad_files, self.title, skip_bad_files and has_samples)

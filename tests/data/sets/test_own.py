@@ -4,9 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 from cmdl_hf.data import BadDataError, Label, LabelTable, load_folder, load_pairs
+from cmdl_hf.data.checking import check_files
+from cmdl_hf.data.sets.own import find_folder
 
 NAMES = ["background", "leaf", "root"]
 
@@ -156,6 +159,30 @@ def test_files_that_are_not_used_are_counted_and_named(make_folder, write_image,
     assert "2 file(s) below images and masks are not used: " in caplog.text
     for name in ("images/beside.png", "masks/train/a.npy", "files that are read end in .bmp, .gif"):
         assert name in caplog.text
+
+
+@pytest.mark.parametrize("name", ["images/train/a.jpg", "masks/val/b.png"])
+@pytest.mark.parametrize("target", ["/nowhere/photo.png", "loop"])
+def test_a_link_to_nowhere_is_a_bad_file(make_folder, cache_dir, name, target):
+    root = make_folder()
+    path = root / name
+    path.unlink()
+    path.symlink_to(path if target == "loop" else target)
+    with pytest.raises(BadDataError, match=rf"{path.name}: cannot be opened \(.*\), which is a link to ") as caught:
+        load_folder(root, NAMES, cache_dir=cache_dir)
+    assert "put the file there, with the right to read it, or remove this name" in str(caught.value)
+    dataset = load_folder(root, NAMES, cache_dir=cache_dir, skip_bad_files=True)
+    assert [error.path for error in dataset.bad_files] == [path]
+    assert [error.path for error in check_files(find_folder(root, NAMES)).errors] == [path]
+
+
+def test_a_full_disk_is_told_in_a_line(make_folder, cache_dir, monkeypatch):
+    def fill(*_, **__):
+        raise DatasetGenerationError("An error occurred") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmdl_hf.data.sets.own_files.OwnFiles.download_and_prepare", fill)
+    with pytest.raises(OSError, match=r"cannot be prepared in .*No space left on device; check the disk, or name"):
+        load_folder(make_folder(), NAMES, cache_dir=cache_dir)
 
 
 def _write_pairs(root, suffix, rows):
