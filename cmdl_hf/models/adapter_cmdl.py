@@ -6,7 +6,7 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 import difflib
 import logging
 from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapter_hub_cmdl import CMDLAdapterHubMixin
+from .checkpointing_cmdl import StatisticsOnce
 from .checks_cmdl import check_pixel_values
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, resize
@@ -148,6 +149,7 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         self._start_layers()
         self._move_to(final.weight)
         self._pass: _Pass | None = None
+        self._statistics: StatisticsOnce | None = None
         self._handles: list[RemovableHandle] = [final.register_forward_hook(self._on_classifier)]
         auxiliary = [name for name in find_auxiliary_classifiers(segmenter, final.out_channels) if name != classifier]
         if len(auxiliary) > 1:
@@ -212,9 +214,25 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         self._handles.clear()
         return self.segmenter
 
-    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Turn on activation checkpointing in a transformers segmenter."""
-        cast(Any, self.segmenter).activation_checkpointing_enable(*args, **kwargs)
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Turn on activation checkpointing in a transformers segmenter. Running statistics still move once a step."""
+        segmenter: Any = self.segmenter
+        enable = getattr(segmenter, "activation_checkpointing_enable", None) or segmenter.gradient_checkpointing_enable
+        enable(*args, **kwargs)
+        self._statistics = self._statistics or StatisticsOnce(self.segmenter)
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Turn off activation checkpointing."""
+        segmenter: Any = self.segmenter
+        disable = getattr(segmenter, "activation_checkpointing_disable", None)
+        (disable or segmenter.gradient_checkpointing_disable)()
+        if self._statistics is not None:
+            self._statistics.remove()
+            self._statistics = None
+
+    activation_checkpointing_disable = gradient_checkpointing_disable
 
     def extra_repr(self) -> str:
         """Show the name of the classifier."""
@@ -270,9 +288,8 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
         assert seen.logits is not None
         assert seen.pixel_features is not None
         auxiliary_logits = seen.auxiliary_logits[0] if seen.auxiliary_logits else None
-        losses = self._cross_entropies(labels, seen.logits, seen.coarse_logits, auxiliary_logits)
-        learned = self.distribution_learning(seen.pixel_features, labels, self.memory_bank, seen.comparison)
-        return losses | learned.losses
+        logits = seen.logits, seen.coarse_logits, auxiliary_logits
+        return self._learn(labels, *logits, seen.pixel_features, seen.comparison)[0]
 
 
 @torch.library.custom_op("cmdl_hf::hold", mutates_args=())

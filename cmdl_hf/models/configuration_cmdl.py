@@ -204,6 +204,8 @@ class CMDLConfig(PreTrainedConfig):
         "pixel_embeddings",
         "similarity",
         "distribution_ids",
+        "hidden_states",
+        "attentions",
     ]
 
     backbone_config: dict | PreTrainedConfig | None = None

@@ -11,7 +11,7 @@ from .checks_cmdl import check_labels
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import weighted_cross_entropy_sums
-from .distributions_cmdl import CMDLDistributionLearning, DistributionComparison
+from .distributions_cmdl import CMDLDistributionLearning, DistributionComparison, DistributionLearningOutput
 from .memory_cmdl import CMDLMemoryBank
 from .peft_cmdl import PeftMixin
 from .processes_cmdl import divide_by_total
@@ -102,6 +102,22 @@ class CMDLLayersMixin(PeftMixin):
         """Read the prototypes (K, M, C) for the aggregation. Only training changes them before backward."""
         prototypes: Tensor = self.memory_bank()
         return prototypes.detach().clone() if self.training else prototypes
+
+    def _learn(
+        self,
+        labels: Tensor,
+        logits: Tensor,
+        coarse_logits: Tensor | None,
+        auxiliary_logits: Tensor | None,
+        pixel_features: Tensor | None,
+        comparison: DistributionComparison | None,
+    ) -> tuple[dict[str, Tensor], DistributionLearningOutput | None]:
+        """Compute the losses by name, each times its weight. In training, also update the memory bank."""
+        losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
+        if pixel_features is None:
+            return losses, None
+        learned = self.distribution_learning(pixel_features, labels, self.memory_bank, comparison)
+        return losses | learned.losses, learned
 
     def _cross_entropies(
         self, labels: Tensor, logits: Tensor, coarse_logits: Tensor | None, auxiliary_logits: Tensor | None

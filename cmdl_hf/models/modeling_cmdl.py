@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .aggregation_cmdl import CMDLAttention, CMDLSemanticAggregation, make_layer_scale, scale_channels
 from .backbone_cmdl import load_timm_weights, load_transformers_weights
+from .checkpointing_cmdl import CheckpointingMixin
 from .checks_cmdl import check_pixel_values, check_weight_files
 from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
@@ -48,6 +49,11 @@ class CMDLSemanticSegmenterOutput(ModelOutput):
             `output_distributions`.
         distribution_ids (`Tensor` of shape (B, h, w), int64, *optional*): Nearest distribution of each pixel, among
             those of its predicted class. Returned with `output_distributions`.
+        hidden_states (`tuple[Tensor]`, *optional*): Hidden states of a transformers backbone as it returns them, or
+            the maps (B, channels, h, w) in `out_indices` of a timm backbone, finest first. Returned with
+            `output_hidden_states`.
+        attentions (`tuple[Tensor]`, *optional*): Attention weights of the backbone's layers, if it returns them.
+            Returned with `output_attentions`.
     """
 
     loss: Tensor | None = None
@@ -58,6 +64,8 @@ class CMDLSemanticSegmenterOutput(ModelOutput):
     pixel_embeddings: Tensor | None = None
     similarity: Tensor | None = None
     distribution_ids: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class CMDLPreTrainedModel(PreTrainedModel):
@@ -76,7 +84,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True  # our attention always calls SDPA, also if `attn_implementation` has another value
     _no_split_modules = ()
     # Kept in float32 for every dtype of the model: updates of the bank are tiny, and similarities are always float32.
-    _keep_in_fp32_modules_strict = ("memory_bank.prototypes", "embedding_norm", "prototype_norm")
+    _keep_in_fp32_modules_strict: tuple[str, ...] = ("memory_bank.prototypes", "embedding_norm", "prototype_norm")
 
     @staticmethod
     def _load_pretrained_model(model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, *args: Any) -> Any:
@@ -110,7 +118,7 @@ class CMDLPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
 
-class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
+class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTrainedModel):
     """Semantic segmentation with class-wise multiple distributions learning.
 
     The network is FCN, PSPNet, DeepLabV3, CCNet or UPerNet (`config.context_module`) with CMDL, or without CMDL
@@ -134,6 +142,8 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
 
     def __init__(self, config: CMDLConfig) -> None:
         super().__init__(config)
+        if not config.use_distributions:
+            self._keep_in_fp32_modules_strict = ()  # it has none of these layers
         self.backbone = AutoBackbone.from_config(config.backbone_config, **(config.backbone_kwargs or {}))
         class_weights = None if config.class_weights is None else torch.tensor(config.class_weights).float()
         self.register_buffer("class_weights", class_weights, persistent=False)  # not saved: the config holds them
@@ -159,18 +169,24 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, output_distributions: bool = False
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_distributions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> CMDLSemanticSegmenterOutput:
         """Segment images. With labels, also compute the losses and, in training, update the memory bank.
 
         Args:
             pixel_values (`Tensor` of shape (B, channels, H, W)): Normalised images of any size.
             labels (`Tensor` of shape (B, H, W), integer, *optional*): Classes in 0..K-1, or
-                `config.semantic_loss_ignore_index` for void pixels. In eval mode the losses are computed, but the
-                memory bank is not updated. In training, every process of a process group must pass labels, because
-                losses and update use the pixels of all processes: the average of a loss over the processes is the
-                loss of the whole batch.
+                `config.semantic_loss_ignore_index` for void pixels. In eval mode the memory bank is not updated. In
+                training, every process of a process group must pass labels, because losses and update use the pixels
+                of all processes: the average of a loss over the processes is the loss of the whole batch.
             output_distributions (`bool`): Also return `pixel_embeddings`, `similarity` and `distribution_ids`.
+            output_hidden_states (`bool`, *optional*): Also return the backbone's maps. By default as in the config.
+            output_attentions (`bool`, *optional*): Also return the backbone's attentions. By default as in the config.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
         Returns:
@@ -178,44 +194,57 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
 
         Raises:
             ValueError: for images or labels of the wrong rank, size or dtype; on the CPU also for non-finite pixels
-                and labels out of range. On an accelerator the values are not checked, because reading them would
-                stall it: there, labels out of range trigger an assertion of the device, and non-finite pixels give a
-                non-finite loss and do not change the memory bank.
+                and labels out of range. On an accelerator, which reading values would stall, such labels trigger an
+                assertion of the device, and such pixels give a non-finite loss and do not change the memory bank.
         """
         if output_distributions and not self.config.use_distributions:
             raise ValueError("output_distributions=True needs a model with config.use_distributions=True")
         check_pixel_values(pixel_values, self.config.backbone_config.num_channels)
-        if labels is not None:
-            labels = self._take_labels(labels, pixel_values)
+        labels = None if labels is None else self._take_labels(labels, pixel_values)
 
-        feature_maps = self.backbone(self._to_multiple_of_divisor(pixel_values)).feature_maps
-        pixel_features, coarse_logits, compared = None, None, None
+        feature_maps, features = self._run_backbone(pixel_values, output_hidden_states, output_attentions)
+        pixel_features, coarse_logits, comparison = None, None, None
         if self.config.use_distributions:
             pixel_features = self.bottleneck(feature_maps[-1])
             coarse_logits = self.coarse_head(pixel_features).float()
-            hidden_state, compared = self._sharpen(pixel_features, coarse_logits, feature_maps, labels)
+            hidden_state, comparison = self._sharpen(pixel_features, coarse_logits, feature_maps, labels)
         else:
             assert self.context_module is not None
             hidden_state = self.context_module(feature_maps)
         logits = self.decode_head(hidden_state).float()
-        auxiliary_logits = None
+        auxiliary_logits, losses, seen = None, None, None
         if self.auxiliary_head is not None and (self.training or labels is not None):
             auxiliary_logits = self.auxiliary_head(feature_maps[-2]).float()
-
-        losses, learned = None, None
         if labels is not None:
-            losses = self._cross_entropies(labels, logits, coarse_logits, auxiliary_logits)
-            if pixel_features is not None:
-                learned = self.distribution_learning(pixel_features, labels, self.memory_bank, compared)
-                losses |= learned.losses
+            scores = logits, coarse_logits, auxiliary_logits
+            losses, seen = self._learn(labels, *scores, pixel_features, comparison)
         return CMDLSemanticSegmenterOutput(
             loss=None if losses is None else torch.stack(list(losses.values())).sum(),
             logits=logits,
             coarse_logits=coarse_logits,
             auxiliary_logits=auxiliary_logits,
             loss_dict=losses,
-            **(self._find_distributions(pixel_features, logits, learned or compared) if output_distributions else {}),
+            **(self._find_distributions(pixel_features, logits, seen or comparison) if output_distributions else {}),
+            **features,
         )
+
+    def _run_backbone(
+        self, pixel_values: Tensor, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Compute the backbone's maps and, if asked for, its hidden states and attentions by name."""
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
+        is_timm = self.config.backbone_config.model_type == "timm_backbone"
+        options = {name: True for name, value in asked.items() if value and not (is_timm and "hidden" in name)}
+        pixel_values = self._to_multiple_of_divisor(pixel_values)
+        features = self.backbone(pixel_values, **options) if options else self.backbone(pixel_values)
+        # timm's hidden states are its maps: TimmBackbone fails for more of them with a vision transformer.
+        hidden_states = features.feature_maps if is_timm else features.hidden_states
+        found = {
+            "hidden_states": hidden_states if asked["output_hidden_states"] else None,
+            "attentions": features.attentions if asked["output_attentions"] else None,
+        }
+        return features.feature_maps, found
 
     def _to_multiple_of_divisor(self, pixel_values: Tensor) -> Tensor:
         """Resize images to the next multiple of `config.size_divisor`, in height and width."""
@@ -231,7 +260,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CMDLPreTrainedModel):
         pixel_features: Tensor | None,
         logits: Tensor,
         comparison: DistributionComparison | DistributionLearningOutput | None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Find the nearest distribution of each pixel. A comparison that votes or losses made is reused."""
         if comparison is None:
             assert pixel_features is not None

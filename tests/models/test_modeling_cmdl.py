@@ -538,3 +538,57 @@ def test_a_frozen_memory_stays_as_it_started(make_model, make_batch):
     assert torch.equal(model.memory_bank.prototypes, start)
     assert model.memory_bank.num_updates.sum() == 0
     assert "contrastive_loss" in output.loss_dict
+
+
+class TestHiddenStates:
+    def test_the_stages_of_a_transformers_backbone(self, make_model):
+        model = make_model(context_module="upernet").eval()
+        images = torch.randn(2, 3, 64, 96)
+        expected = model(images)
+        output = model(images, output_hidden_states=True, labels=torch.zeros(2, 64, 96, dtype=torch.int64))
+        assert torch.equal(output.logits, expected.logits)
+        assert expected.hidden_states is None
+        assert [tuple(state.shape) for state in output.hidden_states] == [
+            (2, 8, 16, 24),  # embedding
+            (2, 8, 16, 24),
+            (2, 8, 8, 12),
+            (2, 16, 4, 6),
+            (2, 32, 2, 3),
+        ]
+
+    @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+    def test_the_maps_of_a_timm_backbone(self, make_model, name):
+        backbone = {"model_type": "timm_backbone", "backbone": name, "out_indices": [1, 2]}
+        kwargs = {"dynamic_img_size": True, "depth": 3} if name.startswith("vit") else None
+        model = make_model(backbone_config=backbone, backbone_kwargs=kwargs, use_distributions=False).eval()
+        images = torch.randn(1, 3, 64, 64)
+        output = model(images, output_hidden_states=True)
+        for state, feature_map in zip(output.hidden_states, model.backbone(images).feature_maps, strict=True):
+            assert torch.equal(state, feature_map)
+        with pytest.raises(ValueError, match="Cannot output attentions for timm backbones"):
+            model(images, output_attentions=True)
+
+    def test_by_the_configuration_and_as_a_tuple(self, make_model, tmp_path):
+        make_model(output_hidden_states=True).save_pretrained(tmp_path)
+        model = CMDLForSemanticSegmentation.from_pretrained(tmp_path)
+        images = torch.randn(1, 3, 64, 64)
+        assert len(model(images).hidden_states) == 5
+        assert model(images, output_hidden_states=False).hidden_states is None
+        logits, _coarse_logits, hidden_states = model(images, return_dict=False)
+        assert torch.equal(logits, model(images).logits)
+        assert len(hidden_states) == 5
+
+    def test_attentions_of_a_backbone_that_has_them(self, make_model):
+        swin = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+        model = make_model(backbone_config=swin | {"out_indices": [1, 2]}, attn_implementation="eager").eval()
+        output = model(torch.randn(1, 3, 64, 64), output_attentions=True)
+        assert len(output.attentions) == 2
+
+
+@pytest.mark.parametrize("use_distributions", [True, False])
+def test_layers_that_stay_in_float32_exist(make_model, use_distributions):
+    model = make_model(use_distributions=use_distributions)
+    names = list(model.state_dict())
+    assert bool(model._keep_in_fp32_modules_strict) == use_distributions
+    for kept in model._keep_in_fp32_modules_strict:
+        assert any(kept in name for name in names), kept

@@ -60,6 +60,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "allowed",
             "assignment",
             "backbone",
+            "checkpointing",
             "checks",
             "clusters",
             "configuration",
