@@ -95,8 +95,11 @@ def _use_saved_model(output_dir: Path, sample: Mapping[str, Any]) -> None:
     processor = AutoImageProcessor.from_pretrained(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # the pipeline calls every class outside transformers unsupported
-    segments = pipeline("image-segmentation", model=model, image_processor=processor, trust_remote_code=False)(image)
-    logging.set_verbosity(verbosity)
+    try:
+        segment = pipeline("image-segmentation", model=model, image_processor=processor, trust_remote_code=False)
+        segments = segment(image)
+    finally:
+        logging.set_verbosity(verbosity)
     found = ", ".join(one_line(segment["label"], MAX_NAME) for segment in segments)
     print(f"re-loaded: in {one_line(sample['id'])} the pipeline finds {found}")
 

@@ -1,6 +1,7 @@
 """Load semantic segmenters from folders and the Hub, with errors in one line."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers.utils import find_adapter_config_file
 from ..models import check_transformers_config
 
 _LARGEST_EDGE = 16_384  # pixels
+
+_LOADING = threading.Lock()  # transformers switches the default dtype of the process while it loads
 
 
 def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
@@ -34,9 +37,10 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
     _check_folder(model)
     _check_configuration(model, trust_remote_code)
     try:
-        segmenter, info = AutoModelForSemanticSegmentation.from_pretrained(
-            model, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
+        with _LOADING:
+            segmenter, info = AutoModelForSemanticSegmentation.from_pretrained(
+                model, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
     except OSError as error:
         raise FileNotFoundError(_explain_missing(model, error)) from error
     except (ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:

@@ -1,6 +1,7 @@
 """Mixed precision on a CPU: which of its kinds is fast is measured, because it depends on the processor."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -34,6 +35,9 @@ def check_precision(accelerator: Accelerator) -> None:
         )
 
 
+_MEASURING = threading.Lock()  # two at once would leave the process with one thread
+
+
 @cache
 def bf16_slowdown() -> float:
     """Measure how many times as long as in float32 a convolution with its gradient takes in bf16 on the CPU.
@@ -41,6 +45,11 @@ def bf16_slowdown() -> float:
     Processors without AMX or AVX512-BF16 compute bf16 slowly. It takes less than a second, with one thread: several
     would wait for each other where the machine has other work.
     """
+    with _MEASURING:
+        return _measure_slowdown()
+
+
+def _measure_slowdown() -> float:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

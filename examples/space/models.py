@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ if importlib.util.find_spec("cmdl_hf"):
     import cmdl_hf  # noqa: F401 (registers CMDL with the auto classes)
 
 logger = logging.getLogger("space")
+
+_LOADING = threading.Lock()  # transformers switches the default dtype of the process while it loads
 
 
 def find_own_models(listed: str) -> dict[str, str]:
@@ -126,5 +129,6 @@ def _load(source: str, trust_remote_code: bool) -> tuple[Any, Any]:
         options |= {"token": False, "local_files_only": True}
     processor = AutoImageProcessor.from_pretrained(source, **options)
     options |= {"dtype": torch.float32, "use_safetensors": None if trust_remote_code else True}
-    model = AutoModelForSemanticSegmentation.from_pretrained(source, **options)
+    with _LOADING:
+        model = AutoModelForSemanticSegmentation.from_pretrained(source, **options)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), processor

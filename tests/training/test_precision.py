@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,20 @@ def test_a_measurement_of_less_than_a_second_decides():
     assert bf16_slowdown() > 0
     assert time.perf_counter() - start < 3  # less than one on a machine with nothing else to do
     assert torch.equal(torch.get_rng_state(), state)  # a run's own random numbers stay
+
+
+def test_two_measurements_at_once_leave_the_threads_as_they_were(monkeypatch):
+    bf16_slowdown.cache_clear()
+    monkeypatch.setattr(precision, "_MAX_SECONDS", 0.01)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: bf16_slowdown(), range(8)))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+        bf16_slowdown.cache_clear()
 
 
 def test_the_first_round_does_not_count_and_none_begins_after_the_time(monkeypatch):
