@@ -1,7 +1,7 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
 from .class_maps import class_map
-from .failures import MODEL_ERRORS, explain_failure
+from .failures import MODEL_ERRORS, explain_failure, is_out_of_memory
 from .files import predict_files
 from .loading import choose_device, load_segmenter
 from .logits import (
@@ -24,6 +24,7 @@ __all__ = [
     "class_map",
     "default_stride",
     "explain_failure",
+    "is_out_of_memory",
     "load_segmenter",
     "multi_scale_probabilities",
     "outlier_map",

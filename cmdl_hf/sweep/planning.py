@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..training import CMDLTrainingArguments, check_recipe, find_differences, format_value, run_name
+from ..training import SHARING, CMDLTrainingArguments, check_recipe, find_differences, format_value, run_name
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def _check_place(folder: Path, args: CMDLTrainingArguments, weights: str | Path 
     here = args.to_recipe() | {"weights": None if weights is None else Path(weights).name}
     # Fields that a later version added are not compared.
     there = here | facts["recipe"] | {"weights": facts.get("weights")}
-    if differences := find_differences(here, there):
+    differences = find_differences(here, there)
+    if differences := {name: pair for name, pair in differences.items() if name not in SHARING}:
         changes = ", ".join(
             f"{name} was {format_value(was)} and is now {format_value(now)}"
             for name, (now, was) in differences.items()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .arguments import SHARING as SHARING
     from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
     from .augmented import draw_augmented as draw_augmented
     from .checking import check_recipe as check_recipe
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
+    "SHARING": "arguments",
     "TrainingLoop": "loop",
     "check_recipe": "checking",
     "draw_augmented": "augmented",

@@ -10,6 +10,9 @@ from cyclopts import Parameter
 # Fields that may change when a run continues: they do not change the training steps.
 FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
+# They may change when a run continues after memory ran out: the images of each step stay the same.
+SHARING = {"per_device_batch_size"}
+
 
 @dataclass(kw_only=True)
 class CMDLTrainingArguments:
@@ -54,7 +57,8 @@ class CMDLTrainingArguments:
         max_steps (`int`): Number of optimiser steps.
         total_batch_size (`int`): Images of one optimiser step, over all processes.
         per_device_batch_size (`int`, *optional*): Largest number of images that one process holds at a time. If its
-            share of the batch is larger, gradients are accumulated over several passes.
+            share of the batch is larger, gradients are accumulated over several passes. It may change when a run
+            continues; batch norms and memory bank then see passes of another size.
         optimizer (`str`): sgd or adamw.
         learning_rate (`float`): Learning rate of the backbone at the start. It decreases to min_learning_rate.
         head_learning_rate_factor (`float`): Learning rate of all other layers, as a multiple of the backbone's.

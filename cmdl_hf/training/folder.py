@@ -1,6 +1,7 @@
 """The folder of a training run: its files, and checks that the run may write there."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,9 @@ import yaml
 
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
-from .arguments import FREE_TO_CHANGE
+from .arguments import FREE_TO_CHANGE, SHARING
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
@@ -141,8 +144,10 @@ class RunFolder:
         here = self.recipe | {"weights": self.weights}
         # Fields that a later version added are not compared.
         differing = [name for name in there if name in here.keys() - FREE_TO_CHANGE and here[name] != there[name]]
-        if differing:
-            changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
+        changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
+        if differing and set(differing) <= SHARING:
+            logger.warning(f"{changes}: each step has the same images, batch norms and memory bank see other passes")
+        elif differing:
             raise FileExistsError(
                 f"{path} holds a run of another recipe ({changes}); use the same recipe to continue it, or name a new "
                 "folder with --output-dir"

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import StreamSampler, TrainingStream, TrainTransform
+from ..inference import is_out_of_memory
 from ..processes import start_processes, worker_init
 from .depthwise import replace_dilated_depthwise, restore_dilated_depthwise
 from .log import check_trackers, memory_in_use
 from .optimization import make_optimizer, make_schedule, memory_format, prepare_batch_norms
 from .precision import check_precision
+from .sharing import explain_out_of_memory, needs_two_images, share_batch
 
 if TYPE_CHECKING:
     import datasets
@@ -31,26 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EMA_FILE = "ema.safetensors"
-
-
-def share_batch(args: "CMDLTrainingArguments", num_processes: int) -> tuple[int, int]:
-    """Divide the batch of a recipe among the processes.
-
-    Returns:
-        Number of passes of each process in one optimiser step, and number of images in one pass.
-
-    Raises:
-        ValueError: if the batch cannot be divided equally.
-    """
-    share, rest = divmod(args.total_batch_size, num_processes)
-    if rest:
-        raise ValueError(
-            f"total_batch_size={args.total_batch_size} cannot be shared equally by {num_processes} processes; "
-            f"choose a multiple of {num_processes}, or change the number of processes"
-        )
-    limit = args.per_device_batch_size or share
-    num_passes = next(passes for passes in range(1, share + 1) if share % passes == 0 and share // passes <= limit)
-    return num_passes, share // num_passes
 
 
 class TrainingLoop:
@@ -141,6 +123,7 @@ class TrainingLoop:
 
         Raises:
             FloatingPointError: if a loss or a weight is not finite. For a loss, the message names step and images.
+            MemoryError: if a pass does not fit into memory. The message proposes a smaller one.
         """
         first_step, start = self.step, time.perf_counter()
         learning_rate = math.nan
@@ -149,7 +132,7 @@ class TrainingLoop:
         self._set_training_mode()
         while self.step < until and not (losses and should_stop()):
             for _ in range(self.num_passes):
-                loss_dict = self._run_pass()
+                loss_dict = self._try_pass()
                 names = list(loss_dict)
                 losses.append(torch.stack([loss.detach().float() for loss in loss_dict.values()]))
             learning_rate = float(self.schedule.get_last_lr()[0])
@@ -241,8 +224,8 @@ class TrainingLoop:
         """Move a model to its device, and prepare its batch norms."""
         is_cuda = self.accelerator.device.type == "cuda"
         is_synchronised = self.accelerator.num_processes > 1 and is_cuda  # only CUDA has synchronised norms
-        pools = any(getattr(module, "pools_globally", False) for module in model.modules())
-        if self.images_per_pass == 1 and pools and not is_synchronised and self.args.freeze_batch_norm != "all":
+        self._least_images = 2 if needs_two_images(self.args, model, is_synchronised) else 1
+        if self.images_per_pass < self._least_images:
             raise ValueError(
                 "with one image per pass, the batch norms after global pooling see a single value per channel; raise "
                 "per_device_batch_size or total_batch_size, or start fewer processes"
@@ -275,6 +258,15 @@ class TrainingLoop:
         self._wrapped_model.train()
         for norm in self._frozen_norms:
             norm.eval()
+
+    def _try_pass(self) -> dict[str, Tensor]:
+        try:
+            return self._run_pass()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            share = self.images_per_pass * self.num_passes
+            raise explain_out_of_memory(self.step + 1, self.images_per_pass, share, self._least_images) from error
 
     def _run_pass(self) -> dict[str, Tensor]:
         """Run forward and backward of one pass. The last pass of a step also updates the weights."""
