@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from PIL import Image
 from safetensors import SafetensorError
 
+from .weight_files import find_superseded
+
 _NEW = os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _WAITS_FOR_NOBODY = getattr(os, "O_NONBLOCK", 0)  # the other end of a pipe, that is
 _WRITING = ".writing-"
@@ -101,7 +103,8 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder, then put its files into `folder` one by one, each in one step; one writer at a time.
 
     Args:
-        folder (`Path`): Where the files end up. Those of the same names are replaced, and so are links.
+        folder (`Path`): Where the files end up. Those of the same names are replaced, and so are links. Weight files
+            of another shape than the new ones, such as shards, are removed.
         write (`Callable`): Takes the folder to write into.
 
     Raises:
@@ -112,8 +115,11 @@ def write_files(folder: Path, write: Callable[[Path], object]) -> None:
     unfinished = new_folder_in(folder, _WRITING)
     try:
         write(unfinished)
-        for file in sorted(unfinished.iterdir()):
+        files = sorted(unfinished.iterdir())
+        for file in files:
             os.replace(file, folder / file.name)
+        for name in find_superseded(os.listdir(folder), [file.name for file in files]):
+            (folder / name).unlink()
     except SafetensorError as error:  # its word for a full disk
         raise OSError(f"cannot write to {folder}: {error}") from error
     finally:

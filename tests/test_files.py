@@ -15,6 +15,17 @@ def test_files_are_replaced_whole_and_what_a_killed_process_left_goes(tmp_path):
     assert (folder / "a.txt").read_text() == "new"
 
 
+def test_weights_of_another_shape_go_when_the_new_ones_are_there(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "model.png"):
+        write_text(tmp_path / name, "old")
+    write_files(tmp_path, lambda place: (place / "config.json").write_text("new"))
+    assert len(list(tmp_path.iterdir())) == 5
+    write_files(tmp_path, lambda place: (place / "model.safetensors").write_text("new"))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "model.png"}
+    write_files(tmp_path, lambda place: (place / "model-00001-of-00001.safetensors").write_text("newer"))
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("error", [SafetensorError("IoError: No space left on device"), OSError(28, "No space")])
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path, error):
     write_text(tmp_path / "model.safetensors", "old")

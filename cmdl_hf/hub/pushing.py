@@ -8,7 +8,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_session, get_token, hf_hub_url
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    get_session,
+    get_token,
+    hf_hub_url,
+)
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from huggingface_hub.utils import (
     are_progress_bars_disabled,
@@ -19,6 +27,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
+from ..weight_files import check_weights, find_superseded
 from .cards import CARD_FILE, is_generated, write_card
 from .sending import describe_files, held_files, list_files, list_left, remove_snapshots, snapshot_of, take_snapshot
 from .uploading import describe, explain, is_passing, not_logged_in, with_retries
@@ -57,8 +66,9 @@ def push(
 ) -> str:
     """Push a model's folder to the Hub, with its card; see `list_files` for what of the folder goes there.
 
-    Files on the Hub that the folder does not have are kept. A model card that was edited on the Hub is kept, too,
-    unless the folder's own card was written by hand.
+    Files on the Hub that the folder does not have are kept, but for weights of another shape, such as shards, which
+    the commit removes because they would be loaded in place of the new ones. A model card that was edited on the Hub
+    is kept, too, unless the folder's own card was written by hand.
 
     Args:
         folder (`str` or `Path`): Folder that `from_pretrained` loads, for example of a run. Only its `README.md` is
@@ -72,7 +82,7 @@ def push(
         `str`: address of the model.
 
     Raises:
-        NotADirectoryError, FileNotFoundError: if there is no such folder, or no model in it.
+        NotADirectoryError, FileNotFoundError: if there is no such folder, or no model with all its weights in it.
         ValueError: if `repo_id` is no such name, or it is public and `private` is asked for; if the folder holds
             links, pipes or the like.
         PermissionError: if the Hub does not accept the token, or the token has no right to write.
@@ -96,6 +106,7 @@ def _files_of_model(folder: Path) -> list[Path]:
         raise FileNotFoundError(
             f"{folder} contains no model: it has no config.json; name a folder that from_pretrained loads"
         )
+    check_weights(folder)
     return list_files(folder)
 
 
@@ -238,8 +249,13 @@ def _upload(snapshot: Path, repo_id: str, private: bool | None, message: str) ->
         paths = held_files(snapshot)
         if _must_keep_card(api, repo_id, snapshot):
             paths.remove(Path(CARD_FILE))
-        files = [CommitOperationAdd(path.as_posix(), snapshot / path) for path in paths]
-        api.create_commit(repo_id, files, commit_message=message)
+        names = [path.as_posix() for path in paths]
+        stale = find_superseded(api.list_repo_files(repo_id), names)
+        if stale:
+            logger.info("%s: weights that are replaced go: %s", repo_id, ", ".join(stale))
+        operations = [CommitOperationAdd(name, snapshot / name) for name in names]
+        removals = [CommitOperationDelete(name) for name in stale]
+        api.create_commit(repo_id, [*operations, *removals], commit_message=message)
         return address
 
     return with_retries(upload, repo_id)

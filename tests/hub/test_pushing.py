@@ -21,6 +21,7 @@ from cmdl_hf.cli import main
 from cmdl_hf.data import load_synthetic
 from cmdl_hf.data.parquet import write_parquet
 from cmdl_hf.hub import HubPusher, check_can_push, push, push_dataset, uploading
+from cmdl_hf.hub.pushing import preview_push
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's, for LFS
 
@@ -101,6 +102,74 @@ def test_a_folder_is_pushed_and_pushed_unchanged(hub, folder, monkeypatch, lfs_s
     push(folder, "me/toy", message="Second")
     assert repo.messages == ["First", "Second"]
     _assert_holds(repo, folder)
+
+
+def _save_shards(model, folder):
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("is_back", [False, True])
+def test_weights_of_another_shape_are_replaced(hub, folder, make_model, is_back):
+    (folder / "notes.txt").touch()
+    push(folder, "me/toy")
+    repo = hub.repos["models", "me/toy"]
+    hub.repos["models", "me/toy"].commit("by hand", repo.files | {"notes.md": b"mine", "pytorch_model.bin": b"old"})
+    _save_shards(make_model(), folder)
+    push(folder, "me/toy", message="Shards")
+    assert repo.messages[-1] == "Shards"
+    assert repo.files["notes.md"] == b"mine"
+    assert "model.safetensors.index.json" in repo.files
+    assert not {"model.safetensors", "pytorch_model.bin"} & set(repo.files)
+    assert "last/model.safetensors" in repo.files
+    if is_back:
+        for path in folder.glob("model*.safetensors*"):
+            path.unlink()
+        make_model().save_pretrained(folder)
+        push(folder, "me/toy")
+        assert [name for name in repo.files if name.startswith("model") and "safetensors" in name] == [
+            "model.safetensors"
+        ]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_lost_answer_does_not_remove_twice(hub, folder, make_model):
+    push(folder, "me/toy")
+    _save_shards(make_model(), folder)
+    hub.fail("POST .*/commit/", "lost")
+    push(folder, "me/toy")
+    assert "model.safetensors" not in hub.repos["models", "me/toy"].files
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("none", "contains no weights: it has no model.safetensors; save the model there"),
+        ("both", "holds weights of two shapes, model.safetensors and model-00001-of-.*; remove those that are not"),
+        ("a shard missing", "lacks 1 of its files of weights, such as model-00002-of-.*; save the model again"),
+        ("no index", r"has model-00001-of-\S+ but no model.safetensors.index.json; save the model again"),
+    ],
+)
+def test_a_folder_without_its_weights_is_not_pushed(hub, folder, make_model, kind, message):
+    whole = (folder / "model.safetensors").read_bytes()
+    _save_shards(make_model(), folder)
+    if kind == "none":
+        for path in folder.glob("model*.safetensors*"):
+            path.unlink()
+    elif kind == "both":
+        (folder / "model.safetensors").write_bytes(whole)
+    elif kind == "no index":
+        (folder / "model.safetensors.index.json").unlink()
+    else:
+        next(folder.glob("model-00002-*")).unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        push(folder, "me/toy")
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        preview_push(folder)
+    assert ("models", "me/toy") not in hub.repos
 
 
 @pytest.mark.usefixtures("client")
