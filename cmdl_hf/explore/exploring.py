@@ -74,7 +74,7 @@ def explore(
     output_dir = Path(output_dir)
     check_can_write(output_dir, is_folder=True)
     segmenter, processor = load_segmenter(model)
-    _check_distributions(segmenter, model)
+    _check_model(segmenter, processor, model)
     dataset = load_split(benchmark, split, segmenter.config.num_labels, data_dir, id2label)
     check_classes(segmenter.config, dataset, benchmark, model)
     images = _Images(dataset[split], _spread(len(dataset[split]), max_images))
@@ -113,6 +113,16 @@ class _Network:
         except MODEL_ERRORS as error:
             text = f"image {name} of {image.height} × {image.width} pixels"
             raise explain_failure(error, text, "explore") from error
+
+
+def _check_model(segmenter: nn.Module, processor: Any, model: str | Path) -> None:
+    """Refuse models without distributions, and image processors that pad."""
+    _check_distributions(segmenter, model)
+    if getattr(processor, "do_pad", False):
+        raise ValueError(
+            f"the image processor of {model} pads images, and the padding would be explored with them; set do_pad to "
+            "false in preprocessor_config.json"
+        )
 
 
 class _Images:

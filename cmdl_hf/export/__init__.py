@@ -11,10 +11,10 @@ object with all keys in the extra file `metadata.json`.
 - `id2label`: names of the classes, by their ids as strings.
 - `palette`: K rows of red, green, blue in 0..255.
 - `image_size`: `[height, width]`, or null if the file accepts every size that the model accepts.
-- `preprocessing`: the steps of image processing, in this order; null if there is no image processor. `channel_order`;
-  `size` to resize to: `{"height", "width"}`, or `{"shortest_edge"}` with an optional limit `"longest_edge"`, or null;
-  `resample`, such as `"bilinear"`; `crop_size` of a centre crop, or null; then (pixels in 0..255 ·
-  `rescale_factor` - `image_mean`) / `image_std`.
+- `preprocessing`: the steps of image processing, in this order; null if there is no image processor. `channel_order`,
+  `"RGB"` or `"BGR"` (see the example); `size` to resize to: `{"height", "width"}`, or `{"shortest_edge"}` with an
+  optional limit `"longest_edge"`, or null; `resample`, such as `"bilinear"`; `crop_size` of a centre crop, or null;
+  then (pixels in 0..255 · `rescale_factor` - `image_mean`) / `image_std`.
 
 Example, which needs only onnxruntime, numpy and Pillow:
     ```python
@@ -34,6 +34,7 @@ Example, which needs only onnxruntime, numpy and Pillow:
         size = [round(image.height * scale), round(image.width * scale)]
     resized = image.resize(size[::-1], Image.Resampling.BILINEAR) if size else image
     pixels = (np.asarray(resized) * steps["rescale_factor"] - steps["image_mean"]) / steps["image_std"]
+    pixels = pixels[..., ::-1] if steps["channel_order"] == "BGR" else pixels  # last, as mean and std are those of RGB
     (logits,) = session.run(["logits"], {"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)})
     scores = [Image.fromarray(score).resize(image.size, Image.Resampling.BILINEAR) for score in logits[0]]
     segmentation = Image.fromarray(np.stack(scores).argmax(axis=0).astype(np.uint8))

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -19,7 +18,8 @@ from .. import __version__
 from ..files import check_can_write, new_file
 from ..inference import load_segmenter
 from ..visualization import default_palette
-from .tracing import first_line, num_channels, settings_of, trace
+from .preprocessing import describe_preprocessing
+from .tracing import first_line, num_channels, trace
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ def export_model(
         FileNotFoundError: if the model or its config does not exist.
         ImportError: if the format is ONNX and onnx or onnxscript is not installed.
         OSError: if the file cannot be written.
-        ValueError: if the format is unknown, options are invalid, the model cannot be exported, or the logits of file
-            and model differ.
+        ValueError: if options are invalid, the model cannot be exported, the metadata cannot say what the image
+            processor does, or the logits of file and model differ.
 
     Example:
         ```python
@@ -120,9 +120,9 @@ def export_model(
     check_can_write(path, is_folder=False)
     with new_file(path) as unfinished:
         name, reference, image_processor = _load(model, image_processor, trust_remote_code)
+        metadata = _describe(reference, name, image_processor)
         program, fixed_size = trace(reference, image_size, image_processor, has_classes="classes" in names)
-        metadata = _describe(reference, name, fixed_size, image_processor)
-        run = _write(program, unfinished, format, opset, metadata, names)
+        run = _write(program, unfinished, format, opset, metadata | {"image_size": fixed_size}, names)
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
     return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
 
@@ -164,31 +164,17 @@ def _name(model: str | Path) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
-def _describe(model: nn.Module, name: str, image_size: tuple[int, int] | None, image_processor: Any) -> dict[str, Any]:
-    """Gather the metadata that the module's docstring lists."""
+def _describe(model: nn.Module, name: str, image_processor: Any) -> dict[str, Any]:
+    """Gather the metadata that the module's docstring lists, but for the image size."""
     config: Any = model.config
     return {
         "cmdl_hf_version": __version__,
         "model_name": name,
         "id2label": {str(i): label for i, label in config.id2label.items()},
         "palette": getattr(config, "palette", None) or default_palette(config.num_labels),
-        "image_size": image_size,
-        "preprocessing": None if image_processor is None else _preprocessing(image_processor, num_channels(model)),
-    }
-
-
-def _preprocessing(image_processor: Any, num_channels: int) -> dict[str, Any]:
-    """Say what an image processor does to an image, in numbers that always apply."""
-    settings = settings_of(image_processor)
-    is_normalised = settings.get("do_normalize")
-    return {
-        "channel_order": "RGB" if num_channels == 3 else None,
-        "size": settings.get("size") if settings.get("do_resize") else None,
-        "resample": Image.Resampling(settings["resample"]).name.lower() if "resample" in settings else None,
-        "crop_size": settings.get("crop_size") if settings.get("do_center_crop") else None,
-        "rescale_factor": settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale") else 1.0,
-        "image_mean": settings["image_mean"] if is_normalised else [0.0] * num_channels,
-        "image_std": settings["image_std"] if is_normalised else [1.0] * num_channels,
+        "preprocessing": None
+        if image_processor is None
+        else describe_preprocessing(image_processor, num_channels(model)),
     }
 
 

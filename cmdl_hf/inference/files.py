@@ -21,6 +21,7 @@ from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
 from .images import find_images
 from .loading import choose_device, load_segmenter
 from .logits import outlier_map
+from .padding import Box, cut_out, find_image
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class _Prepared:
     path: Path
     image: Image.Image
     pixel_values: Tensor = field(repr=False)  # (channels, H, W)
+    place: Box  # of the image in the pixel values, which may be padded
 
 
 def predict_files(
@@ -178,13 +180,14 @@ class _Batches:
         output = self.model(pixel_values=pixel_values, **options)
         results = []
         for index, prepared in enumerate(images):
-            size = (prepared.image.height, prepared.image.width)
-            ids = class_map(output.logits[index, None], size)[0].cpu()
+            original = (prepared.image.height, prepared.image.width)
+            size, part = prepared.place.enlarged(prepared.pixel_values.shape[-2:], original)
+            ids = cut_out(class_map(output.logits[index, None], size)[0], part).cpu()
             outliers = None
             if self.use_outlier_map:
                 grid = output.distribution_ids.shape[-2:]
                 similarity = output.similarity.unflatten(0, (len(images), -1))[index]  # (h*w, K, M)
-                outliers = outlier_map(similarity, grid, size)[0].cpu()
+                outliers = cut_out(outlier_map(similarity, grid, size)[0], part).cpu()
             results.append((ids, outliers))
         return results
 
@@ -272,10 +275,11 @@ def _read(paths: Iterable[Path], processor: Any, max_pixels: int, failures: dict
             continue
         try:
             pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
+            place = find_image(processor, image, pixel_values.shape[-2:])
         except MODEL_ERRORS as error:
             failures[path] = f"the model's image processor cannot process it: {reason_of(error)}"
         else:
-            yield _Prepared(path, image, pixel_values)
+            yield _Prepared(path, image, pixel_values, place)
 
 
 def _group(images: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:

@@ -128,6 +128,10 @@ def _load(source: str, trust_remote_code: bool) -> tuple[Any, Any]:
     if not trust_remote_code:
         options |= {"token": False, "local_files_only": True}
     processor = AutoImageProcessor.from_pretrained(source, **options)
+    if getattr(processor, "do_pad", False):
+        raise RefusedError(
+            "The model's image processor pads images, and this page would show the padding; choose another model."
+        )
     options |= {"dtype": torch.float32, "use_safetensors": None if trust_remote_code else True}
     with _LOADING:
         model = AutoModelForSemanticSegmentation.from_pretrained(source, **options)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import DPTImageProcessor, SegformerConfig, SegformerForSemanticSegmentation
 
 from cmdl_hf import make_image_processor
 from cmdl_hf.cli import main
@@ -268,6 +268,12 @@ def test_an_image_that_the_model_refuses_is_named(folder, data, monkeypatch, err
 
     monkeypatch.setattr("cmdl_hf.CMDLForSemanticSegmentation.forward", refuse)
     with pytest.raises((ValueError, MemoryError), match=message):
+        explore(folder, **data)
+
+
+def test_an_image_processor_that_pads_is_refused(folder, data):
+    DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=32).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"my model pads images, and .*; set do_pad to false"):
         explore(folder, **data)
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import CONTEXT_MODULES
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import DPTImageProcessor, MobileViTImageProcessor, SegformerConfig, SegformerForSemanticSegmentation
 
 import cmdl_hf
 from cmdl_hf import export, make_image_processor
 from cmdl_hf.cli import main
 from cmdl_hf.export import METADATA_FILE, TOLERANCE, export_model
+from cmdl_hf.export.preprocessing import describe_preprocessing
 from cmdl_hf.inference import load_segmenter
 from cmdl_hf.models.context_cmdl import average_pool
 
@@ -144,6 +145,43 @@ def test_the_command_writes_a_file_that_runs_as_the_documentation_says(folder, t
         output = model(**processor(Image.open("street.png"), return_tensors="pt"))
     (expected,) = processor.post_process_semantic_segmentation(output, target_sizes=[(70, 90)])
     assert (np.asarray(Image.open("segmentation.png")) == expected.numpy()).mean() > 0.999
+
+
+def test_colours_in_another_order_are_in_the_metadata_and_the_documentation(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    MobileViTImageProcessor(do_resize=False, do_center_crop=False).save_pretrained(folder)
+    export_model(folder, "model.onnx")
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("street.png")
+    (example,) = re.findall(r"```python\n(.*?)```", export.__doc__, flags=re.DOTALL)
+    names = {}
+    exec(textwrap.dedent(example), names)
+    assert names["metadata"]["preprocessing"]["channel_order"] == "BGR"
+    processor = load_segmenter(folder)[1]
+    expected = processor(Image.open("street.png"), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(names["pixels"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("processor", "step"),
+    [
+        (DPTImageProcessor(do_resize=False, do_pad=True, size_divisor=32), "do_pad=True, size_divisor=32"),
+        (
+            DPTImageProcessor(keep_aspect_ratio=True, ensure_multiple_of=32),
+            "keep_aspect_ratio=True, ensure_multiple_of=32",
+        ),
+        (DPTImageProcessor(size_divisor=32), "size_divisor=32"),
+    ],
+)
+def test_steps_that_the_metadata_cannot_say_are_refused(make_trained, tmp_path, processor, step):
+    with pytest.raises(ValueError, match="what the metadata of the file cannot say") as caught:
+        export_model(
+            make_trained(context_module="none"), tmp_path / "model.pt2", "torch-export", image_processor=processor
+        )
+    for part in step.split(", "):
+        assert part in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    describe_preprocessing(DPTImageProcessor(), 3)
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
