@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 
+_JPEG_EDGE = 65_500  # longest edge that a JPEG file can have; longer overlays are made smaller
 _MAX_PALETTE = 256  # number of colours of an 8-bit palette
 
 
@@ -223,6 +224,7 @@ class _Writer:
             segmentation.putpalette([channel for color in self.palette for channel in color])
         write_image(outputs.segmentation, segmentation, self.output_dir)
         painted = overlay(prepared.image, ids, self.palette, ignore_index=-1)
+        painted.thumbnail((_JPEG_EDGE, _JPEG_EDGE))  # which enlarges nothing
         write_image(outputs.overlay, painted, self.output_dir, quality=92)
         row = {
             "file": str(prepared.path),

@@ -23,7 +23,7 @@ from .depthwise import replace_dilated_depthwise, restore_dilated_depthwise
 from .log import check_trackers, memory_in_use
 from .optimization import make_optimizer, make_schedule, memory_format, prepare_batch_norms
 from .precision import check_precision
-from .sharing import explain_out_of_memory, needs_two_images, share_batch
+from .sharing import explain_out_of_memory, explain_single_value, needs_two_images, share_batch
 
 if TYPE_CHECKING:
     import datasets
@@ -262,7 +262,9 @@ class TrainingLoop:
     def _try_pass(self) -> dict[str, Tensor]:
         try:
             return self._run_pass()
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise explain_single_value(error) from error
             if not is_out_of_memory(error):
                 raise
             share = self.images_per_pass * self.num_passes

@@ -53,3 +53,11 @@ def explain_out_of_memory(step: int, images_per_pass: int, share: int, least: in
         else "begin a new run with a smaller crop_size or backbone, or with mixed_precision bf16"
     )
     return MemoryError(f"step {step}: a pass of {images} does not fit into memory; {cure}")
+
+
+def explain_single_value(error: Exception) -> ValueError:
+    """Make the error for a batch norm that sees one value per channel, such as one image on a grid of one pixel."""
+    return ValueError(
+        f"a batch norm needs more than one value per channel ({error}); raise crop_size, per_device_batch_size or "
+        "total_batch_size, or freeze the batch norms (freeze_batch_norm all)"
+    )

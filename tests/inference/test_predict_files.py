@@ -301,6 +301,14 @@ def test_patterns_reach_into_folders_and_keep_them(folder, images, tmp_path):
     assert written == {"b.png", "deep/ü.png"}
 
 
+def test_the_overlay_of_an_image_too_long_for_jpeg_is_made_smaller(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "_JPEG_EDGE", 50)
+    Image.new("RGB", (100, 40)).save(tmp_path / "long.png")
+    assert predict_files(folder, [tmp_path / "long.png"], tmp_path / "out") == {}
+    assert Image.open(tmp_path / "out" / "long.png").size == (100, 40)
+    assert Image.open(tmp_path / "out" / "long_overlay.jpg").size == (50, 20)
+
+
 def test_files_that_are_no_images_are_counted_and_hidden_ones_are_not(images, tmp_path, caplog):
     output_dir = tmp_path / "out"
     found = list(find_images(images, output_dir))

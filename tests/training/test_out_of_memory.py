@@ -56,6 +56,14 @@ def test_the_loop_proposes_a_pass_that_it_accepts(make_model, monkeypatch, kind)
         begin(2).advance(1)
 
 
+def test_a_single_value_per_channel_is_told_with_a_cure(make_model):
+    scenes = load_synthetic(4, 1, 1, size=(32, 32), num_labels=5)["train"]
+    args = CMDLTrainingArguments(max_steps=2, total_batch_size=1, num_workers=0, freeze_batch_norm="none")
+    loop = TrainingLoop(make_model(context_module="none"), scenes, TrainTransform((32, 32), (1, 1)), args)
+    with pytest.raises(ValueError, match=r"a batch norm needs more than one value per channel .*; raise crop_size"):
+        loop.advance(1)
+
+
 def test_other_errors_stay_what_they_are(make_model, monkeypatch):
     scenes = load_synthetic(4, 1, 1, size=(64, 64), num_labels=5)["train"]
     args = CMDLTrainingArguments(max_steps=2, total_batch_size=4, num_workers=0)
