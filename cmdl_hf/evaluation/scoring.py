@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import EvalTransform
-from ..inference import MODEL_ERRORS, SegmentImages, explain_failure, segment_whole_images
+from ..inference import MODEL_ERRORS, SegmentImages, explain_failure, find_device, segment_whole_images
 from ..metrics import SegmentationMetrics
 from ..processes import worker_init
 from ..progress import progress_bar
@@ -92,7 +92,7 @@ def predict(
     """
     if dist.is_available() and dist.is_initialized():
         dataset = dataset.select(range(dist.get_rank(), len(dataset), dist.get_world_size()))
-    device = next(model.parameters()).device
+    device = find_device(model)
     was_training = model.training
     model.eval()
     loader = DataLoader(

@@ -13,6 +13,7 @@ from .logits import (
     sliding_window_logits,
     whole_image_logits,
 )
+from .placing import find_device
 from .segmenting import SegmentImages, segment_in_windows, segment_whole_images
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "class_map",
     "default_stride",
     "explain_failure",
+    "find_device",
     "is_out_of_memory",
     "load_segmenter",
     "multi_scale_probabilities",

@@ -21,7 +21,8 @@ _LOADING = threading.Lock()  # transformers switches the default dtype of the pr
 def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
     """Load a semantic segmenter of any architecture, and its image processor.
 
-    CMDL models use the code of this package. Models with remote code need `trust_remote_code`.
+    CMDL models use the code of this package. Models with remote code need `trust_remote_code`. Weights saved in half
+    precision are loaded in float32, the precision of the pixels.
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
@@ -39,7 +40,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
     try:
         with _LOADING:
             segmenter, info = AutoModelForSemanticSegmentation.from_pretrained(
-                model, trust_remote_code=trust_remote_code, output_loading_info=True
+                model, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
             )
     except OSError as error:
         raise FileNotFoundError(_explain_missing(model, error)) from error

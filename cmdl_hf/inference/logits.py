@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import find_logits
+from .placing import match_precision
 
 ScoreImages: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 """A function from a model, pixel values (B, channels, H, W) and a size to scores (B, K, *size)."""
@@ -34,7 +35,7 @@ def whole_image_logits(model: nn.Module, pixel_values: Tensor, size: Sequence[in
     Returns:
         `Tensor` of shape (B, K, *size), float32.
     """
-    return _enlarge(find_logits(model(pixel_values)).float(), size or pixel_values.shape[-2:])
+    return _enlarge(find_logits(model(match_precision(pixel_values, model))).float(), size or pixel_values.shape[-2:])
 
 
 @torch.no_grad()
@@ -223,7 +224,7 @@ def _view_logits(
     """Score images of one scale, mirrored or not, in windows if there is a crop; the scores are mirrored back."""
     views = images.flip(-1) if is_flipped else images
     if crop_size is None:
-        logits = find_logits(model(views)).float()
+        logits = find_logits(model(match_precision(views, model))).float()
     else:
         logits = sliding_window_logits(model, views, crop_size, **options)
     return logits.flip(-1) if is_flipped else logits

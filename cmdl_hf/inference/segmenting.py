@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..models import find_logits
 from .class_maps import GrowingClassMap, class_map
 from .logits import Windows, whole_image_logits
+from .placing import match_precision
 
 SegmentImages: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], Tensor]
 """A function from a model, pixel values (B, channels, H, W) and a size to class ids (B, *size)."""
@@ -27,7 +28,7 @@ def segment_whole_images(model: nn.Module, pixel_values: Tensor, size: Sequence[
     Returns:
         `Tensor` of shape (B, *size), int64: the arg-max of [`whole_image_logits`].
     """
-    return class_map(find_logits(model(pixel_values)), size or pixel_values.shape[-2:])
+    return class_map(find_logits(model(match_precision(pixel_values, model))).float(), size or pixel_values.shape[-2:])
 
 
 @torch.no_grad()

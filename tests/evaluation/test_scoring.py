@@ -1,9 +1,13 @@
+import copy
+from functools import partial
+
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from cmdl_hf.data import EvalTransform, load_synthetic
 from cmdl_hf.evaluation import evaluate, predict
-from cmdl_hf.inference import whole_image_logits
+from cmdl_hf.inference import sliding_window_logits, whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
 
 
@@ -28,6 +32,23 @@ def test_scores_are_those_of_every_image_at_the_labels_size(make_model, scenes, 
         metrics.update(logits.argmax(dim=1)[0], sample["labels"])
     assert (metrics.confusion_matrix.sum(dim=0) > 0).any()
     assert repr(scores) == repr(metrics.compute())  # nan included
+
+
+@pytest.mark.parametrize("score", [whole_image_logits, partial(sliding_window_logits, crop_size=(64, 64))])
+def test_models_in_half_precision_get_pixels_in_theirs(make_model, score):
+    model, pixel_values = make_model().eval(), torch.randn(1, 3, 70, 90)
+    expected = score(model, pixel_values)
+    found = score(model.bfloat16(), pixel_values)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
+
+
+def test_offloaded_and_half_precision_models_are_scored(make_model, scenes):
+    model = make_model()
+    expected = evaluate(model, scenes, EvalTransform(), 5)
+    assert repr(evaluate(cpu_offload(copy.deepcopy(model)), scenes, EvalTransform(), 5)) == repr(expected)
+    half = evaluate(model.bfloat16(), scenes, EvalTransform(), 5)
+    assert half["mean_iou"] == pytest.approx(expected["mean_iou"], abs=0.1)
 
 
 def test_the_protocol_the_counts_and_every_prediction_are_the_callers(make_model, scenes):

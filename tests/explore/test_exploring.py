@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import DPTImageProcessor, SegformerConfig, SegformerForSemanticSegmentation
 
-from cmdl_hf import make_image_processor
+from cmdl_hf import CMDLForSemanticSegmentation, make_image_processor
 from cmdl_hf.cli import main
 from cmdl_hf.explore import explore, exploring
 from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, shrink, to_data_uri
@@ -71,6 +71,11 @@ def _save(model, folder):
     model.save_pretrained(folder)
     make_image_processor().save_pretrained(folder)
     return folder
+
+
+def test_a_folder_in_half_precision_is_explored(folder, data):
+    CMDLForSemanticSegmentation.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    assert explore(folder, **data)
 
 
 class Page(HTMLParser):

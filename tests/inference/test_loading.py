@@ -2,11 +2,13 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerForSemanticSegmentation
 
 from cmdl_hf import CMDLAdapter, CMDLForSemanticSegmentation, make_image_processor
-from cmdl_hf.inference import choose_device, load_segmenter
+from cmdl_hf.export import export_model
+from cmdl_hf.inference import choose_device, load_segmenter, predict_files
 
 SMALL = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
 
@@ -24,6 +26,22 @@ def test_cmdl_models_run_the_code_of_this_package(folder):
     assert not model.training
     assert processor.image_mean
     assert choose_device().type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_loaded_as_float32_by_every_door(make_model, tmp_path, dtype):
+    model = make_model().eval().to(dtype)
+    model.save_pretrained(tmp_path / "model")
+    make_image_processor().save_pretrained(tmp_path / "model")
+    loaded, _ = load_segmenter(tmp_path / "model")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    pixel_values = torch.randn(1, 3, 64, 64).to(dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixel_values.float()).logits, model(pixel_values).logits, atol=0.1, rtol=0)
+    Image.new("RGB", (64, 64), (90, 20, 200)).save(tmp_path / "image.png")
+    predict_files(tmp_path / "model", [tmp_path / "image.png"], tmp_path / "results")
+    assert list((tmp_path / "results").glob("image*"))
+    export_model(tmp_path / "model", tmp_path / "model.onnx")
 
 
 def test_other_segmenters_are_loaded(tmp_path):
