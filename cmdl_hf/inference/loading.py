@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, P
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import find_adapter_config_file
 
-from ..models import check_transformers_config
+from ..models import check_transformers_config, explain_hub_error
 
 _LARGEST_EDGE = 16_384  # pixels
 
@@ -120,7 +120,7 @@ def _check_sizes(model: str | Path, processor: Any) -> None:
 def _explain_missing(model: str | Path, error: OSError) -> str:
     if Path(model).is_dir():
         return f"{model} cannot be loaded: {_first_line(error)}; check the folder's files"
-    return (
+    return explain_hub_error(str(model), error) or (
         f"{model} cannot be loaded: there is no such folder here, and the Hub has no such model or cannot be reached "
         f"({_first_line(error)}); correct the path of the folder, or the name ORG/NAME on the Hub"
     )

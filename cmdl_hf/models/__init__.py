@@ -9,6 +9,7 @@ from .assignment_cmdl import sinkhorn
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import CMDLDistributionLearning, CMDLProjectionHead, labels_on_grid
+from .hub_errors_cmdl import explain_hub_error
 from .image_processing_cmdl import make_image_processor
 from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
@@ -38,6 +39,7 @@ __all__ = [
     "check_transformers_config",
     "collect_votes",
     "divide_votes",
+    "explain_hub_error",
     "find_context_module",
     "find_logits",
     "labels_on_grid",

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from .configuration_cmdl import CMDLConfig
+from .hub_errors_cmdl import explain_hub_error
 from .saving_cmdl import refuse_links
 from .segmenter_cmdl import build_segmenter, describe_segmenter
 
@@ -70,6 +72,31 @@ class CMDLAdapterHubMixin(
         (save_directory / _CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Load an adapter that `save_pretrained` or `push_to_hub` saved; see `ModelHubMixin`.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): Folder or Hub name.
+            **kwargs: `segmenter` if it has to be passed, and where to take the files from: `revision`, `token`,
+                `cache_dir`, `local_files_only`, `force_download`.
+
+        Raises:
+            OSError: if the Hub does not hand out the adapter. The message says why.
+            ValueError: if it is no adapter, or its segmenter cannot be rebuilt.
+            TypeError: if its options are to be changed.
+        """
+        name = str(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (OSError, HFValidationError) as error:
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                raise OSError(f"{name} holds no adapter saved with CMDLAdapter.save_pretrained ({error})") from error
+            reason = None if Path(name).is_dir() else explain_hub_error(name, error)
+            if reason is None:
+                raise
+            raise OSError(reason) from error
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -84,6 +111,15 @@ class CMDLAdapterHubMixin(
         **model_kwargs: Any,
     ) -> Self:
         """Load a saved adapter. The segmenter is rebuilt from the saved configuration, or passed by the caller."""
+        origin: dict[str, Any] = {
+            "revision": revision,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        if config is None and not Path(model_id).is_dir():
+            hf_hub_download(model_id, _CONFIG_FILE, **origin)  # which raises what from_pretrained only logged
         config = config or {}
         if "classifier" not in config or "options" not in config:
             raise ValueError(
@@ -101,15 +137,7 @@ class CMDLAdapterHubMixin(
         model = cast(Any, cls)(segmenter, config["classifier"], config["num_labels"], **config["options"])
         file: str | Path = Path(model_id) / _WEIGHTS_FILE
         if not Path(model_id).is_dir():
-            file = hf_hub_download(
-                model_id,
-                _WEIGHTS_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
+            file = hf_hub_download(model_id, _WEIGHTS_FILE, **origin)
         try:
             load_model(model, str(file))
         except (FileNotFoundError, SafetensorError) as error:
