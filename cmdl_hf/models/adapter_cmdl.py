@@ -20,6 +20,7 @@ from .configuration_cmdl import CMDLConfig
 from .context_cmdl import ConvNormReLU, resize
 from .distributions_cmdl import DistributionComparison
 from .layers_cmdl import CMDLLayersMixin
+from .memory_cmdl import start_prototypes
 from .modeling_cmdl import CMDLSemanticSegmenterOutput
 from .segmenter_cmdl import (
     check_segmenter,
@@ -241,8 +242,9 @@ class CMDLAdapter(CMDLLayersMixin, nn.Module, CMDLAdapterHubMixin):
     @torch.no_grad()
     def _start_layers(self) -> None:
         """Initialise the memory bank as `config.memory_init` says. All other layers keep torch's initialisation."""
-        if self.config.memory_init == "reference":
-            self.memory_bank.prototypes.normal_(std=0.02)
+        if self.config.memory_init != "random":  # as which a new bank starts
+            noise = torch.randn_like(self.memory_bank.prototypes)
+            self.memory_bank.prototypes.copy_(start_prototypes(noise, self.config.memory_init))
 
     def _move_to(self, weight: Tensor) -> None:
         """Move CMDL's layers to the segmenter's device and dtype. The memory bank keeps its dtype."""

@@ -3,7 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import torch
 from torch import Tensor
@@ -89,6 +89,11 @@ def assign_pixels(
     plan = sinkhorn(similarity, labels, num_labels, rule.epsilon, rule.num_iterations, across_processes)
     if rule.assignment == "argmax":
         return plan.argmax(dim=1)
-    logits = plan.log() if rule.assignment == "sample" else plan
+    if rule.assignment == "sample":
+        logits = plan.log()
+    elif rule.assignment == "reference":
+        logits = plan
+    else:
+        assert_never(rule.assignment)
     gumbel_noise = -torch.empty_like(plan).exponential_().log()
     return (logits + gumbel_noise).argmax(dim=1)

@@ -4,12 +4,13 @@ Reference: CMDL, class-wise multiple distributions learning, described as MDRL i
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .assignment_cmdl import AssignmentRule
 from .context_cmdl import ConvNormReLU
 from .cross_entropy_cmdl import image_size_cross_entropy
 from .losses_cmdl import (
@@ -168,11 +169,19 @@ class CMDLDistributionLearning(nn.Module):
                 directions,
                 labels_on_grid(labels, pixel_features.shape[-2:]).flatten(),
                 self.contrastive_temperature,
-                memory_bank.rule if self.contrast_target == "assigned" else None,
+                self._assignment_rule(memory_bank),
                 self.intra_class_negative_weight,
                 across_processes=self.training,  # in eval mode, a process may compute a loss alone
             )
         return DistributionComparison(embeddings, *comparison)
+
+    def _assignment_rule(self, memory_bank: CMDLMemoryBank) -> AssignmentRule | None:
+        """Return how the pixels of the contrast are assigned to distributions, or None if they are not."""
+        if self.contrast_target == "all":
+            return None
+        if self.contrast_target == "assigned":
+            return memory_bank.rule
+        assert_never(self.contrast_target)
 
     def forward(
         self,

@@ -3,6 +3,8 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
+from typing import assert_never
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ class CMDLLayersMixin(PeftMixin):
             config.attention_size,
             config.num_distributions,
             config.layer_scale_init_value,
-            config.voting_temperature if config.voting == "posterior" else None,
+            _voting_temperature(config),
         )
         self.fusion = ConvNormReLU(2 * hidden_size, hidden_size, 3)
         self.decode_head = nn.Sequential(ConvNormReLU(hidden_size, hidden_size), *make_classifier(config))
@@ -147,6 +149,15 @@ class CMDLLayersMixin(PeftMixin):
         totals, counts = (torch.stack(values) for values in zip(*sums.values(), strict=True))
         means = divide_by_total(totals, counts, across_processes=self.training)
         return {name: heads[name][1] * mean for name, mean in zip(sums, means.unbind(), strict=True)}
+
+
+def _voting_temperature(config: CMDLConfig) -> float | None:
+    """Return the temperature of votes that depend on the pixels' distributions, or None for votes by class."""
+    if config.voting == "class":
+        return None
+    if config.voting == "posterior":
+        return config.voting_temperature
+    assert_never(config.voting)
 
 
 def make_classifier(config: CMDLConfig) -> tuple[nn.Module, nn.Module]:

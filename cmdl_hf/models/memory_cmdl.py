@@ -3,7 +3,7 @@
 Reference: CMDL, class-wise multiple distributions learning, described as MDRL in arXiv 2303.08029.
 """
 
-from typing import Any, get_args
+from typing import Any, Literal, assert_never, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,17 @@ from .clusters_cmdl import cluster_pixels
 from .constants_cmdl import Constant
 from .processes_cmdl import copy_from_first_process, sum_over_processes
 from .similarity_cmdl import cosine_similarity, unit_directions
+
+MemoryInit = Literal["random", "reference"]
+
+
+def start_prototypes(noise: Tensor, memory_init: MemoryInit) -> Tensor:
+    """Make the prototypes that training starts from, from normal noise (K, M, C)."""
+    if memory_init == "random":
+        return F.normalize(noise, dim=-1)
+    if memory_init == "reference":
+        return noise * 0.02
+    assert_never(memory_init)
 
 
 class CMDLMemoryBank(nn.Module):

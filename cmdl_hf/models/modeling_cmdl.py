@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedModel
 from transformers import initialization as init
@@ -24,7 +23,7 @@ from .context_cmdl import ConvNormReLU, CrissCrossAttention, resize
 from .context_registry_cmdl import find_context_module
 from .distributions_cmdl import DistributionComparison, DistributionLearningOutput
 from .layers_cmdl import CMDLLayersMixin, make_classifier
-from .memory_cmdl import CMDLMemoryBank
+from .memory_cmdl import CMDLMemoryBank, start_prototypes
 from .saving_cmdl import refuse_links
 
 
@@ -105,9 +104,8 @@ class CMDLPreTrainedModel(PreTrainedModel):
             if module.layer_scale is not None:
                 init.constant_(module.layer_scale, self.config.layer_scale_init_value)
         elif isinstance(module, CMDLMemoryBank):
-            start = torch.randn_like(module.prototypes)
-            is_reference = self.config.memory_init == "reference"
-            init.copy_(module.prototypes, start * 0.02 if is_reference else F.normalize(start, dim=-1))
+            noise = torch.randn_like(module.prototypes)
+            init.copy_(module.prototypes, start_prototypes(noise, self.config.memory_init))
             init.zeros_(module.num_updates)
         elif module is self:
             if self.config.class_weights is not None:

@@ -1,6 +1,6 @@
 """Optimiser, learning-rate schedule and frozen batch norms, as set in a recipe."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import torch
 from timm.layers import convert_sync_batchnorm
@@ -56,8 +56,10 @@ def make_optimizer(
     optimizer: optim.Optimizer
     if args.optimizer == "adamw":
         optimizer = optim.AdamW(settings, lr=args.learning_rate, fused=fused)
-    else:
+    elif args.optimizer == "sgd":
         optimizer = optim.SGD(settings, lr=args.learning_rate, momentum=args.momentum, fused=fused)
+    else:
+        assert_never(args.optimizer)
     optimizer.register_load_state_dict_pre_hook(_keep_fused)
     return optimizer
 
