@@ -127,7 +127,8 @@ def check_classes(config: Any) -> None:
     if 0 <= config.semantic_loss_ignore_index < config.num_labels:
         raise ValueError(
             f"semantic_loss_ignore_index {config.semantic_loss_ignore_index} is one of the {config.num_labels} "
-            f"classes; choose a value outside 0..{config.num_labels - 1}, such as 255 or -100"
+            f"classes; choose a value outside 0..{config.num_labels - 1}, such as "
+            f"{255 if config.num_labels <= 255 else -100}"
         )
     for name in ("palette", "class_weights"):
         values = getattr(config, name)

@@ -24,7 +24,7 @@ from .context_registry_cmdl import find_context_module
 from .distributions_cmdl import DistributionComparison, DistributionLearningOutput
 from .layers_cmdl import CMDLLayersMixin, make_classifier
 from .memory_cmdl import CMDLMemoryBank, start_prototypes
-from .saving_cmdl import refuse_links
+from .saving_cmdl import refuse_links, remove_superseded
 
 
 @dataclass
@@ -296,9 +296,11 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
         return context + hidden_state + scale_channels(fused, self.context_layer_scale), comparison
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model as transformers does, but into no folder that is a link or holds one."""
+        """Save the model as transformers does, but through no link, and without weights of an earlier save."""
         refuse_links(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            remove_superseded(save_directory)
 
     def load_backbone_weights(self, weights: str | os.PathLike | None = None) -> None:
         """Load pretrained weights into the backbone, in place.

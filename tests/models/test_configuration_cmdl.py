@@ -140,3 +140,9 @@ def test_class_weights_that_no_longer_fit_go_but_wrong_ones_are_refused(tmp_path
     for wrong in ({"num_labels": 2, "class_weights": [1.0, 2.0, 3.0]}, {"class_weights": [1.0, 2.0]}):
         with pytest.raises(Exception, match="class_weights has"):
             CMDLConfig.from_pretrained(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(("num_labels", "cure"), [(19, "such as 255"), (300, "such as -100")])
+def test_the_cure_for_a_void_value_that_is_a_class_is_no_class(num_labels, cure):
+    with pytest.raises(ValueError, match=cure):
+        CMDLConfig(num_labels=num_labels, semantic_loss_ignore_index=7)

@@ -172,3 +172,17 @@ class TestImageProcessor:
         (segmentation,) = processor.post_process_semantic_segmentation(output, target_sizes=[(50, 75)])
         enlarged = torch.nn.functional.interpolate(output.logits, (50, 75), mode="bilinear", align_corners=False)
         assert torch.equal(segmentation, enlarged.argmax(dim=1)[0])
+
+
+def test_a_save_in_another_shape_replaces_the_weights(make_model, tmp_path):
+    """One file, then shards, then one file: what was saved last is loaded."""
+    for seed, options in enumerate(({}, {"max_shard_size": "60KB"}, {})):
+        torch.manual_seed(seed)
+        model = make_model().eval()
+        model.decode_head[-1].bias.data.fill_(seed)
+        model.save_pretrained(tmp_path, **options)
+        names = {path.name for path in tmp_path.glob("*.safetensors*")}
+        assert ("model.safetensors" in names) != ("model.safetensors.index.json" in names)
+        assert len(names) > 2 if options else names == {"model.safetensors"}
+        loaded = CMDLForSemanticSegmentation.from_pretrained(tmp_path)
+        assert torch.equal(loaded.decode_head[-1].bias, model.decode_head[-1].bias)
