@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from transformers import SwinConfig, TimmBackboneConfig
 
 from cmdl_hf import CMDLConfig
@@ -144,5 +145,5 @@ def test_class_weights_that_no_longer_fit_go_but_wrong_ones_are_refused(tmp_path
 
 @pytest.mark.parametrize(("num_labels", "cure"), [(19, "such as 255"), (300, "such as -100")])
 def test_the_cure_for_a_void_value_that_is_a_class_is_no_class(num_labels, cure):
-    with pytest.raises(ValueError, match=cure):
+    with pytest.raises(StrictDataclassError, match=cure):
         CMDLConfig(num_labels=num_labels, semantic_loss_ignore_index=7)
