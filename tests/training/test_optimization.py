@@ -21,7 +21,7 @@ from cmdl_hf.training.optimization import make_optimizer
 )
 def test_a_cuda_device_updates_all_weights_with_one_kernel(optimizer, mixed_precision, is_fused):
     with FakeTensorMode():
-        model = nn.Sequential(nn.Linear(3, 2, device="cuda"))
+        model = nn.ParameterList([torch.empty(2, 3, device="cuda"), torch.empty(2, device="cuda")])
     made = make_optimizer(model, CMDLTrainingArguments(optimizer=optimizer), mixed_precision)
     assert all(bool(group["fused"]) is is_fused for group in made.param_groups)
     assert getattr(made, "_step_supports_amp_scaling", False) is is_fused  # what torch's gradient scaler looks at
