@@ -134,7 +134,8 @@ def main() -> None:
                     options = RULES[rule] | {"voting": voting}
                     results = [train(options, num_distributions, SHARES[shares], args.steps, s) for s in args.seeds]
                     information, cosine = torch.tensor(results).mean(dim=0).tolist()
-                    row = f"| {shares} | {num_distributions} | {rule} | {voting} | {information:.2f} | {cosine:.2f} |"
+                    said = "" if information != information else f"{information:.2f}"  # of one mode there is none
+                    row = f"| {shares} | {num_distributions} | {rule} | {voting} | {said} | {cosine:.2f} |"
                     print(row, flush=True)
 
 
