@@ -4,6 +4,7 @@ It knows the routes that creating, pushing, listing and loading take. `HubDouble
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -13,6 +14,8 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote
+
+import huggingface_hub
 
 TOKEN = "hf_dummyDUMMYdummyDUMMYdummyDUMMY42"
 
@@ -365,3 +368,17 @@ _ROUTES = [
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler.lfs_put),
     ("GET HEAD", rf"/(?:(?P<kind>datasets)/)?{REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]
+
+
+@contextlib.contextmanager
+def connected_hub(monkeypatch, tmp_path):
+    """A double of the Hub that this process's client talks to, logged in."""
+    with HubDouble() as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+        huggingface_hub.close_session()

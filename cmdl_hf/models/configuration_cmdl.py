@@ -173,8 +173,8 @@ class CMDLConfig(PreTrainedConfig):
 
         Contrast target and voting (`examples/distributions_study`: MSRC-21, 1,500 steps, mean IoU of three seeds, test
         split): without CMDL 78.8, `all` 79.6, `assigned` 78.6, `assigned` with votes by the `posterior` 77.6. Seeds
-        differ by 1.1 to 3.9, so these are equal. The mean cosine within a class is 0.97 with `all` and 0.74 with
-        `assigned`, which keeps three simulated modes apart (`benchmarks/assignment.py`).
+        spread by 1.1 to 3.9, which hides any difference. The mean cosine within a class is 0.97 with `all` and 0.74
+        with `assigned`, which keeps three simulated modes apart (`benchmarks/assignment.py`).
 
         Layer scale, contrast and fallback (`examples/camvid_study`: CamVid at 240×180, 20 epochs, mean IoU of three
         seeds, validation / test split; the control is explained at `is_memory_frozen`):

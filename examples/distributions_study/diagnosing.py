@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD
 from cmdl_hf.diagnostics import cosine_within_class, effective_number, of_own_class, posterior_entropy
 from cmdl_hf.models import CMDLForSemanticSegmentation, labels_on_grid
 
 VOID = 255
 PIXELS_PER_IMAGE = 300
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def iterate(split: Any, device: str, batch_size: int = 16) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -27,7 +27,7 @@ def iterate(split: Any, device: str, batch_size: int = 16) -> Iterator[tuple[Ten
 
 def normalise(pixels: Tensor) -> Tensor:
     """Normalise colours in 0..1 as the backbone's weights expect."""
-    return (pixels - pixels.new_tensor(MEAN)[:, None, None]) / pixels.new_tensor(STD)[:, None, None]
+    return (pixels - pixels.new_tensor(IMAGENET_MEAN)[:, None, None]) / pixels.new_tensor(IMAGENET_STD)[:, None, None]
 
 
 @torch.no_grad()

@@ -20,11 +20,12 @@ import PIL.Image
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
-from diagnosing import MEAN, STD, VOID, diagnose, mean_iou, score
+from diagnosing import VOID, diagnose, mean_iou, score
 from torch import Tensor
 from transformers import TimmBackboneConfig
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD
 
 HERE = Path(__file__).parent
 NEW: dict[str, Any] = {"contrast_target": "assigned", "intra_class_negative_weight": 0.2}
@@ -156,7 +157,9 @@ class Batches:
         self.ids, self.matrices, self.colours = (tensor.to(device) for tensor in drawn)
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         self.shape = (BATCH_SIZE, 3, *recipe.crop_size)
-        self.mean, self.std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+        self.mean, self.std = (
+            torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
 
     def draw(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, 3, h, w) float32 and (B, h, w) int64."""

@@ -4,10 +4,9 @@ import copy
 import json
 import sys
 
-import huggingface_hub
 import pytest
 import torch
-from hub_double import TOKEN, HubDouble
+from hub_double import connected_hub
 from huggingface_hub import ModelCard
 from process_groups import run_process
 from segmenters import NUM_LABELS, SmallSegmenter, segformer, small_fcn, smp_model
@@ -173,15 +172,8 @@ class TestRefused:
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A double of the Hub that this process's client is logged in to."""
-    with HubDouble() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with connected_hub(monkeypatch, tmp_path) as hub:
         yield hub
-        huggingface_hub.close_session()
 
 
 def test_through_the_hub(hub, train, tmp_path):

@@ -2,7 +2,7 @@
 
 import huggingface_hub
 import pytest
-from hub_double import TOKEN, HubDouble
+from hub_double import TOKEN, connected_hub
 from segmenters import segformer
 
 from cmdl_hf import CMDLAdapter
@@ -13,19 +13,12 @@ from cmdl_hf.models import explain_hub_error
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A double of the Hub with a private adapter and a private model, for a client that is not logged in."""
-    with HubDouble() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with connected_hub(monkeypatch, tmp_path) as hub:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path / "cache"), raising=False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
         CMDLAdapter(segformer(), attention_size=8).push_to_hub("me/adapter", private=True)
         monkeypatch.delenv("HF_TOKEN")
         yield hub
-        huggingface_hub.close_session()
 
 
 @pytest.mark.parametrize("load", [CMDLAdapter.from_pretrained, load_segmenter])

@@ -9,9 +9,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import huggingface_hub
 import pytest
-from hub_double import TOKEN, HubDouble
+from hub_double import TOKEN, connected_hub
 from run_folder import SCORES, make_run_folder
 
 from cmdl_hf.cli import main
@@ -23,16 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A double of the Hub that this process's client talks to, logged in."""
-    with HubDouble() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with connected_hub(monkeypatch, tmp_path) as hub:
         monkeypatch.setattr(uploading, "RETRY_WAITS", (0.01,))
         yield hub
-        huggingface_hub.close_session()
 
 
 @pytest.fixture
