@@ -70,12 +70,15 @@ CMDL = {
     "use_memory_fallback": True,
     "layer_scale_init_value": 0.0,
 }
+ASSIGNED = {"contrast_target": "assigned", "intra_class_negative_weight": 0.2}
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"use_distributions": False},
     "control": {"model_options": CONTROL},
     "unscaled": {"model_options": CONTROL | UNSCALED},  # the control in the method's own form
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {"model_options": CMDL},
+    "assigned": {"model_options": CMDL | ASSIGNED},
+    "assigned-votes": {"model_options": CMDL | ASSIGNED | {"voting": "posterior"}},
 }
 SGD = {"optimizer": "sgd", "min_learning_rate": 1e-4, "weight_decay": 1e-4}
 
@@ -223,6 +226,7 @@ GROUPS = {
     "context": _context(),
     "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
     "pspnet": _arms("pspnet", ("plain", "control", "cmdl")) | _paths(),
+    "distinct": _arms("fcn", ("assigned", "assigned-votes")),
     "full-size": _full_size(),
 }
 OF_NO_RECIPE = (
