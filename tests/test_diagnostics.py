@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmdl_hf.diagnostics import cosine_within_class, effective_number, of_own_class, posterior_entropy
+from cmdl_hf.diagnostics import (
+    chance_agreement,
+    cosine_within_class,
+    divide_probabilities,
+    effective_number,
+    of_own_class,
+    posterior_entropy,
+    probe,
+)
 
 
 @pytest.fixture
@@ -46,3 +54,25 @@ def test_entropy_of_the_posterior_is_between_one_and_all():
 def test_cosines_of_the_own_class():
     similarity = torch.arange(24.0).view(2, 4, 3)
     assert of_own_class(similarity, torch.tensor([1, 3])).tolist() == [[3, 4, 5], [21, 22, 23]]
+
+
+def test_chance_agreement_weighs_classes_by_their_pixels():
+    num_pixels = torch.tensor([[30, 0, 0], [5, 5, 0], [0, 0, 0]])
+    assert chance_agreement(num_pixels).item() == pytest.approx((30 * 1 + 10 * 0.5) / 40)
+
+
+def test_divided_probabilities_sum_to_them():
+    probabilities, similarity = torch.rand(5, 4), torch.rand(5, 4, 3)
+    divided = divide_probabilities(probabilities, similarity, 0.1)
+    torch.testing.assert_close(divided.unflatten(1, (4, 3)).mean(dim=2), probabilities)
+    expected = probabilities[2, 1] * 3 * torch.exp(similarity[2, 1, 0] / 0.1) / torch.exp(similarity[2, 1] / 0.1).sum()
+    torch.testing.assert_close(divided[2, 3], expected)
+    even = divide_probabilities(probabilities, similarity, 1e9)
+    torch.testing.assert_close(even, probabilities.repeat_interleave(3, dim=1))
+
+
+def test_a_probe_learns_what_its_inputs_tell_and_no_more():
+    labels = torch.arange(60) % 3
+    inputs = F.one_hot(labels, 3).float()
+    assert probe((inputs, labels), (inputs, labels), 3) == 1.0
+    assert probe((torch.zeros(60, 3), labels), (inputs, labels), 3) < 0.4

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from .findings import collect_findings
 from .layout import check_scikit_learn, lay_out
 from .pictures import cut_patch, draw_strip, shrink, to_data_uri
 from .report import MapPanels, Pictures, render_report
+from .roles import ROLE_FIGURES, LabelledImage, measure_roles
 from .statistics import Cell, DistributionStatistics
 
 REPORT_FILE = "report.html"
@@ -29,8 +31,9 @@ FIGURES_FILE = "distributions.json"
 
 _NUM_MAPS = 6  # images drawn with their maps
 _NUM_OUTLIER_MAPS = 3  # images drawn because they have the highest outlier scores
-_NUM_PATCHES = 6000  # of all distributions together, with 3 to 8 of each
+_NUM_PATCHES = 4000  # of all distributions together, with 3 to 6 of each
 _NUM_POINTS = 2500  # of the t-SNE, with 12 to 200 pixels of each class
+_NUM_COMPARED = 60  # images compared with their mirrored copies
 _UNUSUAL = 0.95  # an image is ranked by this quantile of its outlier scores
 
 
@@ -88,7 +91,8 @@ def explore(
         )
     names = {int(id_): name for id_, name in segmenter.config.id2label.items()}
     facts = _describe(model, benchmark, split, images)
-    findings = collect_findings(facts, names, segmenter.memory_bank, statistics, images.names)
+    roles = _measure_roles(network, images)
+    findings = collect_findings(facts, names, segmenter.memory_bank, statistics, images.names, roles)
     palette = getattr(segmenter.config, "palette", None) or default_palette(len(names))
     pictures = _draw(network, images, statistics, palette, unusual)
     write_text(output_dir / FIGURES_FILE, json.dumps(findings, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -156,7 +160,7 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
     statistics = DistributionStatistics(
         K,
         M,
-        num_examples=min(max(_NUM_PATCHES // (K * M), 3), 8),
+        num_examples=min(max(_NUM_PATCHES // (K * M), 3), 6),
         num_sampled=min(max(_NUM_POINTS // K, 12), 200),
         device=next(network.model.parameters()).device,
     )
@@ -173,7 +177,30 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
     return statistics, order.tolist()
 
 
-def _labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device) -> Tensor:
+def _measure_roles(network: _Network, images: _Images) -> dict[str, float | None]:
+    """Compare some images with mirrored copies; the figures are None for a single distribution of each class."""
+    config = cast(Any, network.model.config)
+    if config.num_distributions == 1:
+        return dict.fromkeys(ROLE_FIGURES)
+    compared = _LabelledImages(images, _spread(len(images), _NUM_COMPARED))
+    return measure_roles(network, network.model, compared, config.num_labels)
+
+
+class _LabelledImages(Sequence[LabelledImage]):
+    """Some of the images, read on demand, with functions that bring their labels to a grid."""
+
+    def __init__(self, images: _Images, places: Sequence[int]) -> None:
+        self.images, self.places, self.names = images, places, images.names
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        image, label = self.images[self.places[index]]
+        return self.names[self.places[index]], image, partial(_labels_on, label)
+
+
+def _labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Resize labels to a feature grid as in training: (H, W) to (h·w,)."""
     values = torch.from_numpy(label).to(device)[None, None].float()
     return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
@@ -189,7 +216,8 @@ def _draw(
     """Read the shown images again, and draw the pictures."""
     patches: dict[tuple[int, int, int], Image.Image] = {}
     wanted: dict[int, list[tuple[tuple[int, int, int], Cell]]] = {}
-    examples = statistics.examples
+    bank = cast(Any, network.model.memory_bank)
+    examples = _without_duplicates(statistics.examples, bank.find_duplicates())
     for key, cell in _enumerate_cells(examples):
         wanted.setdefault(cell.image, []).append((key, cell))
     for place in progress_bar(sorted(wanted), desc="Cutting patches", unit="image", leave=False):
@@ -208,9 +236,17 @@ def _draw(
         _draw_maps(network, *images[place], images.names[place], palette, (low, high), place not in usual)
         for place in progress_bar(shown, desc="Drawing maps", unit="image", leave=False)
     ]
-    sample, bank = statistics.sample, cast(Any, network.model.memory_bank)
+    sample = statistics.sample
     points, stars = lay_out(sample.pixel_embeddings, bank.prototypes)
     return Pictures(palette, strips, maps, points, sample.labels.cpu().numpy(), stars, (low, high))
+
+
+def _without_duplicates(examples: Sequence[Sequence[list[Cell]]], is_duplicate: Tensor) -> list[list[list[Cell]]]:
+    """Leave the examples of duplicates out: they look like those of the distribution that they repeat."""
+    return [
+        [[] if of_class[m] else cells for m, cells in enumerate(rows)]
+        for rows, of_class in zip(examples, is_duplicate.tolist(), strict=True)
+    ]
 
 
 def _enumerate_cells(examples: Sequence[Sequence[Sequence[Cell]]]) -> Iterator[tuple[tuple[int, int, int], Cell]]:

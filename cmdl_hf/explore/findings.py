@@ -24,6 +24,13 @@ DEFINITIONS = {
     "its prototypes' second moment, weighted by their shares (weighted Vendi score, arXiv 2210.02410). Equal ones "
     "count once.",
     "mean_cosine": "Mean cosine between different distributions of a class; 1 if all are equal.",
+    "posterior_entropy": "Entropy of the softmax over the distributions of a pixel's class, at the model's voting "
+    "temperature, divided by the largest possible. 1 means that a pixel is equally near to all.",
+    "agreement": "How often a pixel belongs to the same distribution in a mirrored and recoloured copy of its image.",
+    "chance_agreement": "How often two independent pixels of a class belong to the same distribution.",
+    "probe_gain": "Mean IoU of a linear classifier on class probabilities that are divided among the distributions, "
+    "minus that of one on the class probabilities. Both learn from half of the compared images.",
+    "permutation_effect": "Change of the mean IoU if the distributions of each class vote in each other's place.",
     "num_used": "Effective number of distributions that the class uses: exp of the entropy of their shares.",
     "dead": "No pixel has ever moved this distribution in training, but another distribution of the class was moved.",
     "duplicate": "The cosine to an earlier distribution of the class is above 0.95.",
@@ -52,6 +59,7 @@ def collect_findings(
     bank: MemoryBank,
     statistics: DistributionStatistics,
     image_names: Sequence[str],
+    roles: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """Put all figures of an exploration together.
 
@@ -61,11 +69,12 @@ def collect_findings(
         bank (`MemoryBank`): The distributions.
         statistics (`DistributionStatistics`): What the pass over the images gathered.
         image_names (`Sequence[str]`): Names of the images, by the indices that `statistics` knows.
+        roles (`Mapping`): What [`measure_roles`] returned.
 
     Returns:
-        `dict` that JSON can hold: the facts, `definitions`, lists of `dead`, `duplicates` and `unused` distributions,
-        `classes` with their `distributions`, `class_similarity` and `outlier_quantiles`. None where there is nothing
-        to measure.
+        `dict` that JSON can hold: the facts, `roles`, `definitions`, lists of `dead`, `duplicates` and `unused`
+        distributions, `classes` with their `distributions`, `class_similarity` and `outlier_quantiles`. None where
+        there is nothing to measure.
     """
     similarity = class_similarity(bank.prototypes).cpu()
     classes = [
@@ -80,6 +89,8 @@ def collect_findings(
         "num_pixels": int(num_pixels),
         "recall": _figure(num_right / num_pixels),
         "num_distinct": _mean([row["num_distinct"] for row in classes if row["num_pixels"]]),
+        "mean_cosine": _mean([row["mean_cosine"] for row in classes]),
+        "roles": {name: None if value is None else _figure(value) for name, value in roles.items()},
         "definitions": DEFINITIONS,
         "dead": _call_out(classes, "is_dead"),
         "duplicates": _call_out(classes, "duplicate_of"),

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from .statistics import Cell
 
-PATCH_SIZE = 64
+PATCH_SIZE = 128
 """Edge of a patch in a contact sheet, in pixels."""
 
 _PANEL_WIDTH = 480  # the most that an image takes, in pixels
@@ -24,7 +24,7 @@ def cut_patch(image: Image.Image, cell: Cell) -> Image.Image:
         cell (`Cell`): The pixel.
 
     Returns:
-        PIL image, RGB, `PATCH_SIZE` wide and high, of a fifth of the image's shorter edge or of four grid cells,
+        PIL image, RGB, `PATCH_SIZE` wide and high, of a third of the image's shorter edge or of four grid cells,
         whichever is more. Next to the image's edge the pixel is not in the middle.
     """
     box = _patch_box(image.size, cell)
@@ -50,7 +50,7 @@ def cell_box(size: tuple[int, int], cell: Cell) -> tuple[float, float, float, fl
 def _patch_box(size: tuple[int, int], cell: Cell) -> tuple[float, float, float, float]:
     """A square around a pixel, shifted into the image."""
     left, top, right, bottom = cell_box(size, cell)
-    edge = min(max(min(size) / 5, 4 * max(right - left, bottom - top)), *size)
+    edge = min(max(min(size) / 3, 4 * max(right - left, bottom - top)), *size)
     x = min(max((left + right - edge) / 2, 0), size[0] - edge)
     y = min(max((top + bottom - edge) / 2, 0), size[1] - edge)
     return x, y, min(x + edge, size[0]), min(y + edge, size[1])

@@ -1,6 +1,6 @@
 """The page that shows an exploration: one HTML file with everything in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from .. import __version__
 from ..escaping import MAX_NAME, isolate, one_line
 from ..visualization import Palette, distribution_shades, paint_values, value_colors
-from .pictures import to_data_uri, to_hex
+from .pictures import PATCH_SIZE, to_data_uri, to_hex
 
 _PLANE = 1000  # width of the t-SNE, in units of its drawing
 _MOST_LARGE_STARS = 400
@@ -82,7 +82,13 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         undefined=StrictUndefined,
         finalize=_finalize,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "short": _short, "isolate": isolate}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "short": _short,
+        "points": _points,
+        "isolate": isolate,
+    }
     M = findings["num_distributions"]
     classes = [row | {"name": one_line(row["name"], MAX_NAME)} for row in findings["classes"]]
     findings = {**findings, "classes": classes}
@@ -90,6 +96,8 @@ def render_report(findings: Mapping[str, Any], pictures: Pictures) -> str:
         findings=findings,
         pictures=pictures,
         version=__version__,
+        patch_size=PATCH_SIZE,
+        opened=_most_distinct(classes),
         colors=[to_hex(color) for color in pictures.palette],
         shades=[[to_hex(shade) for shade in distribution_shades(color, M)] for color in pictures.palette],
         groups=_group_points(findings, pictures),
@@ -158,6 +166,15 @@ def _draw_matrix(findings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _most_distinct(classes: Sequence[Mapping[str, Any]]) -> int:
+    """The class with the most distinct distributions."""
+    return max(classes, key=lambda row: row["num_distinct"] or 0)["id"]
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD
-from cmdl_hf.diagnostics import cosine_within_class, effective_number, of_own_class, posterior_entropy
+from cmdl_hf.diagnostics import (
+    chance_agreement,
+    cosine_within_class,
+    divide_probabilities,
+    effective_number,
+    of_own_class,
+    posterior_entropy,
+    probe,
+)
 from cmdl_hf.models import CMDLForSemanticSegmentation, labels_on_grid
 
 VOID = 255
@@ -82,25 +90,6 @@ def sample_pixels(model: CMDLForSemanticSegmentation, split: Any, device: str) -
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def probe(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_labels: int) -> float:
-    """Train a linear classifier on inputs and labels; returns its mean IoU on the others."""
-    inputs, labels = train
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(inputs.shape[1], num_labels, device=inputs.device)
-    optimizer = torch.optim.AdamW(linear.parameters(), lr=0.1, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    for _ in range(400):
-        F.cross_entropy(linear(inputs), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-    with torch.no_grad():
-        predicted = linear(test[0]).argmax(dim=1)
-    joint = torch.bincount(test[1] * num_labels + predicted, minlength=num_labels**2).view(num_labels, num_labels)
-    hits, unions = joint.diagonal(), joint.sum(dim=0) + joint.sum(dim=1) - joint.diagonal()
-    return (hits[unions > 0] / unions[unions > 0]).mean().item()
-
-
 def _with_similarity(model: CMDLForSemanticSegmentation, change: Any, splits: list[Any], device: str) -> float:
     """Mean IoU with changed similarities in the votes."""
     handle = model.semantic_aggregation.register_forward_pre_hook(
@@ -132,13 +121,11 @@ def diagnose(model: CMDLForSemanticSegmentation, splits: dict[str, Any], device:
     row["effective_number"], row["effective_number_max"] = number.mean().item(), number.max().item()
     row["entropy"] = posterior_entropy(own, config.voting_temperature).item()
     row["agreement"] = (seen["ids"] == seen["copy_ids"]).float().mean().item()
-    by_chance = (usage / usage.sum(dim=1, keepdim=True).clamp_min(1)).square().sum(dim=1)
-    row["chance_agreement"] = ((by_chance * usage.sum(dim=1)).sum() / usage.sum()).item()
+    row["chance_agreement"] = chance_agreement(usage).item()
     training = sample_pixels(model, splits["train"], device)
 
     def shares(pixels: dict[str, Tensor]) -> Tensor:
-        posterior = (pixels["similarity"] / config.voting_temperature).softmax(dim=2)
-        return (pixels["probabilities"][:, :, None] * posterior * M).flatten(1)
+        return divide_probabilities(pixels["probabilities"], pixels["similarity"], config.voting_temperature)
 
     classes = probe((training["probabilities"], training["labels"]), (seen["probabilities"], seen["labels"]), K)
     both = probe((shares(training), training["labels"]), (shares(seen), seen["labels"]), K)

@@ -229,7 +229,7 @@ def test_patches_show_the_pixel_in_the_middle_or_at_the_edge_of_the_image():
     assert cell_box(image.size, middle) == (200, 100, 210, 110)
     image.paste((250, 30, 30), (200, 100, 210, 110))
     image.paste((30, 250, 30), (390, 0, 400, 10))
-    for cell, color, place in ((middle, (250, 30, 30), (32, 32)), (corner, (30, 250, 30), (56, 8))):
+    for cell, color, place in ((middle, (250, 30, 30), (64, 64)), (corner, (30, 250, 30), (118, 9))):
         patch = cut_patch(image, cell)
         assert patch.size == (PATCH_SIZE, PATCH_SIZE)
         assert patch.getpixel(place) == color
