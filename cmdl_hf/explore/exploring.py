@@ -93,8 +93,7 @@ def explore(
     facts = _describe(model, benchmark, split, images)
     roles = _measure_roles(network, images)
     findings = collect_findings(facts, names, segmenter.memory_bank, statistics, images.names, roles)
-    palette = getattr(segmenter.config, "palette", None) or default_palette(len(names))
-    pictures = _draw(network, images, statistics, palette, unusual)
+    pictures = _draw(network, images, statistics, unusual)
     write_text(output_dir / FIGURES_FILE, json.dumps(findings, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     write_text(output_dir / REPORT_FILE, render_report(findings, pictures))
     return findings
@@ -210,10 +209,11 @@ def _draw(
     network: _Network,
     images: _Images,
     statistics: DistributionStatistics,
-    palette: Sequence[Sequence[int]],
     unusual: Sequence[int],
 ) -> Pictures:
     """Read the shown images again, and draw the pictures."""
+    config = cast(Any, network.model.config)
+    palette = getattr(config, "palette", None) or default_palette(config.num_labels)
     patches: dict[tuple[int, int, int], Image.Image] = {}
     wanted: dict[int, list[tuple[tuple[int, int, int], Cell]]] = {}
     bank = cast(Any, network.model.memory_bank)
