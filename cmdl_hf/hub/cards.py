@@ -86,6 +86,7 @@ def _mark(text: str) -> str:
 
 def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
     benchmark = BENCHMARKS.get(folder.benchmark or "")
+    has_code = bool(folder.config.get("auto_map"))
     title = f"{folder.network} with {folder.backbone}" + (f", {folder.data_title}" if folder.benchmark else "")
     return ModelCard.from_template(
         _metadata(folder, repo_id),
@@ -93,6 +94,8 @@ def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
         title=for_markdown(title),
         summary=summarize(folder),
         path=repo_id or "path/to/this/folder",
+        has_code=has_code,
+        trust=", trust_remote_code=True" if has_code else "",
         has_last=(folder.path / "last" / "config.json").is_file(),
         pictures={
             name: f"{name}.png" for name in ("predictions", "curves") if (folder.path / f"{name}.png").is_file()

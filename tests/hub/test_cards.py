@@ -21,6 +21,17 @@ def _write(folder, repo_id="me/toy"):
     return ModelCard.load(path), path.read_text()
 
 
+def test_a_card_loads_its_model_with_the_package_where_the_folder_has_no_code(model, tmp_path):
+    folder = make_run_folder(tmp_path, model, {"validation": SCORES, "test": TEST_SCORES})
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("auto_map", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    _, text = _write(folder)
+    assert "trust_remote_code" not in text
+    assert 'import cmdl_hf\n\nsegment = pipeline("image-segmentation", model="me/toy")' in text
+    assert "makes the model known to transformers. To use the network" in text
+
+
 def test_a_runs_card_tells_recipe_scores_data_and_protocol(model, tmp_path):
     card, text = _write(make_run_folder(tmp_path, model, {"validation": SCORES, "test": TEST_SCORES}))
     assert card.data.library_name == "transformers"
