@@ -66,6 +66,7 @@ def run_demo(
     """
     args = SYNTHETIC if data_dir is None else CAMVID
     args = replace(args, max_steps=args.max_steps if max_steps is None else max_steps)
+    print(_announce(args, data_dir), flush=True)
     dataset = load_data(args.benchmark, data_dir)
     scores: dict[str, Any] = {}
     for name, use_distributions in (("plain FCN", False), ("CMDL-FCN", True)):
@@ -86,6 +87,13 @@ def run_demo(
     write_text(output_dir / "scores.json", json.dumps(scores, indent=2))
     _use_saved_model(output_dir, dataset["test"][0])
     return scores
+
+
+def _announce(args: CMDLTrainingArguments, data_dir: str | Path | None) -> str:
+    """Say what is trained, and how long that takes."""
+    scenes = "generated street scenes" if data_dir is None else f"the images of {data_dir}"
+    length = " That takes two to three minutes on two CPU cores." if args == SYNTHETIC else ""
+    return f"Training a plain FCN and CMDL-FCN on {scenes}, {args.max_steps} steps each.{length}"
 
 
 def _use_saved_model(output_dir: Path, sample: Mapping[str, Any]) -> None:

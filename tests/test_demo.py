@@ -27,7 +27,9 @@ def check(output_dir, printed, num_labels):
 def test_on_generated_scenes_and_the_readme_on_its_folder(tmp_path, capsys, monkeypatch):
     use_few_scenes(monkeypatch.setattr)
     main(["demo", "--output-dir", str(tmp_path / "demo"), "--max-steps", "2"])
-    check(tmp_path / "demo", capsys.readouterr().out, num_labels=8)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Training a plain FCN and CMDL-FCN on generated street scenes, 2 steps each.")
+    check(tmp_path / "demo", printed, num_labels=8)
 
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     code = readme.split("Ten lines of Python")[1].split("```python\n")[1].split("```")[0]
