@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .naming import run_name as run_name
     from .network import make_config as make_config
     from .network import make_model as make_model
+    from .precision import bf16_slowdown as bf16_slowdown
     from .recipes import find_recipe as find_recipe
     from .recipes import list_recipes as list_recipes
     from .running import run as run
@@ -32,6 +33,7 @@ _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "SHARING": "arguments",
     "TrainingLoop": "loop",
+    "bf16_slowdown": "precision",
     "check_recipe": "checking",
     "draw_augmented": "augmented",
     "find_differences": "naming",

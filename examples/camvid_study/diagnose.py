@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from study import BASE, GROUPS, set_context_path
+from study import BASE, RUNS
 from torch import Tensor
 
 from cmdl_hf import CMDLForSemanticSegmentation
@@ -110,8 +110,7 @@ def look_inside(model: CMDLForSemanticSegmentation, samples: list[dict[str, Tens
 def main() -> None:
     """Measure the models of the named runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runs = {name: fields for group in GROUPS.values() for name, fields in group.items()}
-    parser.add_argument("runs", nargs="+", choices=runs, metavar="RUN", help="names of finished runs with CMDL")
+    parser.add_argument("runs", nargs="+", choices=RUNS, metavar="RUN", help="names of finished runs with CMDL")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of CamVid")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/camvid_study"), help="folder of the runs")
     options = parser.parse_args()
@@ -122,7 +121,6 @@ def main() -> None:
         rows = {row["name"]: row for row in map(json.loads, DIAGNOSTICS.read_text().splitlines())}
     for name in options.runs:
         model = CMDLForSemanticSegmentation.from_pretrained(options.output_dir / name)
-        set_context_path(model, runs[name])
         rows[name] = {"name": name, **look_inside(model, samples)}
         print(json.dumps(rows[name], indent=2), flush=True)
         DIAGNOSTICS.write_text("".join(f"{json.dumps(row)}\n" for row in rows.values()))
