@@ -25,9 +25,28 @@ def load(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_the_page_holds_the_tables_of_its_rows(load):
-    page = (STUDY / "README.md").read_text(encoding="utf-8")
-    assert load("report").fill(page) == page
+def test_the_tables_are_those_of_the_rows(load):
+    report = load("report")
+    sets = report.read_rows()
+    assert (STUDY / "TABLES.md").read_text(encoding="utf-8") == report.write_page(sets)
+    # an arm of one seed, and one that has no rows yet
+    few = {"plain": sets["msrc"]["plain"], "all": sets["msrc"]["all"][:1]}
+    table = report.tabulate(few)
+    assert "| all − plain | +1.2 |" not in table
+    assert table.count("− plain") == 1
+    assert next(line for line in table.splitlines() if "− plain" in line).endswith("| – |")
+
+
+def test_the_plot_shows_every_run(load):
+    report = load("report")
+    arms = report.read_rows()["msrc"]
+    scores, *diagnostics = report.draw(arms).axes
+    dots = [
+        sum(len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o")
+        for axis in (scores, *diagnostics)
+    ]
+    runs = sum(map(len, arms.values()))
+    assert dots == [runs, runs - len(arms["plain"]), runs - len(arms["plain"])]
 
 
 @pytest.fixture
