@@ -19,7 +19,8 @@ def format_report(report: DataReport) -> str:
     K = report.label_table.num_labels
     split_header = ("split", "images", "readable", "complete set", "size", "ignored %", "classes")
     splits = _table(split_header, [_split_row(split, found, K) for split, found in report.splits.items()])
-    parts = [f"{one_line(report.title)}: {K} classes", splits, *_id_parts(report)]
+    parts = [f"{one_line(report.title)}: {K} classes", *([report.shape] if report.shape else []), splits]
+    parts += _id_parts(report)
     if _several_ids_make_a_class(report.expected):
         parts += _class_parts(report)
     if ids := report.shared_ids:
@@ -30,6 +31,13 @@ def format_report(report: DataReport) -> str:
     pixels = sum(found.pixels for found in report.splits.values())  # (256,)
     if explanation := explain_ignored_class(report.label_table, np.flatnonzero(pixels).tolist()):
         parts.append(_fill(f"WARNING: {explanation}"))
+    if report.shape and "train" in report.splits and "validation" not in report.splits:
+        parts.append(
+            _fill(
+                "there is no validation split: cmdl train sets a fifth of the training images apart "
+                "(--validation-fraction), or trains on all of them (--no-validation)"
+            )
+        )
     if report.unused:
         parts.append(f"WARNING: {describe_unused(report.unused, limit=100)}")
     if report.errors:

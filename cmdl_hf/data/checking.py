@@ -18,7 +18,8 @@ from .loading import BENCHMARKS, make_builder
 from .reading import BadFileError, decode, image_value, map_ids
 from .sets.base import FEATURES, SegmentationBuilder
 from .sets.benchmark import BenchmarkBuilder
-from .sets.own import find_folder
+from .sets.own import find_folder, find_pairs
+from .sets.own_files import OwnFiles
 from .statistics import label_histogram
 from .trainable import VOID_SPLIT, explain_few_classes
 
@@ -70,6 +71,7 @@ class DataReport:
         errors (`list[BadFileError]`): Every file that breaks a rule, has no partner or shares an id.
         shared_ids (`list[str]`): Ids that occur in several splits. This is correct only for different images.
         unused (`list[Path]`): Files of own data that belong to no split.
+        shape (`str`): How the files of own data lie; empty for a benchmark.
     """
 
     title: str
@@ -79,6 +81,7 @@ class DataReport:
     errors: list[BadFileError]
     shared_ids: list[str]
     unused: list[Path] = field(default_factory=list)
+    shape: str = ""
 
     @property
     def unexpected(self) -> dict[str, IdCount]:
@@ -100,7 +103,8 @@ def check_data(
     """Check all files of a data set, and draw some samples.
 
     Args:
-        name (`str`): One of `BENCHMARKS`, with `data_dir`; or the folder of own data, with `id2label`.
+        name (`str`): One of `BENCHMARKS`, with `data_dir`; or the folder or the list of pairs of own data, with
+            `id2label`.
         contact_sheet (`str` or `Path`): PNG file to write.
         data_dir (`str` or `Path`, *optional*): Folder of the benchmark.
         id2label (`str` or `Path`, *optional*): File with the classes of own data.
@@ -133,14 +137,16 @@ def _find_builder(
         if data_dir is None or id2label is not None:
             raise ValueError(f"{name} needs --data-dir, and its classes are known: leave --id2label out")
         return make_builder(name, data_dir, splits=splits)
-    if not Path(name).is_dir():
-        raise FileNotFoundError(f"{name!r} is neither a folder nor one of the benchmarks {', '.join(BENCHMARKS)}")
+    if not Path(name).exists():
+        raise FileNotFoundError(
+            f"{name!r} is neither a folder, nor a list of pairs, nor one of the benchmarks {', '.join(BENCHMARKS)}"
+        )
     if id2label is None or data_dir is not None or splits is not None:
         raise ValueError(
             f"own data in {name} needs --id2label, a .txt, .json or .csv file with the names of its classes; it can "
             "have neither --data-dir nor --splits"
         )
-    return find_folder(name, id2label)
+    return (find_folder if Path(name).is_dir() else find_pairs)(name, id2label)
 
 
 def _samples_to_draw(
@@ -178,8 +184,16 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
     errors += _check_classes(builder, reports.get("train"))
     ids = Counter(sample.id for files in builder.files.values() for sample in files.samples)
     shared_ids = [id_ for id_, count in ids.items() if count > 1]
+    shape = builder.shape if isinstance(builder, OwnFiles) else ""
     return DataReport(
-        builder.title, builder.label_table, _expected(builder), reports, errors, shared_ids, list(builder.unused)
+        builder.title,
+        builder.label_table,
+        _expected(builder),
+        reports,
+        errors,
+        shared_ids,
+        list(builder.unused),
+        shape,
     )
 
 

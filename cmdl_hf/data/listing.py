@@ -9,8 +9,6 @@ from pathlib import Path
 from ..files import read_utf8
 from .reading import BadFileError
 
-_SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,7 +17,7 @@ class Layout:
     Args:
         name (`str`): Name of the layout.
         needs (`tuple[str, ...]`): Glob patterns relative to the folder of the data set. Each must match.
-        num_images (`Mapping[str, int]`): Number of images of each complete split; empty for own data.
+        num_images (`Mapping[str, int]`): Number of images of each complete split.
         tree (`str`): The folders and files, as error messages show them.
     """
 
@@ -132,31 +130,15 @@ def _why_not(data_dir: Path, layouts: Sequence[Layout]) -> str:
         what = "is a file" if data_dir.exists() else "does not exist"
         return f"{data_dir} {what}; correct data_dir (--data-dir), which must be the data set's folder"
     for folder in _neighbours(data_dir):
-        layout = next((layout for layout in layouts if not layout.missing(folder)), None)
-        if layout is None:
-            continue
-        if splits := _splits_beside(folder, layout):
-            kinds = " and ".join(layout.needs)
-            return (
-                f"{folder.parent} has {kinds} below each of {', '.join(splits)}, but the splits must lie below "
-                f"{kinds}: move {splits[0]}/{layout.needs[0]} to {layout.needs[0]}/{splits[0]}, and so on"
-            )
-        level = "above" if folder in data_dir.parents else "below"
-        return f"{data_dir} is the wrong level: the data set lies {level} it; name {str(folder)!r} instead"
+        if any(not layout.missing(folder) for layout in layouts):
+            level = "above" if folder in data_dir.parents else "below"
+            return f"{data_dir} is the wrong level: the data set lies {level} it; name {str(folder)!r} instead"
     nearest = min(layouts, key=lambda layout: len(layout.missing(data_dir)))
     missing = nearest.missing(data_dir)
     if len(missing) < len(nearest.needs):
         found = [pattern for pattern in nearest.needs if pattern not in missing]
-        question = "is the download incomplete?" if nearest.num_images else "is that folder missing or renamed?"
-        return f"{data_dir} has {', '.join(found)} but not {', '.join(missing)}: {question}"
+        return f"{data_dir} has {', '.join(found)} but not {', '.join(missing)}: is the download incomplete?"
     return f"{data_dir} holds none of {', '.join(nearest.needs)}"
-
-
-def _splits_beside(folder: Path, layout: Layout) -> list[str]:
-    """Return the folders of splits at this level that each hold images and masks."""
-    if layout.num_images:
-        return []
-    return [name for name in _SPLIT_FOLDERS if not layout.missing(folder.parent / name)]
 
 
 def _neighbours(folder: Path) -> Iterator[Path]:

@@ -179,7 +179,7 @@ def test_check_data_warns_of_a_class_written_as_255(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "neither a folder nor one of the benchmarks ade20k, camvid"),
+        (["nowhere"], "neither a folder, nor a list of pairs, nor one of the benchmarks ade20k, camvid"),
         (["camvid"], "camvid needs --data-dir"),
         (["."], "needs --id2label"),
         ([".", "--id2label", "a.txt", "--splits", "train"], "neither --data-dir nor --splits"),

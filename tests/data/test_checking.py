@@ -231,4 +231,4 @@ def test_files_that_are_not_used_are_named_in_the_report(photos):
     (photos / "images" / "c.heic").touch()
     report = check_files(find_folder(photos, ["leaf", "root"]))
     assert report.unused == [photos / "images" / "c.heic"]
-    assert f"WARNING: 1 file(s) below images and masks are not used: {photos}/images/c.heic;" in format_report(report)
+    assert f"WARNING: 1 file(s) beside images and masks are not used: {photos}/images/c.heic;" in format_report(report)

@@ -11,30 +11,18 @@ import datasets
 import numpy as np
 
 from ...escaping import MAX_NAME, one_line
-from ...files import read_utf8, walk_files
+from ...files import read_utf8
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
-from ..listing import Layout, SplitFiles, absolute, index_by_id, locate, pair_files
+from ..listing import SplitFiles, absolute, pair_files
 from ..reading import IMAGE_SUFFIXES
 from ..statistics import label_histogram
 from .base import SegmentationDataset
+from .folder_shapes import SPLIT_OF, recognise
 from .own_files import OwnFiles
 
 logger = logging.getLogger(__name__)
 
 _MASKS_LOOKED_AT = 100  # to find out whether a class is written as 255
-
-_SPLIT_OF = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
-"""Split for each folder name, and for each value of the column `split` in a list of pairs."""
-
-_LAYOUT = Layout(
-    "folders",
-    needs=("images", "masks"),
-    num_images={},
-    tree="""\
-DIR/
-  images/X.jpg    or images/{train,val,test}/X.jpg
-  masks/X.png     or masks/{train,val,test}/X.png""",
-)
 
 
 def find_folder(data_dir: str | Path, id2label: Classes, cache_dir: str | Path | None = None) -> OwnFiles:
@@ -43,15 +31,32 @@ def find_folder(data_dir: str | Path, id2label: Classes, cache_dir: str | Path |
     For the arguments see [`load_folder`].
     """
     data_dir = absolute(data_dir)
-    locate(data_dir, (_LAYOUT,), "An image and its mask have the same name, except for the suffix.")
-    files = {}
-    used = set[Path]()
-    for folder in _split_folders(data_dir):
-        images, masks = (_index_folder(data_dir / kind / folder) for kind in _LAYOUT.needs)
-        files[_SPLIT_OF[folder]] = pair_files(images, masks)
-        used |= {path for index in (images, masks) for paths in index.values() for path in paths}
-    builder = _make_builder(files, id2label, data_dir, cache_dir)
-    builder.unused = [path for kind in _LAYOUT.needs for path in walk_files(data_dir / kind) if path not in used]
+    shape = recognise(data_dir)
+    builder = _make_builder(shape.files, id2label, data_dir, cache_dir)
+    builder.unused, builder.shape = shape.unused, shape.describe()
+    return builder
+
+
+def find_pairs(pairs_file: str | Path, id2label: Classes, cache_dir: str | Path | None = None) -> OwnFiles:
+    """Find the files of a list of pairs without reading them: `files` of the result lists them.
+
+    For the arguments see [`load_pairs`].
+    """
+    pairs_file = absolute(pairs_file)
+    rows_of: dict[str, list[dict[str, str]]] = {}
+    rows = _read_rows(pairs_file)
+    has_splits = any(row.get("split") for row in rows)
+    for row in rows:
+        name = (row.get("split") or "").lower()
+        if has_splits and name not in SPLIT_OF:
+            raise ValueError(
+                f"{pairs_file}: {name!r} is not a split; the splits are {', '.join(SPLIT_OF)}: name one in every "
+                "entry, or in none"
+            )
+        rows_of.setdefault(SPLIT_OF[name] if has_splits else "train", []).append(row)
+    files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
+    builder = _make_builder(files, id2label, pairs_file, cache_dir)
+    builder.shape = "list of pairs: " + ", ".join(f"{len(each.samples):,} {split}" for split, each in files.items())
     return builder
 
 
@@ -63,14 +68,18 @@ def load_folder(
     num_proc: int | None = None,
     skip_bad_files: bool = False,
 ) -> SegmentationDataset:
-    """Load own data from the folders `images` and `masks`. An image and its mask have the same name without suffix.
+    """Load own data from a folder of images and masks, in one of the usual shapes.
 
-    Files that are not used are counted and named in a warning. Hidden files are passed over.
+    What was recognised is logged in one line: the shape and the number of pairs of each split. Files that are not used
+    are counted and named in a warning. Hidden files are passed over.
 
     Args:
-        data_dir (`str` or `Path`): The folder that holds `images` and `masks`. Both may have folders `train`, `val`
-            (or `validation`) and `test`. Without such folders, all files belong to the train split. The folder of a
-            split may have folders below it, alike for images and masks; ids are paths in the folder of the split.
+        data_dir (`str` or `Path`): A folder with `images` and `masks` (or `labels`, `annotations`). Both may have
+            folders `train`, `val` (or `valid`, `validation`) and `test`; or such folders hold `images` and `masks`;
+            without them, all files belong to the train split. Images and masks may also lie in one folder, as
+            `X.jpg` and `X_mask.png`, or as `X.jpg` and `X.png`. A mask has the name of its image, or that name and one
+            ending throughout, such as `_mask`. Below `images` and `masks` of a split there may be further folders,
+            alike for both; ids are paths in the folder of the split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): The classes: a .txt, .json or
             .csv file, or the names. Masks hold the class ids 0..K-1, and 255 for pixels to ignore. If your masks hold
             other ids, a table of raw and train ids (`LabelTable`) maps them.
@@ -82,16 +91,16 @@ def load_folder(
         `SegmentationDataset`, as `load_benchmark` returns it.
 
     Raises:
-        FileNotFoundError: if the folders are missing or empty, or an image or a mask is missing.
+        FileNotFoundError: if the shape is not recognised, folders are empty, or an image or a mask is missing.
         BadDataError: if files break a rule, or two files have the same id.
-        ValueError: if the classes cannot be read.
+        ValueError: if the classes cannot be read, or the folder could be read in several ways.
 
     Example:
         ```python
-        >>> from cmdl_hf.data import load_folder
+        >>> from cmdl_hf.data import load_folder, set_apart_validation
 
         >>> dataset = load_folder("my_data", id2label="my_data/classes.txt")
-        >>> dataset["train"].train_test_split(test_size=0.2)
+        >>> dataset = set_apart_validation(dataset, 0.2)
         ```
     """
     return _load(find_folder(data_dir, id2label, cache_dir), num_proc, skip_bad_files)
@@ -110,7 +119,7 @@ def load_pairs(
     Args:
         pairs_file (`str` or `Path`): A .csv file, or a .jsonl file with one object per line. The columns `image` and
             `mask` hold paths, which may be relative to the folder of the list. The optional column `split` holds
-            `train`, `val` (or `validation`) or `test`; without it, all pairs belong to the train split.
+            `train`, `val` (or `valid`, `validation`) or `test`; without it, all pairs belong to the train split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): As in `load_folder`.
         cache_dir (`str` or `Path`, *optional*): Folder for the prepared labels.
         num_proc (`int`, *optional*): Number of processes that prepare labels.
@@ -124,20 +133,7 @@ def load_pairs(
         BadDataError: if files break a rule, or a file is listed twice.
         ValueError: if a column is missing, a split is unknown, or the classes cannot be read.
     """
-    pairs_file = absolute(pairs_file)
-    rows_of: dict[str, list[dict[str, str]]] = {}
-    rows = _read_rows(pairs_file)
-    has_splits = any(row.get("split") for row in rows)
-    for row in rows:
-        folder = row.get("split") or ""
-        if folder not in _SPLIT_OF or (not folder and has_splits):
-            known = ", ".join(filter(None, _SPLIT_OF))
-            raise ValueError(
-                f"{pairs_file}: {folder!r} is not a split; the splits are {known}: name one in every entry, or in none"
-            )
-        rows_of.setdefault(_SPLIT_OF[folder], []).append(row)
-    files = {split: _pair_rows(rows, pairs_file.parent) for split, rows in rows_of.items()}
-    return _load(_make_builder(files, id2label, pairs_file, cache_dir), num_proc, skip_bad_files)
+    return _load(find_pairs(pairs_file, id2label, cache_dir), num_proc, skip_bad_files)
 
 
 def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str | None:
@@ -166,6 +162,7 @@ def explain_ignored_class(label_table: LabelTable, ids: Collection[int]) -> str 
 
 def _load(builder: OwnFiles, num_proc: int | None, skip_bad_files: bool) -> SegmentationDataset:
     """Load own data; warn of files that are not used, and if a class seems to be written as 255."""
+    logger.info("%s: %s", builder.title, builder.shape)
     if builder.unused:
         logger.warning("%s: %s", builder.title, describe_unused(builder.unused))
     dataset = builder.load(num_proc=num_proc, skip_bad_files=skip_bad_files)
@@ -180,17 +177,8 @@ def describe_unused(paths: Sequence[Path], limit: int = 10) -> str:
     names = ", ".join(one_line(path) for path in paths[:limit])
     more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
     return (
-        f"{len(paths)} file(s) below images and masks are not used: {names}{more}; files that are read end in "
+        f"{len(paths)} file(s) beside images and masks are not used: {names}{more}; files that are read end in "
         f"{', '.join(IMAGE_SUFFIXES)} and, where there are folders of splits, lie in one"
-    )
-
-
-def _index_folder(folder: Path) -> dict[str, list[Path]]:
-    """Map ids, which are paths in the folder without suffix, to the images or masks below the folder of a split."""
-    paths = walk_files(folder) if folder.is_dir() else []
-    return index_by_id(
-        (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES),
-        lambda path: path.relative_to(folder).with_suffix("").as_posix(),
     )
 
 
@@ -214,20 +202,6 @@ def _make_builder(
             "add files, or remove the empty folders of a split"
         )
     return OwnFiles(files, to_label_table(id2label), str(source), cache_dir)
-
-
-def _split_folders(data_dir: Path) -> list[str]:
-    """Return the folders of splits below images/ or masks/; an empty name if the files are directly in them."""
-    below = [path for kind in _LAYOUT.needs for path in sorted((data_dir / kind).iterdir()) if path.is_dir()]
-    if unknown := [path for path in below if path.name not in _SPLIT_OF and not path.name.startswith(".")]:
-        raise ValueError(
-            f"{unknown[0]} is not a split; the splits are {', '.join(filter(None, _SPLIT_OF))}: rename this folder, "
-            "or move it away"
-        )
-    folders = [folder for folder in _SPLIT_OF if folder in {path.name for path in below}]
-    if {"val", "validation"} <= set(folders):
-        raise ValueError(f"{data_dir} has both val and validation below images and masks; merge them")
-    return folders or [""]
 
 
 def _read_rows(pairs_file: Path) -> list[dict[str, str]]:

@@ -4,6 +4,11 @@ from .base import SegmentationBuilder
 
 
 class OwnFiles(SegmentationBuilder):
-    """Builder of own images and masks."""
+    """Builder of own images and masks.
 
+    Attributes:
+        shape (`str`): How the files lie, and the number of pairs of each split.
+    """
+
+    shape: str = ""
     MISSING_CURE = "Add the missing files, or correct the names"
