@@ -61,6 +61,7 @@ def check_data(
     id2label: Path | None = None,
     plugin: Plugins = (),
     splits: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    merge_classes: Path | None = None,
     contact_sheet: Path | None = None,
 ) -> None:
     """Check all files of a data set, print statistics and errors, and draw some images with their labels.
@@ -68,14 +69,15 @@ def check_data(
     The exit status is 1 if there are errors.
 
     Args:
-        name: ade20k, camvid, cityscapes, coco_stuff, the name of a benchmark that a plug-in registers, or a folder
-            with your own images/ and masks/.
+        name: ade20k, camvid, cityscapes, coco_stuff, the name of a benchmark that a plug-in registers, or the folder
+            or the list of pairs of your own images and masks.
         augmented: Name of a recipe, or a YAML file. Check nothing, but draw eight training images as the transforms of
             this recipe leave them: the first eight that a run trains on. Leave out NAME: the recipe names the data
             set.
         data_dir: Folder of a public data set; with --augmented also of your own data.
         id2label: File with the class names of your own data: .txt, .json or .csv.
         splits: Splits of a public data set to check. Default: all.
+        merge_classes: CSV file with the columns from and to that merges or drops classes, as for cmdl train.
         contact_sheet: PNG file that shows images beside their overlays. Default: outputs/contact_sheet.png, or
             outputs/augmented.png.
     """
@@ -88,7 +90,7 @@ def check_data(
     contact_sheet = contact_sheet or Path("outputs/contact_sheet.png")
     from ..data import check_data, format_report
 
-    report, is_drawn = check_data(name, contact_sheet, data_dir, id2label, splits)
+    report, is_drawn = check_data(name, contact_sheet, data_dir, id2label, splits, merge_classes)
     print(format_report(report))
     if is_drawn:
         print(f"contact sheet: {contact_sheet}")

@@ -77,6 +77,7 @@ def evaluate(
             data.data_dir,
             split=split,
             id2label=data.id2label,
+            merge_classes=data.merge_classes,
             **vars(scoring),
             out=out,
             save_predictions=save_predictions,

@@ -84,6 +84,7 @@ def explore(
             split=data.split or "train",
             max_images=max_images,
             id2label=data.id2label,
+            merge_classes=data.merge_classes,
         )
     counts = ", ".join(f"{len(findings[name])} {name}" for name in ("dead", "duplicates", "unused"))
     print(f"{findings['num_images']:,} images, {findings['num_labels'] * findings['num_distributions']} distributions")

@@ -37,12 +37,15 @@ class DataOptions:
             and mask pairs.
         split: The split to read. Default: validation; for explore, train.
         id2label: File with the class names of your own data: .txt, .json or .csv.
+        merge_classes: CSV file with the columns from and to that merges or drops classes, as in the training. The
+            folder of a run has it as merged_classes.csv.
     """
 
     benchmark: str
     data_dir: Path | None = None
     split: Literal["train", "validation", "test"] | None = None
     id2label: Path | None = None
+    merge_classes: Path | None = None
 
 
 Data: TypeAlias = Annotated[DataOptions, Parameter(name="*")]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .loading import load_data as load_data
     from .loading import load_split as load_split
     from .loading import make_builder as make_builder
+    from .merging import MERGE_FILE as MERGE_FILE
+    from .merging import format_merge as format_merge
+    from .merging import merge_classes as merge_classes
     from .preparing import prepare as prepare
     from .reading import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .reading import BadDataError as BadDataError
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
     from .transforms import IMAGENET_STD as IMAGENET_STD
     from .transforms import EvalTransform as EvalTransform
     from .transforms import TrainTransform as TrainTransform
+    from .validation_split import VALIDATION_FRACTION as VALIDATION_FRACTION
+    from .validation_split import check_fraction as check_fraction
+    from .validation_split import set_apart_validation as set_apart_validation
 
 _MODULE_OF = {
     "Augmentation": "augmentation",
@@ -73,14 +79,17 @@ _MODULE_OF = {
     "Label": "label_table",
     "LabelTable": "label_table",
     "Layout": "listing",
+    "MERGE_FILE": "merging",
     "SegmentationDataset": "sets.base",
     "SplitFiles": "listing",
     "StreamSampler": "stream",
     "TrainTransform": "transforms",
     "TrainingStream": "stream",
+    "VALIDATION_FRACTION": "validation_split",
     "check_benchmark": "sets.benchmark",
     "check_classes": "loading",
     "check_data": "checking",
+    "check_fraction": "validation_split",
     "check_resize": "scale_crop",
     "check_trainable": "trainable",
     "check_transform": "augmentation",
@@ -88,6 +97,7 @@ _MODULE_OF = {
     "class_weights": "statistics",
     "content_digest": "digests",
     "draw_contact_sheet": "contact_sheet",
+    "format_merge": "merging",
     "format_report": "check_report",
     "ids_digest": "digests",
     "index_by_id": "listing",
@@ -100,11 +110,13 @@ _MODULE_OF = {
     "load_split": "loading",
     "load_synthetic": "sets.synthetic",
     "make_builder": "loading",
+    "merge_classes": "merging",
     "pair_files": "listing",
     "prepare": "preparing",
     "read_stems": "listing",
     "register_benchmark": "sets.benchmark",
     "register_transform": "augmentation",
+    "set_apart_validation": "validation_split",
     "unlabelled": "listing",
 }
 

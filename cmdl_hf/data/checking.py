@@ -15,6 +15,7 @@ from .contact_sheet import draw_contact_sheet, load_font
 from .label_table import IGNORE_INDEX, Label, LabelTable
 from .listing import Sample
 from .loading import BENCHMARKS, make_builder
+from .merging import ClassMerge, read_merge
 from .reading import BadFileError, decode, image_value, map_ids
 from .sets.base import FEATURES, SegmentationBuilder
 from .sets.benchmark import BenchmarkBuilder
@@ -99,6 +100,7 @@ def check_data(
     data_dir: str | Path | None = None,
     id2label: str | Path | None = None,
     splits: Sequence[str] | None = None,
+    merge_classes: str | Path | None = None,
 ) -> tuple[DataReport, bool]:
     """Check all files of a data set, and draw some samples.
 
@@ -109,6 +111,7 @@ def check_data(
         data_dir (`str` or `Path`, *optional*): Folder of the benchmark.
         id2label (`str` or `Path`, *optional*): File with the classes of own data.
         splits (`Sequence[str]`, *optional*): Splits of the benchmark to check; by default all.
+        merge_classes (`str` or `Path`, *optional*): File that merges or drops classes, see `read_merge`.
 
     Returns:
         `DataReport`, for [`format_report`], and whether a picture was drawn. It is drawn if there are readable samples
@@ -121,8 +124,9 @@ def check_data(
     """
     load_font()  # first, so that a missing font is reported before all files are read
     builder = _find_builder(name, data_dir, id2label, splits)
-    report = check_files(builder)
-    samples = list(_samples_to_draw(builder, report))
+    merge = None if merge_classes is None else read_merge(merge_classes, builder.label_table)
+    report = check_files(builder, merge)
+    samples = list(_samples_to_draw(builder, report, merge))
     if samples:
         sheet = draw_contact_sheet(samples, report.label_table.id2label, report.label_table.palette)
         with new_file(Path(contact_sheet)) as unfinished:
@@ -150,7 +154,7 @@ def _find_builder(
 
 
 def _samples_to_draw(
-    builder: SegmentationBuilder, report: DataReport
+    builder: SegmentationBuilder, report: DataReport, merge: ClassMerge | None
 ) -> Iterator[tuple[str, Image.Image, Image.Image]]:
     """Read readable samples with labels, spread evenly over every split."""
     labelled = {split: found.readable for split, found in report.splits.items() if found.pixels.any()}
@@ -158,14 +162,16 @@ def _samples_to_draw(
         count = min(len(samples), _SHEET_SIZE // len(labelled))
         for index in np.linspace(0, len(samples) - 1, count).round().astype(int):
             sample = FEATURES.decode_example(FEATURES.encode_example(builder.read_sample(samples[index])))
-            yield f"{split}  {sample['id']}", sample["image"], sample["label"]
+            label = sample["label"] if merge is None else merge.apply_to_image(sample["label"])
+            yield f"{split}  {sample['id']}", sample["image"], label
 
 
-def check_files(builder: SegmentationBuilder) -> DataReport:
+def check_files(builder: SegmentationBuilder, merge: ClassMerge | None = None) -> DataReport:
     """Decode all images and masks of a data set, and collect all errors.
 
     Args:
         builder (`SegmentationBuilder`): The data set, from `make_builder` or `find_folder`. It is not prepared.
+        merge (`ClassMerge`, *optional*): Which classes become which.
 
     Returns:
         `DataReport`. A data set without `errors` can be loaded. With errors, loading may also succeed, because it does
@@ -179,16 +185,17 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
             progress.set_description(f"checking {split}")
             errors += files.errors()
             for sample in files.samples:
-                errors += _check_sample(builder, sample, reports[split])
+                errors += _check_sample(builder, sample, reports[split], merge)
                 progress.update()
-    errors += _check_classes(builder, reports.get("train"))
+    label_table = builder.label_table if merge is None else merge.apply_to_table(builder.label_table)
+    errors += _check_classes(builder.title, label_table, reports.get("train"))
     ids = Counter(sample.id for files in builder.files.values() for sample in files.samples)
     shared_ids = [id_ for id_, count in ids.items() if count > 1]
     shape = builder.shape if isinstance(builder, OwnFiles) else ""
     return DataReport(
         builder.title,
-        builder.label_table,
-        _expected(builder),
+        label_table,
+        _expected(builder, merge),
         reports,
         errors,
         shared_ids,
@@ -197,20 +204,26 @@ def check_files(builder: SegmentationBuilder) -> DataReport:
     )
 
 
-def _check_classes(builder: SegmentationBuilder, train: SplitReport | None) -> list[BadFileError]:
+def _check_classes(title: str, label_table: LabelTable, train: SplitReport | None) -> list[BadFileError]:
     """Report what keeps a network from learning anything."""
-    problems = [explain_few_classes(builder.label_table)]
+    problems = [explain_few_classes(label_table)]
     if train is not None and train.pixels.any() and not train.pixels[:IGNORE_INDEX].any():
         problems.append(VOID_SPLIT)
     parts = (problem.partition("; ") for problem in problems if problem)
-    return [BadFileError(Path(builder.title), problem, cure) for problem, _, cure in parts]
+    return [BadFileError(Path(title), problem, cure) for problem, _, cure in parts]
 
 
-def _expected(builder: SegmentationBuilder) -> list[Label]:
+def _expected(builder: SegmentationBuilder, merge: ClassMerge | None) -> list[Label]:
     """Return the ids that the masks of a data set may hold, as rows of their label tables."""
     masks = (sample.mask for files in builder.files.values() for sample in files.samples if sample.mask is not None)
-    tables = dict.fromkeys(builder.mask_table(mask) for mask in masks)
+    tables = dict.fromkeys(_table_of(builder, mask, merge) for mask in masks)
     return [row for table in tables for row in _pixel_rows(table)]
+
+
+def _table_of(builder: SegmentationBuilder, mask: Path, merge: ClassMerge | None) -> LabelTable:
+    """Return the table with the raw ids of a mask, and the classes after merging."""
+    table = builder.mask_table(mask)
+    return table if merge is None else merge.apply_to_ids(table)
 
 
 def _pixel_rows(table: LabelTable) -> list[Label]:
@@ -218,7 +231,9 @@ def _pixel_rows(table: LabelTable) -> list[Label]:
     return [row for row in table.rows if 0 <= row.raw_id <= 255]
 
 
-def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitReport) -> list[BadFileError]:
+def _check_sample(
+    builder: SegmentationBuilder, sample: Sample, report: SplitReport, merge: ClassMerge | None
+) -> list[BadFileError]:
     """Check a sample. Count it in `report` if it has no errors; otherwise return the errors."""
     errors: list[BadFileError] = []
     with _collecting(errors, sample.image):
@@ -227,7 +242,7 @@ def _check_sample(builder: SegmentationBuilder, sample: Sample, report: SplitRep
     if sample.mask is not None:
         with _collecting(errors, sample.mask):
             raw = builder.read_ids(sample.mask)
-            table = builder.mask_table(sample.mask)
+            table = _table_of(builder, sample.mask, merge)
             label = map_ids(raw, table.raw_to_train, sample.mask)
         if not errors:
             with _collecting(errors, sample.image):

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .merging import MERGE_FILE, merge_classes
 from .sets.base import SegmentationDataset
 from .sets.benchmark import BENCHMARKS, BenchmarkBuilder, check_benchmark, find_builder
 from .sets.own import load_folder, load_pairs
 from .sets.synthetic import load_synthetic
+from .validation_split import choose_fraction, set_apart_validation
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +116,8 @@ def load_split(
     num_labels: int,
     data_dir: str | Path | None = None,
     id2label: str | Path | None = None,
+    merged_by: str | Path | None = None,
+    model: str | Path = "",
 ) -> SegmentationDataset:
     """Load one split, to evaluate or to explore a model on it.
 
@@ -123,19 +127,25 @@ def load_split(
         num_labels (`int`): Number of classes of the model. It selects COCO-Stuff with 171 or 182 classes.
         data_dir (`str` or `Path`, *optional*): See `load_data`.
         id2label (`str` or `Path`, *optional*): See `load_data`.
+        merged_by (`str` or `Path`, *optional*): File that merges classes, see `merge_classes`.
+        model (`str` or `Path`): Folder of the model. From own data without validation split, the images are set apart
+            that its training set apart, see [`choose_fraction`].
 
     Raises:
-        ValueError: if the data set or the split is unknown, or as `load_data` raises it.
+        ValueError: if the data set or the split is unknown, or as `load_data` and `merge_classes` raise it.
     """
     check_benchmark(benchmark)
     if benchmark not in BENCHMARKS or data_dir is None or id2label is not None:
         dataset = load_data(benchmark, data_dir, id2label)
     else:
-        options = find_builder(benchmark).options_for(num_labels)
+        options = {} if merged_by else find_builder(benchmark).options_for(num_labels)
         dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
+    lacks_validation = benchmark == "own" and "train" in dataset and "validation" not in dataset
+    if lacks_validation and (fraction := choose_fraction(model, split)):
+        dataset = set_apart_validation(dataset, fraction, str(data_dir))
     if split not in dataset:
         raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
-    return dataset
+    return dataset if merged_by is None else merge_classes(dataset, merged_by)
 
 
 def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, model: str | Path) -> None:
@@ -144,7 +154,7 @@ def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, mod
         raise ValueError(
             f"model and data set must have the same classes, found {config.num_labels} in {model} and "
             f"{dataset.num_labels} in {benchmark}; choose a model trained for {benchmark}, or the data set it was "
-            "trained for"
+            f"trained for{_merge_hint(model)}"
         )
     names = {int(id_): name for id_, name in config.id2label.items()}
     differing = [
@@ -163,6 +173,12 @@ def check_classes(config: Any, dataset: SegmentationDataset, benchmark: str, mod
             names[id_],
             dataset.id2label[id_],
         )
+
+
+def _merge_hint(model: str | Path) -> str:
+    """Name the file of merged classes in the folder of a model, if there is one."""
+    file = Path(model) / MERGE_FILE
+    return f". Its training merged classes: give --merge-classes {file}" if file.is_file() else ""
 
 
 def _plain(name: str) -> str:

@@ -30,6 +30,7 @@ def run_evaluation(
     split: str = "validation",
     protocol: ProtocolName = "whole",
     id2label: str | Path | None = None,
+    merge_classes: str | Path | None = None,
     resize: tuple[int, int] | None = None,
     crop_size: tuple[int, int] | None = None,
     stride: tuple[int, int] | None = None,
@@ -50,13 +51,13 @@ def run_evaluation(
         benchmark (`str`): One of `BENCHMARKS`, `"own"` or `"synthetic"`.
         data_dir (`str` or `Path`, *optional*): Folder of the data set. Generated scenes have none.
         split (`str`): `"train"`, `"validation"` or `"test"`.
-        protocol (`str`): `"whole"`: the whole image in one pass. `"slide"`: windows, see [`sliding_window_logits`].
-            `"ms-flip"`: several scales, each also mirrored, see [`multi_scale_probabilities`].
+        protocol (`str`): `"whole"`, `"slide"` or `"ms-flip"`, see [`Protocol`].
         id2label (`str` or `Path`, *optional*): File with the class names of own data.
-        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge of images, never of labels.
-            By default, the size in the model's image processor, or the papers' size if that would distort images.
-        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows. By default, the crop of the model's
-            recipe, or else the papers'. With `"ms-flip"`, windows are used only if this is given.
+        merge_classes (`str` or `Path`, *optional*): File that merges classes; see `merge_classes`.
+        resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge of images, never of labels;
+            by default those of the model's image processor, or the papers' if that would distort images.
+        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows; by default the model's or papers'
+            crop, and with `"ms-flip"` no windows.
         stride (`tuple[int, int]`, *optional*): Step between windows. By default, two thirds of the crop.
         scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
         num_workers (`int`): Processes that read images.
@@ -68,13 +69,12 @@ def run_evaluation(
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Raises:
-        FileNotFoundError: if the model or data do not exist.
-        ValueError: if model and data set have different classes, labels are not public, or options contradict.
+        FileNotFoundError, ValueError: if model, data or public labels are missing, or classes or options contradict.
     """
     start_processes()
     files = ResultFiles(Path(model), out, save_predictions, update_card)
     files.check_places()
-    segmenter, processor, data = _load(model, trust_remote_code, benchmark, split, data_dir, id2label)
+    segmenter, processor, data = _load(model, trust_remote_code, benchmark, split, data_dir, id2label, merge_classes)
     files.check_labels(data)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
@@ -91,12 +91,13 @@ def _load(
     split: str,
     data_dir: str | Path | None,
     id2label: str | Path | None,
+    merge_classes: str | Path | None,
 ) -> tuple[PreTrainedModel, Any, ScoredSplit]:
     """Load a model, its image processor and the images, and check that model and data have the same classes."""
     segmenter, processor = load_segmenter(model, trust_remote_code)
     num_labels = int(segmenter.config.num_labels)
     with PartialState().local_main_process_first():  # the other processes find the prepared data in the cache
-        dataset = load_split(benchmark, split, num_labels, data_dir, id2label)
+        dataset = load_split(benchmark, split, num_labels, data_dir, id2label, merge_classes, model)
     check_classes(segmenter.config, dataset, benchmark, model)
     return segmenter, processor, ScoredSplit(benchmark, split, data_dir, dataset)
 

@@ -46,11 +46,11 @@ def explore(
     split: str = "train",
     max_images: int | None = None,
     id2label: str | Path | None = None,
+    merge_classes: str | Path | None = None,
 ) -> dict[str, Any]:
     """Explore a model: find the pixels of a data set that each class distribution represents.
 
-    This passes once over the images, in constant memory, and reads a few of them again to draw them. It writes
-    `report.html`, a page without other files, and `distributions.json`, which contains all numbers.
+    One pass over the images, in constant memory, gives `report.html` and, with all numbers, `distributions.json`.
 
     Args:
         model (`str` or `Path`): Folder or Hub name of a CMDL model with distributions.
@@ -60,6 +60,7 @@ def explore(
         split (`str`): A split with labels.
         max_images (`int`, *optional*): Largest number of images to read. They are spread evenly over the split.
         id2label (`str` or `Path`, *optional*): File with the class names of own data.
+        merge_classes (`str` or `Path`, *optional*): File that merges classes; see `merge_classes`.
 
     Returns:
         `dict`: content of `distributions.json`, see [`collect_findings`].
@@ -68,8 +69,7 @@ def explore(
         FileNotFoundError: if the model or data do not exist.
         ImportError: if scikit-learn is not installed.
         PermissionError: if `output_dir` cannot be written.
-        ValueError: if the model has no distributions, its classes are not those of the data set, the split has no
-            labels, or its embeddings are not finite.
+        ValueError: if model and data do not fit, the split has no labels, or embeddings are not finite.
     """
     check_scikit_learn()
     if max_images is not None and max_images < 1:
@@ -78,7 +78,7 @@ def explore(
     check_can_write(output_dir, is_folder=True)
     segmenter, processor = load_segmenter(model)
     _check_model(segmenter, processor, model)
-    dataset = load_split(benchmark, split, segmenter.config.num_labels, data_dir, id2label)
+    dataset = load_split(benchmark, split, segmenter.config.num_labels, data_dir, id2label, merge_classes, model)
     check_classes(segmenter.config, dataset, benchmark, model)
     images = _Images(dataset[split], _spread(len(dataset[split]), max_images))
     network = _Network(segmenter.to(choose_device()), processor)

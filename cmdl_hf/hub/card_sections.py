@@ -53,6 +53,8 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
     precision = run.get("mixed_precision", recipe.get("mixed_precision"))
     rows = {
         "data": folder.data_title + (f" ({images} images)" if images else ""),
+        "validation": _validation(run),
+        "merged classes": _merged(run),
         "network": f"{folder.network} on {folder.backbone}",
         "backbone starts from": start or "scratch",
         "output stride": recipe.get("output_stride"),
@@ -85,6 +87,19 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
     return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
+
+
+def _validation(run: Mapping[str, Any]) -> str | None:
+    """Describe a validation split that was set apart, or say that there was none."""
+    if apart := run.get("set_apart"):
+        return f"{apart['num_images']:,} images, set apart from the training images ({100 * apart['fraction']:g} %)"
+    return "none" if "num_images" in run and "validation" not in run["num_images"] else None
+
+
+def _merged(run: Mapping[str, Any]) -> str | None:
+    """List which classes became which."""
+    merged = run.get("merged_classes") or {}
+    return "; ".join(f"{name} → {target or 'ignored'}" for name, target in merged.items()) or None
 
 
 def _name_plugin(plugin: str) -> str:
@@ -190,6 +205,8 @@ def list_limits(folder: ModelFolder) -> list[str]:
         limits.append("It was trained only on drawn scenes. It was not tested on photographs.")
     elif folder.benchmark:
         limits.append(f"It was not tested on images that differ from those of {folder.data_title}.")
+    if "num_images" in folder.run and "validation" not in folder.run["num_images"]:
+        limits.append("No validation split chose it: it is the model of the last step, whether or not it is the best.")
     if not folder.scores:
         limits.append("Its scores were not measured.")
     else:

@@ -35,6 +35,7 @@ RUN_FILES = (
     "predictions.png",
     "id2label.json",
     "label_table.csv",
+    "merged_classes.csv",
 )
 """What a run and `write_card` leave beside it, and files of classes."""
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ..data import VALIDATION_FRACTION, check_fraction
+
 # Fields that may change when a run continues: they do not change the training steps.
 FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", "save_steps", "save_total_limit"}
 
@@ -23,6 +25,12 @@ class CMDLTrainingArguments:
             transforms. They are imported first.
         benchmark (`str`): Data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (with id2label), or a name
             that a plug-in registers.
+        merge_classes (`str`, *optional*): CSV file with the columns from and to: names of classes, and the names that
+            they become, or nothing, and their pixels are ignored.
+        use_validation (`bool`): Score the model during the training, and keep the best. Without it, the last model is
+            the result, and a validation split is not used.
+        validation_fraction (`float`): Share of the training images, in (0, 1), that is set apart for validation if own
+            data have no validation split.
         crop_size (`tuple[int, int]`): Height and width of the training crops, in pixels.
         scale_range (`tuple[float, float]`): Lowest and highest factor of the random scaling.
         transform (`str`): Augmentation of the training images: papers (set by scale_range and the options below), or a
@@ -98,6 +106,9 @@ class CMDLTrainingArguments:
 
     plugin: Annotated[tuple[str, ...], Parameter(negative_iterable=(), show_default=False)] = ()
     benchmark: str = "synthetic"
+    merge_classes: str | None = None
+    use_validation: Annotated[bool, Parameter(name="validation")] = True
+    validation_fraction: float = VALIDATION_FRACTION
     crop_size: tuple[int, int] = (512, 512)
     scale_range: tuple[float, float] = (0.5, 2.0)
     transform: str = "papers"
@@ -169,6 +180,7 @@ class CMDLTrainingArguments:
                 raise ValueError(f"{name} must be above 0, found {value}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in (0, 1), found {self.ema_decay}")
+        check_fraction(self.validation_fraction)
         if self.ohem_threshold is not None and not 0 < self.ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold must lie in (0, 1], found {self.ohem_threshold}")
 
@@ -182,8 +194,9 @@ class CMDLTrainingArguments:
         """Return the fields as a YAML file holds them. Paths are cut to file names, because recipes are shared."""
         fields = dataclasses.asdict(self)
         fields["plugin"] = [Path(plugin).name for plugin in self.plugin]
-        if self.class_weights is not None:
-            fields["class_weights"] = Path(self.class_weights).name
+        for name in ("class_weights", "merge_classes"):
+            if fields[name] is not None:
+                fields[name] = Path(fields[name]).name
         return {name.removeprefix("use_"): _without_tuples(value) for name, value in fields.items()}
 
 

@@ -42,7 +42,7 @@ def draw_augmented(
     import_plugins(args.plugin)
     check_benchmark(args.benchmark)
     check_transform(args.transform)
-    dataset = load_training_data(args.benchmark, data_dir, id2label)
+    dataset = load_training_data(args, data_dir, id2label)
     stream = TrainingStream(dataset["train"].with_transform(make_transform(args, dataset)), args.seed)
     ids = [stream.sample_id(place) for place in range(NUM_IMAGES)]
     samples = []

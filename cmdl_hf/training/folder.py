@@ -10,6 +10,7 @@ from typing import Any
 import filelock
 import yaml
 
+from ..data import MERGE_FILE, SegmentationDataset, format_merge
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 from .arguments import FREE_TO_CHANGE, SHARING
@@ -20,6 +21,7 @@ RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
 SCORES_FILE = "scores.json"
 PICTURE_FILE = "predictions.png"
+VALIDATION_FILE = "validation_ids.txt"
 LAST_MODEL = "last"
 TRACKERS = "runs"
 
@@ -105,6 +107,13 @@ class RunFolder:
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write the facts of the run to `run.json`."""
         write_text(self.path / RUN_FILE, json.dumps(facts, indent=2))
+
+    def write_data(self, dataset: SegmentationDataset) -> None:
+        """Write the ids of validation images that were set apart, and what merged the classes."""
+        if dataset.validation_fraction is not None:
+            write_text(self.path / VALIDATION_FILE, "".join(f"{id_}\n" for id_ in dataset["validation"]["id"][:]))
+        if dataset.merged_classes:
+            write_text(self.path / MERGE_FILE, format_merge(dataset.merged_classes))
 
     def write_scores(self, scores: Mapping[str, Any], counts: Mapping[str, ImageCounts]) -> None:
         """Write the scores of the best model by split, and the pixel counts of every image."""

@@ -11,7 +11,14 @@ from typing import Any
 import datasets
 from torch import nn
 
-from ..data import SegmentationDataset, TrainTransform, check_trainable, load_data
+from ..data import (
+    SegmentationDataset,
+    TrainTransform,
+    check_trainable,
+    load_data,
+    merge_classes,
+    set_apart_validation,
+)
 from ..models import CMDLForSemanticSegmentation
 from ..processes import start_processes, stop_flag
 from ..progress import progress_bar
@@ -117,7 +124,7 @@ def run(
     start_processes()
     check_names(args, weights)
     training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private)
-    dataset = load_training_data(args.benchmark, data_dir, id2label)
+    dataset = load_training_data(args, data_dir, id2label, training_run.had_validation)
     model = make_model(args, dataset, weights)
     if prepare_model is not None:
         prepare_model(model)
@@ -129,11 +136,36 @@ def run(
 
 
 def load_training_data(
-    benchmark: str, data_dir: str | Path | None, id2label: str | Path | None
+    args: CMDLTrainingArguments,
+    data_dir: str | Path | None,
+    id2label: str | Path | None,
+    had_validation: bool | None = None,
 ) -> SegmentationDataset:
-    """Load a data set to train on. The arguments and the errors are those of `load_data` and `check_trainable`."""
-    dataset = load_data(benchmark, data_dir, id2label)
-    check_trainable(dataset, str(data_dir or benchmark))
+    """Load a data set to train on: own data without validation split are divided, and classes merged, by the recipe.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        data_dir (`str` or `Path`, *optional*): See `load_data`.
+        id2label (`str` or `Path`, *optional*): See `load_data`.
+        had_validation (`bool`, *optional*): Whether the run that continues had a validation split. If not, as in runs
+            of an earlier version, it goes on without one.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_data`, `set_apart_validation`, `merge_classes` and `check_trainable`.
+    """
+    dataset = load_data(args.benchmark, data_dir, id2label)
+    title = str(data_dir or args.benchmark)
+    is_missing = "train" in dataset and "validation" not in dataset
+    if not args.use_validation:
+        dataset.pop("validation", None)
+        logger.warning("training without validation: the last model is the result, whether or not it is the best")
+    elif args.benchmark == "own" and is_missing and had_validation is False:
+        logger.warning("this run began without a validation split, and goes on so: the last model is the result")
+    elif args.benchmark == "own" and is_missing:
+        dataset = set_apart_validation(dataset, args.validation_fraction, title)
+    if args.merge_classes is not None:
+        dataset = merge_classes(dataset, args.merge_classes)
+    check_trainable(dataset, title)
     return dataset
 
 

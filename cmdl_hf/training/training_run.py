@@ -88,6 +88,12 @@ class TrainingRun:
         if push_to_hub is not None and PartialState().is_main_process:
             self.pusher = HubPusher(folder, push_to_hub, private)
 
+    @property
+    def had_validation(self) -> bool | None:
+        """Whether the run that continues had a validation split; `None` for a new run."""
+        splits = self._place.facts.get("data", {}).get("splits") or self._place.facts.get("num_images")
+        return None if splits is None else "validation" in splits
+
     def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
         """Make the folder, prepare the loop, and load the newest complete checkpoint, if there is one.
 
@@ -114,6 +120,7 @@ class TrainingRun:
             self._resume(newest)
         if self.loop.accelerator.is_main_process:
             self._place.claim(self._describe_run(is_finished=False))
+            self._place.write_data(dataset)
         self.loop.accelerator.wait_for_everyone()
         if newest is not None:
             logger.info(f"continuing from {newest}")
@@ -293,6 +300,14 @@ class TrainingRun:
             "class_weights": self.model.config.class_weights,
         }
 
+    def _describe_set_apart(self) -> dict[str, Any] | None:
+        """Describe the validation images that were set apart from the training images; `None` if none were."""
+        fraction = self.dataset.validation_fraction
+        if fraction is None:
+            return None
+        rows = self.dataset["validation"]
+        return {"fraction": fraction, "num_images": len(rows), "ids": self._data["splits"]["validation"]}
+
     def _describe_run(self, is_finished: bool) -> dict[str, Any]:
         """Collect the facts for `run.json`: recipe, progress, hardware, data and versions."""
         accelerator = self.loop.accelerator
@@ -309,6 +324,8 @@ class TrainingRun:
             "mixed_precision": accelerator.mixed_precision,
             "num_images": {split: len(rows) for split, rows in self.dataset.items()},
             "data": self._data,
+            "set_apart": self._describe_set_apart(),
+            "merged_classes": self.dataset.merged_classes or None,
             "weights": self.weights,
             "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
         }

@@ -36,7 +36,11 @@ class SegmentationDataset(HasClasses, datasets.DatasetDict):
 
     Attributes:
         id2label, palette, num_labels, ignore_index: Those of `label_table`.
+        validation_fraction (`float`, *optional*): Share of the training images that `set_apart_validation` set apart.
+        merged_classes (`dict[str, str]`): What `merge_classes` made of each class that its file names.
     """
+
+    validation_fraction: float | None = None
 
     def __init__(
         self,
@@ -49,6 +53,21 @@ class SegmentationDataset(HasClasses, datasets.DatasetDict):
         self.label_table = label_table
         self.owner_table = owner_table or label_table
         self.bad_files = list(bad_files)
+        self.merged_classes: dict[str, str] = {}
+
+    def with_splits(
+        self,
+        splits: Mapping[str, datasets.Dataset],
+        label_table: LabelTable | None = None,
+        owner_table: LabelTable | None = None,
+    ) -> "SegmentationDataset":
+        """Return a data set with other splits, and other classes if tables are given; all else is as here."""
+        other = SegmentationDataset(
+            splits, label_table or self.label_table, self.bad_files, owner_table or self.owner_table
+        )
+        other.validation_fraction = self.validation_fraction
+        other.merged_classes = dict(self.merged_classes)
+        return other
 
 
 @dataclass
