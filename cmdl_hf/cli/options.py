@@ -33,8 +33,8 @@ class DataOptions:
     Args:
         benchmark: The data set: cityscapes, ade20k, coco_stuff, camvid, synthetic, own (your own images and masks), or
             the name of a benchmark that a plug-in registers.
-        data_dir: Folder of the data set. For own data, a folder with images/ and masks/, or a file that lists image
-            and mask pairs.
+        data_dir: Folder of the data set. For own data, a folder of images and masks in a usual shape, or a file that
+            lists image and mask pairs.
         split: The split to read. Default: validation; for explore, train.
         id2label: File with the class names of your own data: .txt, .json or .csv.
         merge_classes: CSV file with the columns from and to that merges or drops classes, as in the training. The

@@ -43,8 +43,8 @@ def train(
         output_dir: Folder for models, metrics, curves, scores and checkpoints. It must be new, empty, or the folder
             of the same run after an interruption. Default: a folder in outputs/, named after the data set, the
             framework, the backbone, the flags that differ from the recipe, and the seed.
-        data_dir: Folder of the data set. For own data, a folder with images/ and masks/, or a file that lists image
-            and mask pairs.
+        data_dir: Folder of the data set. For own data, a folder of images and masks in a usual shape, such as images/
+            and masks/, or a file that lists image and mask pairs.
         id2label: File with the class names of your own data: .txt, .json or .csv.
         weights: safetensors file with timm's weights of the backbone, or "timm" to download them. Without it, the
             backbone starts from scratch.

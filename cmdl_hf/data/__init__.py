@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .merging import MERGE_FILE as MERGE_FILE
     from .merging import format_merge as format_merge
     from .merging import merge_classes as merge_classes
+    from .own_preparing import prepare_from_coco as prepare_from_coco
+    from .own_preparing import prepare_from_colours as prepare_from_colours
     from .preparing import prepare as prepare
     from .reading import IMAGE_SUFFIXES as IMAGE_SUFFIXES
     from .reading import BadDataError as BadDataError
@@ -113,6 +115,8 @@ _MODULE_OF = {
     "merge_classes": "merging",
     "pair_files": "listing",
     "prepare": "preparing",
+    "prepare_from_coco": "own_preparing",
+    "prepare_from_colours": "own_preparing",
     "read_stems": "listing",
     "register_benchmark": "sets.benchmark",
     "register_transform": "augmentation",
