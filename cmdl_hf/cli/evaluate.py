@@ -57,7 +57,8 @@ def evaluate(
 
     Args:
         model: Folder or Hub name of the model.
-        out: JSON file for the scores. Default: a file in outputs/scores/.
+        out: JSON file for the scores. Default: a file in outputs/scores/. A folder beside it, NAME-details, gets
+            tables and pictures: scores of every image, confused classes, the worst images, and doubtful labels.
         save_predictions: Folder for PNG files with the class ids of the data set's owner, for upload to a test server.
             This also works for splits without labels.
         update_card: Add the scores to the model's folder and rewrite its model card.
@@ -66,7 +67,7 @@ def evaluate(
     import_plugins(plugin)
     from accelerate import PartialState
 
-    from ..evaluation import run_evaluation
+    from ..evaluation import details_folder, run_evaluation
 
     split = data.split or "validation"
     out = out or Path("outputs/scores") / f"{name_of_model(model)}-{data.benchmark}-{split}-{scoring.protocol}.json"
@@ -87,5 +88,6 @@ def evaluate(
     processes = PartialState()
     if processes.is_main_process:
         print(evaluation.format_table() if evaluation.scores else "no scores: the labels of this split are not public")
-        print(f"scores: {out}" + (f"\npredictions: {save_predictions}" if save_predictions else ""))
+        places = {"scores": out, "details": evaluation.scores and details_folder(out), "predictions": save_predictions}
+        print("\n".join(f"{name}: {place}" for name, place in places.items() if place))
     processes.destroy_process_group()

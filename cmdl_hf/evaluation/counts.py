@@ -29,6 +29,8 @@ class ImageCounts:
         unions (array (N, K)): Pixels of each class in labels or prediction.
         label_pixels (array (N, K)): Pixels of each class in the labels.
         protocol (`str`): The protocol, as [`describe_protocol`] writes it.
+        confusion (array (K, K), *optional*): Pixels of the whole split by label (row) and prediction (column). Files
+            of an earlier version have none.
     """
 
     ids: np.ndarray
@@ -36,6 +38,7 @@ class ImageCounts:
     unions: np.ndarray
     label_pixels: np.ndarray
     protocol: str
+    confusion: np.ndarray | None = None
 
     @property
     def stacked(self) -> np.ndarray:
@@ -66,6 +69,7 @@ class ImageCounter:
         self._metrics = SegmentationMetrics(num_labels, ignore_index)
         self._ids: list[str] = []
         self._matrices: list[np.ndarray] = []
+        self._confusion = np.zeros((num_labels, num_labels), dtype=np.int64)
 
     def __call__(self, prediction: Prediction) -> None:
         """Count one image."""
@@ -73,6 +77,7 @@ class ImageCounter:
         self._metrics.reset()
         self._metrics.update(prediction.class_ids, prediction.labels)
         matrix = self._metrics.confusion_matrix
+        self._confusion += matrix.cpu().numpy()
         sums = [matrix.diagonal(), matrix.sum(dim=0), matrix.sum(dim=1)]
         self._matrices.append(np.stack([each.cpu().numpy() for each in sums]))
         self._ids.append(str(prediction.id))
@@ -83,17 +88,18 @@ class ImageCounter:
         Args:
             protocol (`str`): The protocol, as [`describe_protocol`] writes it.
         """
-        shares: list[Any] = [(self._ids, self._matrices)]
+        shares: list[Any] = [(self._ids, self._matrices, self._confusion)]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             shares = [None] * dist.get_world_size()
-            dist.all_gather_object(shares, (self._ids, self._matrices))
+            dist.all_gather_object(shares, (self._ids, self._matrices, self._confusion))
         # `predict` deals the images out in turn: 0, 1, 2, ..., 0, 1, 2, ...
-        total = sum(len(ids) for ids, _ in shares)
-        images = [(ids[i // len(shares)], counts[i // len(shares)]) for i, (ids, counts) in _deal(shares, total)]
+        total = sum(len(ids) for ids, *_ in shares)
+        images = [(ids[i // len(shares)], counts[i // len(shares)]) for i, (ids, counts, _) in _deal(shares, total)]
         counts = np.array([each for _, each in images], dtype=np.int64).reshape(total, 3, -1)
         correct, in_predictions, in_labels = counts[:, 0], counts[:, 1], counts[:, 2]
         ids = np.array([id_ for id_, _ in images], dtype=np.str_)
-        return ImageCounts(ids, correct, in_predictions + in_labels - correct, in_labels, protocol)
+        confusion = sum(each for *_, each in shares)
+        return ImageCounts(ids, correct, in_predictions + in_labels - correct, in_labels, protocol, confusion)
 
 
 def _deal(shares: list[Any], total: int) -> list[tuple[int, Any]]:
@@ -109,6 +115,11 @@ def write_counts(path: Path, splits: Mapping[str, ImageCounts]) -> None:
     """Write the counts of each split, or of each name under which a split was scored, to one npz file."""
     arrays = {
         f"{index}/{field}": getattr(counts, field) for index, counts in enumerate(splits.values()) for field in _FIELDS
+    }
+    arrays |= {
+        f"{index}/confusion": counts.confusion
+        for index, counts in enumerate(splits.values())
+        if counts.confusion is not None
     }
     header = json.dumps([{"name": name, "protocol": counts.protocol} for name, counts in splits.items()])
     with new_file(path) as unfinished:
@@ -129,7 +140,8 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
             splits = {}
             for index, entry in enumerate(header):
                 ids, correct, unions, in_labels = (arrays[f"{index}/{field}"] for field in _FIELDS)
-                counts = ImageCounts(ids, correct, unions, in_labels, str(entry["protocol"]))
+                confusion = arrays.get(f"{index}/confusion")
+                counts = ImageCounts(ids, correct, unions, in_labels, str(entry["protocol"]), confusion)
                 splits[str(entry["name"])] = _check(counts)
             return splits
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -139,6 +151,9 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
 def _check(counts: ImageCounts) -> ImageCounts:
     """Refuse arrays whose shapes do not fit together."""
     shapes = {name: getattr(counts, name).shape for name in _FIELDS}
+    K = counts.unions.shape[-1]
+    if counts.confusion is not None and counts.confusion.shape != (K, K):
+        raise ValueError(f"its confusion matrix has the shape {counts.confusion.shape}, for {K} classes")
     if len({shapes[name] for name in _FIELDS[1:]}) != 1 or shapes["unions"][:1] != shapes["ids"]:
         raise ValueError(f"its arrays have the shapes {shapes}")
     return counts

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -16,10 +16,19 @@ from ..data import check_classes, load_split
 from ..inference import SCALES, load_segmenter
 from ..metrics import SegmentationMetrics
 from ..processes import start_processes
+from .confidence import segment_confidently
 from .counts import ImageCounter, describe_protocol
+from .inspection import Inspector
 from .protocols import ProcessorTransform, Protocol, ProtocolName, make_protocol, processor_resize
 from .results import Evaluation, ResultFiles, ScoredSplit
 from .scoring import Prediction, evaluate, predict
+
+
+class Notes(NamedTuple):
+    """Who takes the predictions, beside the scores: a writer, and an inspector."""
+
+    save: Callable[[Prediction], None] | None
+    inspector: Inspector | None
 
 
 def run_evaluation(
@@ -62,7 +71,7 @@ def run_evaluation(
         scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
         num_workers (`int`): Processes that read images.
         mixed_precision (`str`): Precision of the model's operations.
-        out (`str` or `Path`, *optional*): JSON file to write; an npz file beside it gets the counts of every image.
+        out (`str` or `Path`, *optional*): JSON file to write, with counts (npz) and a folder `NAME-details` beside.
         save_predictions (`str` or `Path`, *optional*): Folder for a PNG per image, with the ids of the data set's
             owner, for a test server. A split without public labels is then segmented but not scored.
         update_card (`bool`): Add the scores to those of the model's folder, and rewrite its model card.
@@ -78,8 +87,8 @@ def run_evaluation(
     files.check_labels(data)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
-    save = files.prediction_writer(data)
-    evaluation = _score(str(model), segmenter, processor, data, steps, mixed_precision, num_workers, save)
+    notes = Notes(files.prediction_writer(data), files.inspector(data))
+    evaluation = _score(str(model), segmenter, processor, data, steps, mixed_precision, num_workers, notes)
     files.write(evaluation, data, steps, own_resize)
     return evaluation
 
@@ -110,15 +119,23 @@ def _score(
     protocol: Protocol,
     mixed_precision: str,
     num_workers: int,
-    save: Callable[[Prediction], None] | None,
+    notes: Notes,
 ) -> Evaluation:
     """Score a split with a protocol, and record the settings."""
     state = PartialState()
     transform = ProcessorTransform(None if protocol.name == "ms-flip" else protocol.resize, processor)
     counter = ImageCounter(data.dataset.num_labels, data.dataset.ignore_index)
-    options = {"segment_images": protocol.segment_images(), "num_workers": num_workers}
+    inspector = notes.inspector
+    segment_images = segment_confidently(protocol, data.dataset.num_labels) if inspector else protocol.segment_images()
+    options = {"segment_images": segment_images, "num_workers": num_workers}
+
+    def note(prediction: Prediction) -> None:
+        counter(prediction)
+        if inspector:
+            inspector(prediction)
+
     with _autocast(state.device, mixed_precision):
-        scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, save, counter, options)
+        scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, notes.save, note, options)
     facts = {
         "model": model,
         "benchmark": data.benchmark,
@@ -130,7 +147,8 @@ def _score(
         "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
     }
     counts = counter.collect(describe_protocol(protocol, mixed_precision)) if data.has_labels else None
-    return Evaluation(facts, dict(data.dataset.id2label), scores, pixel_shares, counts)
+    findings = inspector.collect() if inspector else None
+    return Evaluation(facts, dict(data.dataset.id2label), scores, pixel_shares, counts, findings)
 
 
 def _measure(

@@ -79,10 +79,15 @@ def _segment_in_windows(model: nn.Module, pixel_values: Tensor, size: Sequence[i
 
 
 def _segment_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+    return class_map(score_multi_scale(model, pixel_values, size, protocol), size)
+
+
+def score_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[int], protocol: Protocol) -> Tensor:
+    """Return the probabilities of `"ms-flip"`, (B, K, *size), for images at their original size."""
     base_size = pixel_values.shape[-2:]
     if protocol.resize is not None:
         base_size = get_size_with_aspect_ratio(base_size, *protocol.resize)
-    probabilities = multi_scale_probabilities(
+    return multi_scale_probabilities(
         model,
         pixel_values,
         protocol.scales,
@@ -91,7 +96,6 @@ def _segment_multi_scale(model: nn.Module, pixel_values: Tensor, size: Sequence[
         crop_size=protocol.crop_size,
         stride=protocol.stride,
     )
-    return class_map(probabilities, size)
 
 
 class ProcessorTransform(EvalTransform):

@@ -11,12 +11,14 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, content_digest, ids_digest
-from ..escaping import MAX_NAME, one_line
 from ..files import check_can_write, without_nan, write_image, write_text
 from ..hub import write_card
 from .counts import COUNTS_FILE, ImageCounts, add_counts, write_counts
+from .details import describe_doubtful, details_folder, write_details
+from .inspection import Findings, Inspector
 from .protocols import Protocol
 from .scoring import Prediction
+from .summary import describe_confused, describe_worst, format_classes
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Evaluation:
         scores (`dict`): Result of [`evaluate`], or empty if the labels are not public.
         pixel_shares (`list` of K floats): Shares of the classes in the labelled pixels.
         counts ([`ImageCounts`], *optional*): Pixel counts of every image, if the labels are public.
+        findings ([`Findings`], *optional*): What a person should look at, if there are details to write.
     """
 
     facts: dict[str, Any]
@@ -36,6 +39,7 @@ class Evaluation:
     scores: dict[str, Any]
     pixel_shares: list[float]
     counts: ImageCounts | None = None
+    findings: Findings | None = None
 
     def to_json(self) -> str:
         """Return all results as JSON. A class without pixels scores null."""
@@ -43,19 +47,12 @@ class Evaluation:
         return json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n"
 
     def format_table(self) -> str:
-        """Make a table of IoU, accuracy and pixel share in % for every class, followed by the means."""
-        scores = self.scores
-        names = {id_: one_line(name, MAX_NAME) for id_, name in self.id2label.items()}
-        width = max(len(name) for name in (*names.values(), "frequency-weighted"))
-        lines = [f"{'class':<{width}}{'IoU':>9}{'accuracy':>10}{'pixels':>9}   %"]
-        for id_, name in names.items():
-            values = scores["per_class_iou"][id_], scores["per_class_accuracy"][id_], self.pixel_shares[id_]
-            lines.append(f"{name:<{width}}{_percent(values[0]):>9}{_percent(values[1]):>10}{_percent(values[2]):>9}")
-        lines += [
-            f"{'mean':<{width}}{_percent(scores['mean_iou']):>9}{_percent(scores['mean_accuracy']):>10}",
-            f"{'frequency-weighted':<{width}}{_percent(scores['frequency_weighted_iou']):>9}",
-            f"{'all pixels':<{width}}{'':>9}{_percent(scores['overall_accuracy']):>10}",
-        ]
+        """Make a table of the classes, the best first, and tell of the worst and the most confused ones in words."""
+        lines = [format_classes(self.id2label, self.scores, self.pixel_shares)]
+        lines += filter(None, [describe_worst(self.id2label, self.scores)])
+        if self.counts is not None and self.counts.confusion is not None:
+            lines += describe_confused(self.id2label, self.counts.confusion)
+        lines += [] if self.findings is None else [describe_doubtful(self.findings)]
         return "\n".join(lines)
 
 
@@ -108,7 +105,8 @@ class ResultFiles:
 
     Args:
         model (`Path`): Folder of the model, or its name on the Hub.
-        out (`str` or `Path`, *optional*): JSON file for the scores. The pixel counts go into an npz file beside it.
+        out (`str` or `Path`, *optional*): JSON file for the scores. The pixel counts go into an npz file beside it,
+            and the details into a folder.
         save_predictions (`str` or `Path`, *optional*): Folder for the predictions.
         update_card (`bool`): Whether to add the scores to the model's folder, and rewrite its model card.
     """
@@ -139,6 +137,7 @@ class ResultFiles:
             check_can_write(folder, is_folder=True)
         if self.out is not None:
             check_can_write(Path(self.out), is_folder=False)
+            check_can_write(details_folder(Path(self.out)), is_folder=True)
 
     def check_labels(self, data: ScoredSplit) -> None:
         """Check that there are labels, if they are needed.
@@ -166,6 +165,12 @@ class ResultFiles:
             return None
         return PredictionWriter(Path(self.save_predictions), data.dataset.owner_table)
 
+    def inspector(self, data: ScoredSplit) -> Inspector | None:
+        """Make the inspector of predictions, or return None if there is no place for what it finds, or no label."""
+        if self.out is None or not data.has_labels:
+            return None
+        return Inspector(data.dataset.num_labels, data.dataset.ignore_index)
+
     def write(
         self, evaluation: Evaluation, data: ScoredSplit, protocol: Protocol, own_resize: tuple[int, int] | None
     ) -> None:
@@ -186,6 +191,9 @@ class ResultFiles:
                 write_text(Path(self.out), evaluation.to_json())
                 if evaluation.counts is not None:
                     write_counts(Path(self.out).with_suffix(".npz"), {data.split: evaluation.counts})
+                if evaluation.counts is not None and evaluation.findings is not None:
+                    folder = details_folder(Path(self.out))
+                    write_details(folder, evaluation.counts, evaluation.findings, data.dataset, data.split)
             if self.update_card:
                 name = data.name_scores(self.model)
                 precision = evaluation.facts["mixed_precision"]
@@ -232,7 +240,3 @@ def _update_card(folder: Path, name: str, evaluation: Evaluation) -> None:
     scores = there | {name: evaluation.scores}
     write_text(file, json.dumps(without_nan(scores), indent=2, ensure_ascii=False))
     write_card(folder)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}".replace("nan", "–")

@@ -1,7 +1,7 @@
 """Predict and score the images of a data set, at the original size of the labels."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import torch
@@ -15,13 +15,20 @@ from ..metrics import SegmentationMetrics
 from ..processes import worker_init
 from ..progress import progress_bar
 
+SegmentConfidently: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Tensor, Tensor | None]]
+"""A function from a model, pixel values (B, channels, H, W) and a size to class ids and their probabilities."""
+
 
 class Prediction(NamedTuple):
-    """The prediction for one image of a data set. `labels` is `None` if they are not public."""
+    """The prediction for one image of a data set. `labels` is `None` if they are not public.
+
+    `confidence` holds the probabilities of the classes if the protocol gives them.
+    """
 
     id: str | None
     class_ids: Tensor  # (H, W)
     labels: Tensor | None  # (H, W)
+    confidence: Tensor | None = None  # (H, W)
 
 
 def evaluate(
@@ -32,7 +39,7 @@ def evaluate(
     ignore_index: int = 255,
     num_workers: int = 0,
     description: str = "Evaluating",
-    segment_images: SegmentImages = segment_whole_images,
+    segment_images: SegmentImages | SegmentConfidently = segment_whole_images,
     metrics: SegmentationMetrics | None = None,
     on_prediction: Callable[[Prediction], object] | None = None,
 ) -> dict[str, Any]:
@@ -49,7 +56,8 @@ def evaluate(
         ignore_index (`int`): Label of void pixels.
         num_workers (`int`): Processes that read images.
         description (`str`): Text in front of the progress bar.
-        segment_images (`Callable`): The protocol. By default, whole images.
+        segment_images (`Callable`): The protocol. By default, whole images. It may return class ids alone, or a pair
+            of them and their probabilities.
         metrics (`SegmentationMetrics`, *optional*): Counter to use, if you also need the counts.
         on_prediction (`Callable`, *optional*): Called with every [`Prediction`] of this process.
 
@@ -75,7 +83,7 @@ def predict(
     model: nn.Module,
     dataset: datasets.Dataset,
     transform: EvalTransform,
-    segment_images: SegmentImages = segment_whole_images,
+    segment_images: SegmentImages | SegmentConfidently = segment_whole_images,
     num_workers: int = 0,
     description: str = "Segmenting",
 ) -> Iterator[Prediction]:
@@ -105,13 +113,15 @@ def predict(
     try:
         for sample in progress_bar(loader, desc=description, unit="image", leave=False):
             try:
-                class_ids = segment_images(model, sample["pixel_values"][None].to(device), sample["size"])
+                found = segment_images(model, sample["pixel_values"][None].to(device), sample["size"])
             except MODEL_ERRORS as error:
                 height, width = sample["pixel_values"].shape[-2:]
                 image = f"image {sample['id']} of {height} × {width} pixels"
                 cure = "resize images to a smaller size, or use windows (protocol slide)"
                 raise explain_failure(error, image, "score", cure) from error
-            yield Prediction(sample["id"], class_ids[0], sample.get("labels"))
+            class_ids, confidence = found if isinstance(found, tuple) else (found, None)
+            sure = None if confidence is None else confidence[0]
+            yield Prediction(sample["id"], class_ids[0], sample.get("labels"), sure)
     finally:
         model.train(was_training)
 

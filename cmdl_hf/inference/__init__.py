@@ -1,6 +1,7 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
 from .class_maps import class_map
+from .confidence import class_map_with_confidence
 from .failures import MODEL_ERRORS, explain_failure, is_out_of_memory
 from .files import predict_files
 from .loading import choose_device, load_segmenter
@@ -13,7 +14,7 @@ from .logits import (
     sliding_window_logits,
     whole_image_logits,
 )
-from .placing import find_device
+from .placing import find_device, match_precision
 from .segmenting import SegmentImages, segment_in_windows, segment_whole_images
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "SegmentImages",
     "choose_device",
     "class_map",
+    "class_map_with_confidence",
     "default_stride",
     "explain_failure",
     "find_device",
     "is_out_of_memory",
     "load_segmenter",
+    "match_precision",
     "multi_scale_probabilities",
     "outlier_map",
     "predict_files",
