@@ -7,7 +7,7 @@ LoRA trains two small matrices for each layer in `target_modules`. Training also
 statistics of the batch normalisations, which are buffers. `modules_to_save` stores them with the adapter. Without it,
 the loaded model would compare pixels with the distributions of the model that the training started from.
 
-The data is described in `finetune_own_data.py`. The classes must be those of the model.
+The data is as for `cmdl train own`. The classes must be those of the model.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from ..escaping import one_line
 from ..training import CMDLTrainingArguments, find_recipe
 from .compare import show
 from .options import INTERRUPTED, Plugins
-from .train import find_plugins, parse_recipe
+from .train import find_plugins, load_start, parse_recipe
 
 if TYPE_CHECKING:
     from ..sweep import Outcome, PlannedRun
@@ -31,6 +31,7 @@ def sweep(
     data_dir: Path | None = None,
     id2label: Path | None = None,
     weights: str | None = None,
+    model: str | None = None,
     plugin: Plugins = (),
 ) -> None:
     """Train every combination of settings and seeds as a run of its own, and compare the runs.
@@ -51,6 +52,7 @@ def sweep(
         data_dir: Folder of the data set, as for cmdl train.
         id2label: File with the class names of your own data, as for cmdl train.
         weights: Weights of the backbone, as for cmdl train.
+        model: Trained CMDL model that every run starts from, as for cmdl train.
     """
     from ..sweep import combine, parse_seeds, parse_settings, plan
     from ..sweep import sweep as train_all
@@ -60,12 +62,14 @@ def sweep(
     folder = output_dir or Path("outputs") / f"{find_recipe(recipe).stem}-sweep"
     shared = [word for name in plugin for word in ("--plugin", name)]
     combinations = combine(parse_settings(settings), parse_seeds(seeds))
-    runs = plan(combinations, partial(_parse, recipe, shared), folder, weights)
+    parse = partial(_parse, recipe, shared)
+    start = None if model is None else load_start(model, parse([]))
+    runs = plan(combinations, parse, folder, weights, start)
     if dry_run:
         print("\n".join(f"{run.state:<11}{run.name}" for run in runs))
         print(f"{len(runs)} runs in {folder}")
         return
-    options = {"--data-dir": data_dir, "--id2label": id2label, "--weights": weights}
+    options = {"--data-dir": data_dir, "--id2label": id2label, "--weights": weights, "--model": model}
     shared += [word for flag, value in options.items() if value is not None for word in (flag, str(value))]
 
     def make_command(run: "PlannedRun") -> list[str]:

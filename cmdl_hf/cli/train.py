@@ -5,18 +5,22 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
 
 from .. import training
+from ..plugins import import_plugins
 from ..training import CMDLTrainingArguments, find_recipe, run_name
 from ..yaml_files import read_yaml
 from .options import INTERRUPTED, logging_to_terminal
 
+if TYPE_CHECKING:
+    from ..training import StartModel
+
 _DEFAULTS = CMDLTrainingArguments()
-_NO_FIELDS = ("output_dir", "data_dir", "id2label", "weights", "push_to_hub", "private", "list")
+_NO_FIELDS = ("output_dir", "data_dir", "id2label", "weights", "model", "push_to_hub", "private", "list")
 
 
 def train(
@@ -27,6 +31,7 @@ def train(
     data_dir: Path | None = None,
     id2label: Path | None = None,
     weights: Path | None = None,
+    model: str | None = None,
     push_to_hub: str | None = None,
     private: bool | None = None,
     list_recipes: Annotated[bool, Parameter(name="--list", negative=())] = False,
@@ -48,6 +53,8 @@ def train(
         id2label: File with the class names of your own data: .txt, .json or .csv.
         weights: safetensors file with timm's weights of the backbone, or "timm" to download them. Without it, the
             backbone starts from scratch.
+        model: Folder or Hub name of a trained CMDL model to start from. Its network and its size of images are kept.
+            Its classifiers and its memory bank are kept if your data have the same classes, and begin anew otherwise.
         push_to_hub: ORG/NAME on the Hub. The best and the last model are pushed there with a model card, after each
             evaluation and at the end.
         private: Whether the repository that --push-to-hub creates is private. Default: the setting of ORG.
@@ -56,24 +63,37 @@ def train(
     if list_recipes:
         print(_format_recipes())
         return
-    from accelerate import PartialState
-
-    from ..training import run
-
     if recipe is not None:
         args = find_plugins(args, recipe)
-    output_dir = output_dir or Path("outputs") / run_name(args, None if recipe is None else parse_recipe([recipe]))
+    base = None if recipe is None else parse_recipe([recipe])
     with logging_to_terminal():
-        scores = run(args, output_dir, data_dir, id2label, weights, push_to_hub, private)
+        start = None if model is None else load_start(model, args)
+        if start is not None:
+            args, base = start.fit(args), start.overwrite(base or CMDLTrainingArguments())
+        output_dir = output_dir or Path("outputs") / run_name(args, base, None if start is None else start.name)
+        scores = training.run(args, output_dir, data_dir, id2label, weights, push_to_hub, private, model=start)
+    _end(scores, output_dir)
+
+
+def _end(scores: Mapping[str, Any] | None, output_dir: Path) -> None:
+    """Print the results of a run, and exit if a signal ended it."""
+    from accelerate import PartialState
+
     processes = PartialState()
     if scores is not None and processes.is_main_process:
-        for split, score in scores.items():
-            mean_iou, accuracy = 100 * score["mean_iou"], 100 * score["overall_accuracy"]
-            print(f"{split}: mean IoU {mean_iou:.2f} %, accuracy {accuracy:.2f} %")
+        print(training.format_results(output_dir, scores))
         print(f"run: {output_dir}")
     processes.destroy_process_group()
     if scores is None:
         sys.exit(INTERRUPTED)
+
+
+def load_start(model: str, args: CMDLTrainingArguments) -> "StartModel":
+    """Load the trained model that a training starts from, after the plug-ins that it may need."""
+    from ..training import load_start_model
+
+    import_plugins(args.plugin)
+    return load_start_model(model)
 
 
 def parse_recipe(words: Sequence[str]) -> CMDLTrainingArguments:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts
-from ..training import CMDLTrainingArguments, find_differences, flatten, format_value
+from ..training import CMDLTrainingArguments, describe_start, find_differences, flatten, format_value
 
 _ORDER = ("validation", "test")
 
@@ -90,6 +90,7 @@ def read_run(folder: str | Path) -> ScoredRun:
     data = facts.get("data", {})
     digests = data.get("contents") or data.get("splits") or {}  # of an earlier version those of the names
     extra = {"weights": facts.get("weights"), "training_images": digests.get("train")}
+    extra |= {"model": describe_start(facts.get("model"))}
     return ScoredRun(
         folder.resolve().name,
         CMDLTrainingArguments().to_recipe() | facts["recipe"] | extra,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS
-from ..escaping import MAX_NAME, for_markdown, markdown_table
+from ..escaping import MAX_NAME, Markdown, for_markdown, markdown_table
 from .model_folder import ModelFolder
 
 METRICS = {
@@ -29,6 +29,8 @@ def summarize(folder: ModelFolder) -> str:
     if not folder.is_finished:
         which = "the best model of the first {:,} steps" if folder.run.get("best_metric") else "the model of step {:,}"
         start = f"{start} The training is not finished. This is {which.format(folder.run['steps'])}."
+    if folder.start is not None:
+        start = f"{start} Its training started from the trained model {name_start(folder)}."
     if not folder.config.get("use_distributions", True):
         return f"{start} This is the plain framework, without class-wise distributions."
     num_distributions = for_markdown(folder.config.get("num_distributions"), MAX_NAME)
@@ -37,6 +39,14 @@ def summarize(folder: ModelFolder) -> str:
         "prototype for each. Each pixel weights the prototypes by its class probabilities, and the result refines its "
         "features."
     )
+
+
+def name_start(folder: ModelFolder) -> Markdown:
+    """Name the trained model that the training started from, with a link if it is on the Hub."""
+    assert folder.start is not None
+    if folder.base_model is not None:
+        return Markdown(f"[{for_markdown(folder.base_model)}](https://huggingface.co/{folder.base_model})")
+    return for_markdown(folder.start["name"], MAX_NAME)
 
 
 def tabulate_recipe(folder: ModelFolder) -> str:
@@ -56,7 +66,8 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "validation": _validation(run),
         "merged classes": _merged(run),
         "network": f"{folder.network} on {folder.backbone}",
-        "backbone starts from": start or "scratch",
+        "backbone starts from": None if folder.start else start or "scratch",
+        "all layers start from": folder.start and folder.start["name"],
         "output stride": recipe.get("output_stride"),
         "images resized to": _edges(recipe.get("resize")),
         "crop": _size(recipe.get("crop_size")),
@@ -202,7 +213,8 @@ def list_limits(folder: ModelFolder) -> list[str]:
     """List what the model cannot do, and what was not tested."""
     limits = ["Every pixel gets one of the classes above, even if none of them is correct."]
     if folder.benchmark == "synthetic":
-        limits.append("It was trained only on drawn scenes. It was not tested on photographs.")
+        trained = "" if folder.run.get("model") else "It was trained only on drawn scenes. "
+        limits.append(f"{trained}It was not tested on photographs.")
     elif folder.benchmark:
         limits.append(f"It was not tested on images that differ from those of {folder.data_title}.")
     if "num_images" in folder.run and "validation" not in folder.run["num_images"]:
@@ -221,6 +233,8 @@ def find_license(folder: ModelFolder) -> tuple[dict[str, Any], str]:
     if they were trained from scratch on generated scenes.
     """
     code = "The Python files are part of `cmdl_hf`, Apache-2.0."
+    terms = f" So do the terms of {name_start(folder)}, from which they started." if folder.start else ""
+    origin = f", and on those of {name_start(folder)}, from which they started" if folder.start else ""
     if benchmark := BENCHMARKS.get(folder.benchmark or ""):
         metadata = {
             "license": "other",
@@ -229,11 +243,12 @@ def find_license(folder: ModelFolder) -> tuple[dict[str, Any], str]:
         }
         return metadata, (
             f"{code} The weights were trained on {benchmark.title}. Its terms ({benchmark.license}) say how they may "
-            "be used."
+            f"be used.{terms}"
         )
-    if folder.benchmark == "synthetic" and "weights" in folder.run and folder.run["weights"] is None:
+    is_from_scratch = "weights" in folder.run and folder.run["weights"] is None and not folder.run.get("model")
+    if folder.benchmark == "synthetic" and is_from_scratch:
         return {"license": "apache-2.0"}, f"{code} So are the weights, which were trained only on generated scenes."
-    return {}, f"{code} The weights have no licence yet; it depends on the terms of their training data."
+    return {}, f"{code} The weights have no licence yet; it depends on the terms of their training data{origin}."
 
 
 def is_measured(value: Any) -> bool:

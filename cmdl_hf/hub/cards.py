@@ -138,5 +138,6 @@ def _metadata(folder: ModelFolder, repo_id: str | None) -> ModelCardData:
         metrics=["mean_iou"] if results else None,
         model_name=one_line(name, MAX_NAME) if results else None,
         eval_results=results or None,
+        base_model=folder.base_model,
         **find_license(folder)[0],
     )

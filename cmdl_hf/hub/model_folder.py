@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from ..data import BENCHMARKS
 from ..escaping import MAX_NAME, one_line
 from ..models import CONTEXT_MODULES
@@ -70,6 +73,23 @@ class ModelFolder:
         """Name of the backbone in timm or transformers."""
         backbone = self.config.get("backbone_config") or {}
         return one_line(backbone.get("backbone") or backbone.get("model_type") or "unknown backbone", MAX_NAME)
+
+    @property
+    def start(self) -> dict[str, Any] | None:
+        """What `run.json` says of the trained model that the training started from, if there was one."""
+        start = self.run.get("model")
+        return start if isinstance(start, dict) and start.get("name") else None
+
+    @property
+    def base_model(self) -> str | None:
+        """Name on the Hub of the model that the training started from, if it came from there."""
+        if self.start is None or self.start.get("is_on_hub") is not True:
+            return None
+        try:
+            validate_repo_id(self.start["name"])
+        except HFValidationError:
+            return None
+        return str(self.start["name"])
 
     @property
     def is_finished(self) -> bool:

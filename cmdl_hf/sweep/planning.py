@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..training import SHARING, CMDLTrainingArguments, check_recipe, find_differences, format_value, run_name
+from ..training import (
+    SHARING,
+    CMDLTrainingArguments,
+    StartModel,
+    check_recipe,
+    describe_start,
+    find_differences,
+    format_value,
+    run_name,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ def plan(
     parse: Callable[[Sequence[str]], CMDLTrainingArguments],
     folder: Path,
     weights: str | Path | None = None,
+    start: StartModel | None = None,
 ) -> list[PlannedRun]:
     """Plan the runs of a sweep, and check each before any is started.
 
@@ -45,34 +55,37 @@ def plan(
         parse (`Callable`): Takes flags and returns the settings of the recipe with these flags.
         folder (`Path`): Folder for the folders of the runs.
         weights (`str` or `Path`, *optional*): See `run`.
+        start (`StartModel`, *optional*): Trained model that every run starts from.
 
     Raises:
         FileExistsError: if there is another run in the folder of one of them.
         ValueError: if a value is of the wrong type or out of range, or a network cannot be built.
     """
-    base = parse([])
+    base = parse([]) if start is None else start.overwrite(parse([]))
     runs: dict[str, PlannedRun] = {}
     checked: list[dict[str, Any]] = []
     for flags in combinations:
         try:
-            args = parse(flags)
+            args = parse(flags) if start is None else start.fit(parse(flags))
             recipe = args.to_recipe() | {"seed": 0}
             if recipe not in checked:
-                check_recipe(args, weights)
+                check_recipe(args, weights, start)
                 checked.append(recipe)
         except (ValueError, StrictDataclassError) as error:
             raise ValueError(f"{error} (in the run with {' '.join(flags)})") from error
-        name = run_name(args, base)
+        name = run_name(args, base, None if start is None else start.name)
         if name in runs:
             raise ValueError(
                 f"--set: {' '.join(flags)} and {' '.join(runs[name].flags)} are the same settings; leave one out"
             )
         runs[name] = PlannedRun(name, tuple(flags), folder / name)
-        _check_place(runs[name].folder, args, weights)
+        _check_place(runs[name].folder, args, weights, start)
     return list(runs.values())
 
 
-def _check_place(folder: Path, args: CMDLTrainingArguments, weights: str | Path | None) -> None:
+def _check_place(
+    folder: Path, args: CMDLTrainingArguments, weights: str | Path | None, start: StartModel | None
+) -> None:
     """Refuse a folder that holds another run, or other files."""
     facts = _read_facts(folder)
     if not facts:
@@ -80,8 +93,9 @@ def _check_place(folder: Path, args: CMDLTrainingArguments, weights: str | Path 
             raise FileExistsError(f"{folder} holds no run; remove it, or name another folder with --output-dir")
         return
     here = args.to_recipe() | {"weights": None if weights is None else Path(weights).name}
+    here |= {"model": describe_start(None if start is None else start.facts)}
     # Fields that a later version added are not compared.
-    there = here | facts["recipe"] | {"weights": facts.get("weights")}
+    there = here | facts["recipe"] | {"weights": facts.get("weights"), "model": describe_start(facts.get("model"))}
     differences = find_differences(here, there)
     if differences := {name: pair for name, pair in differences.items() if name not in SHARING}:
         changes = ", ".join(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .arguments import CMDLTrainingArguments as CMDLTrainingArguments
     from .augmented import draw_augmented as draw_augmented
     from .checking import check_recipe as check_recipe
+    from .folder import describe_start as describe_start
     from .loop import TrainingLoop as TrainingLoop
     from .naming import find_differences as find_differences
     from .naming import flatten as flatten
@@ -26,21 +27,28 @@ if TYPE_CHECKING:
     from .recipes import list_recipes as list_recipes
     from .running import run as run
     from .running import train as train
+    from .start_model import StartModel as StartModel
+    from .start_model import load_start_model as load_start_model
+    from .summary import format_results as format_results
     from .training_run import save as save
     from .transform import make_transform as make_transform
 
 _MODULE_OF = {
     "CMDLTrainingArguments": "arguments",
     "SHARING": "arguments",
+    "StartModel": "start_model",
     "TrainingLoop": "loop",
     "bf16_slowdown": "precision",
     "check_recipe": "checking",
+    "describe_start": "folder",
     "draw_augmented": "augmented",
     "find_differences": "naming",
     "find_recipe": "recipes",
     "flatten": "naming",
+    "format_results": "summary",
     "format_value": "naming",
     "list_recipes": "recipes",
+    "load_start_model": "start_model",
     "make_config": "network",
     "make_model": "network",
     "make_transform": "transform",

@@ -33,6 +33,7 @@ class RunFolder:
         path (`Path`): The folder.
         recipe (`Mapping`): Recipe of the run, as `to_recipe` returns it.
         weights (`str`, *optional*): Name of the weights that the backbone starts from.
+        start (`Mapping`, *optional*): The trained model that the run starts from, with its name and digest.
 
     Attributes:
         facts (`dict`): Content of `run.json` if the run continues, else empty.
@@ -45,10 +46,13 @@ class RunFolder:
         PermissionError: if the folder cannot be written to.
     """
 
-    def __init__(self, path: Path, recipe: Mapping[str, Any], weights: str | None) -> None:
+    def __init__(
+        self, path: Path, recipe: Mapping[str, Any], weights: str | None, start: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = path
         self.recipe = dict(recipe)
         self.weights = weights
+        self.start = start
         self.facts: dict[str, Any] = {}
         self.best: dict[str, Any] | None = None
         self.counts: dict[str, ImageCounts] = {}
@@ -149,8 +153,8 @@ class RunFolder:
             raise FileExistsError(f"{path} is not empty and holds no run; name a new folder with --output-dir")
         if facts["is_finished"]:
             raise FileExistsError(f"{path} holds a finished run; name a new folder with --output-dir")
-        there = facts["recipe"] | {"weights": facts["weights"]}
-        here = self.recipe | {"weights": self.weights}
+        there = facts["recipe"] | {"weights": facts["weights"], "model": describe_start(facts.get("model"))}
+        here = self.recipe | {"weights": self.weights, "model": describe_start(self.start)}
         # Fields that a later version added are not compared.
         differing = [name for name in there if name in here.keys() - FREE_TO_CHANGE and here[name] != there[name]]
         changes = ", ".join(f"{name} was {there[name]} and is now {here[name]}" for name in differing)
@@ -165,6 +169,11 @@ class RunFolder:
             self.best = {"step": facts["best_step"], "scores": scores}
             counts = read_counts(path / COUNTS_FILE)
             self.counts = {"validation": counts["validation"]} if "validation" in counts else {}
+
+
+def describe_start(start: Mapping[str, Any] | None) -> str | None:
+    """Name a trained model that a run starts from by the digest of its weights: equal words are the same model."""
+    return None if start is None else f"the one with weights {str(start.get('digest'))[:16]}"
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -24,12 +24,13 @@ _SHORT = {
 }
 
 
-def run_name(args: CMDLTrainingArguments, base: CMDLTrainingArguments | None = None) -> str:
+def run_name(args: CMDLTrainingArguments, base: CMDLTrainingArguments | None = None, start: str | None = None) -> str:
     """Name a run after its data, framework and backbone, what differs from its recipe, and its seed.
 
     Args:
         args (`CMDLTrainingArguments`): The settings of the run.
         base (`CMDLTrainingArguments`, *optional*): The recipe without the run's own settings. Default: the defaults.
+        start (`str`, *optional*): Name of the trained model that the run starts from.
 
     Returns:
         `str`: a name for a folder, such as `camvid-cmdl-fcn-resnet50-lr_0.02-seed1`.
@@ -43,7 +44,8 @@ def run_name(args: CMDLTrainingArguments, base: CMDLTrainingArguments | None = N
     if safe != text or len(safe) > _LONGEST:  # other settings could have the same letters
         digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
         safe = f"{safe[:_LONGEST]}-{digest}"
-    return "-".join([args.name, *([safe] if safe else []), f"seed{args.seed}"])
+    origin = [] if start is None else [f"from_{re.sub(r'[^A-Za-z0-9_.+-]+', '.', start)[:_LONGEST]}"]
+    return "-".join([args.name, *origin, *([safe] if safe else []), f"seed{args.seed}"])
 
 
 def find_differences(recipe: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,13 +1,11 @@
 """Builds the network of a recipe."""
 
 import copy
-import dataclasses
 import difflib
 import inspect
 import json
 import logging
 import math
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,12 @@ from ..data import (
     class_weights,
 )
 from ..models import CMDLConfig, CMDLForSemanticSegmentation, check_timm_name, check_timm_options, find_context_module
-from ..yaml_files import parse_yaml
 from .arguments import CMDLTrainingArguments
+from .options import check_options, parse_options
 
 logger = logging.getLogger(__name__)
 
 _NUM_STAGES = 4
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # numbers that YAML 1.1 reads as text
 
 
 def check_weights(weights: str | Path | None) -> None:
@@ -139,27 +136,22 @@ def make_config(args: CMDLTrainingArguments, dataset: HasClasses) -> CMDLConfig:
         "use_distributions": args.use_distributions,
         "hidden_size": args.hidden_size,
         "attention_size": args.attention_size,
-        "class_weights": _find_class_weights(args.class_weights, dataset),
+        "class_weights": find_class_weights(args.class_weights, dataset),
         "ohem_threshold": args.ohem_threshold,
         "ohem_min_kept": args.ohem_min_kept,
     }
-    options = _parse_options(args.model_options)
-    known = {field.name for field in dataclasses.fields(CMDLConfig)}
-    for name in options:
-        if name in fields or name == "num_labels":
-            raise ValueError(
-                f"model_options: {name} is set by another key of the recipe, or by the data set; remove it from "
-                "model_options"
-            )
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known - fields.keys(), n=1)
-            cure = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise ValueError(f"model_options: CMDLConfig has no field {name}{cure}")
+    options = parse_options(args.model_options)
+    check_options(options, fields)
     return CMDLConfig(**fields, **options)
 
 
-def _find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
-    """Compute class weights from the pixels of the training split (`"auto"`), or read them from a JSON file."""
+def find_class_weights(source: str | None, dataset: HasClasses) -> list[float] | None:
+    """Compute class weights from the pixels of the training split (`"auto"`), or read them from a JSON file.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it does not hold one number for each class.
+    """
     if source is None:
         return None
     if source == "auto":
@@ -200,7 +192,7 @@ def _is_weight(value: Any) -> bool:
 def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
     """Derive the backbone fields of the configuration from the recipe and from timm's description of the backbone."""
     check_timm_name(args.backbone)
-    given = _parse_options(args.backbone_kwargs)
+    given = parse_options(args.backbone_kwargs)
     check_timm_options(given)
     options = _size_options(args.backbone) | given
     output_stride, backbone = _find_output_stride(args, options)
@@ -216,31 +208,6 @@ def _derive_backbone(args: CMDLTrainingArguments) -> dict[str, Any]:
         "backbone_kwargs": options or None,
         "size_divisor": _find_size_divisor(args, backbone),
     }
-
-
-def _parse_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """Parse the values of a free-form dictionary. The command line and its YAML reader pass them as text."""
-    return {name.replace("-", "_"): _parse_value(name, value) for name, value in (options or {}).items()}
-
-
-def _parse_value(name: str, value: Any) -> Any:
-    """Parse text in a value as YAML; numbers such as 1e-05 are also accepted.
-
-    Raises:
-        ValueError: if the text is not YAML. The message names the option.
-    """
-    if isinstance(value, dict):
-        return {key: _parse_value(name, item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_parse_value(name, item) for item in value]
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value) if _EXPONENT.fullmatch(value) else parse_yaml(value)
-    except ValueError as error:
-        raise ValueError(
-            f"{name}: {value!r} cannot be read as YAML ({error}); put special characters in quotes"
-        ) from error
 
 
 def _size_options(name: str) -> dict[str, Any]:

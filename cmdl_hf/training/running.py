@@ -27,6 +27,8 @@ from .checking import check_names
 from .log import describe
 from .loop import TrainingLoop
 from .network import make_model
+from .pace import Pace
+from .start_model import StartModel, load_start_model
 from .training_run import TrainingRun, next_multiple
 
 logger = logging.getLogger(__name__)
@@ -82,12 +84,12 @@ def run(
     push_to_hub: str | None = None,
     private: bool | None = None,
     prepare_model: Callable[[CMDLForSemanticSegmentation], object] | None = None,
+    model: str | Path | StartModel | None = None,
 ) -> dict[str, Any] | None:
     """Train and evaluate by a recipe, keep the best model and score it; continue an interrupted run.
 
-    `output_dir` receives the best model on the validation split for `from_pretrained`, the last model in `last/`, and
-    the files that the README lists. SIGTERM and SIGINT save a checkpoint and end the run; a second call continues it,
-    on a CPU to bit-identical weights. Several machines must share the folder.
+    SIGTERM and SIGINT save a checkpoint and end the run; a second call continues it, on a CPU to identical weights.
+    `output_dir` receives the best and the last model (`last/`). Several machines must share the folder.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
@@ -98,14 +100,14 @@ def run(
         push_to_hub (`str`, *optional*): Repository `"organisation/name"`, pushed to after each evaluation and the end.
         private (`bool`, *optional*): Whether a new repository is visible to its owners only.
         prepare_model (`Callable`, *optional*): Changes the network before training, but no parameter names.
+        model (`str`, `Path` or `StartModel`, *optional*): Trained CMDL model to start from; see [`StartModel.fit`].
 
     Returns:
-        Scores of the best model by split, as `evaluate` returns them; `None` if a signal ended the run.
+        Scores of the best model by split, as `evaluate` returns them; `None` after a signal.
 
     Raises:
-        FileExistsError: if `output_dir` holds other files, a run of another recipe, or a finished run.
-        OSError: if `output_dir` is a file, or cannot be written to.
-        ValueError: if there are no training images, or the settings of the recipe do not fit together.
+        OSError: if `output_dir` cannot be written to, or holds other files, or another or a finished run.
+        ValueError: if there are no training images, or the settings do not fit together.
         FloatingPointError: if a loss is not finite. Earlier checkpoints are kept.
         PermissionError, ConnectionError: before training, or when all is saved, if the Hub cannot be pushed to.
 
@@ -122,17 +124,26 @@ def run(
         ```
     """
     start_processes()
-    check_names(args, weights)
-    training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private)
+    check_names(args, weights, model)
+    args, start = _take_network(args, model)
+    training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private, start)
     dataset = load_training_data(args, data_dir, id2label, training_run.had_validation)
-    model = make_model(args, dataset, weights)
+    network = make_model(args, dataset, weights) if start is None else start.make_model(args, dataset)
     if prepare_model is not None:
-        prepare_model(model)
+        prepare_model(network)
     try:
-        training_run.begin(dataset, model)
+        training_run.begin(dataset, network)
         return _go_through(training_run)
     finally:
         training_run.release()
+
+
+def _take_network(
+    args: CMDLTrainingArguments, model: str | Path | StartModel | None
+) -> tuple[CMDLTrainingArguments, StartModel | None]:
+    """Load the trained model to start from, if there is one, and let it decide the recipe's network."""
+    start = load_start_model(model) if isinstance(model, str | Path) else model
+    return (args if start is None else start.fit(args)), start
 
 
 def load_training_data(
@@ -173,9 +184,15 @@ def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:
     """Train to the end and score the best model, or stop at a signal."""
     args = training_run.args
     bar = progress_bar(total=args.max_steps, initial=training_run.loop.step, desc="Training", unit="step")
+    pace = Pace(training_run.loop, is_network_given=training_run.start is not None)
     with _StopSignals() as signals, bar as progress:
+
+        def on_step() -> None:
+            progress.update()
+            pace()
+
         is_complete = training_run.train(
-            progress.update,
+            on_step,
             lambda row: progress.set_postfix_str(describe(row), refresh=False),
             lambda: signals.received is not None,
         )

@@ -28,6 +28,7 @@ from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
 from .pictures import draw_example, paint_validation
 from .scoring import has_labels, score
+from .start_model import StartModel
 from .transform import make_transform
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class TrainingRun:
         weights (`str` or `Path`, *optional*): The weights that the backbone starts from.
         push_to_hub (`str`, *optional*): Repository `"organisation/name"` on the Hub for each evaluated model.
         private (`bool`, *optional*): Whether a new repository is visible to its owners only.
+        start (`StartModel`, *optional*): The trained model that the run starts from.
 
     Raises:
         FileExistsError: if the folder holds other files, a run of another recipe, or a finished run.
@@ -72,12 +74,14 @@ class TrainingRun:
         weights: str | Path | None = None,
         push_to_hub: str | None = None,
         private: bool | None = None,
+        start: StartModel | None = None,
     ) -> None:
         self.args = args
+        self.start = None if start is None else start.facts
         self.folder = folder
         self.weights = None if weights is None else Path(weights).name
         self.checkpoints = Checkpoints(folder / "checkpoints", args.save_total_limit)
-        self._place = RunFolder(folder, args.to_recipe(), self.weights)
+        self._place = RunFolder(folder, args.to_recipe(), self.weights, self.start)
         self.eval_steps = args.eval_steps or max(1, args.max_steps // 10)
         self.save_steps = args.save_steps or self.eval_steps
         self.best = self._place.best
@@ -327,6 +331,7 @@ class TrainingRun:
             "set_apart": self._describe_set_apart(),
             "merged_classes": self.dataset.merged_classes or None,
             "weights": self.weights,
+            "model": self.start,
             "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers", "timm", "accelerate")},
         }
 

@@ -146,6 +146,30 @@ def test_weights_are_apache_only_if_nothing_with_terms_went_into_them(model, tmp
         assert BENCHMARKS[data].citation in text
 
 
+@pytest.mark.parametrize(
+    ("start", "base_model", "shown"),
+    [
+        (
+            {"name": "org/streets", "is_on_hub": True},
+            "org/streets",
+            "[org/streets](https://huggingface.co/org/streets)",
+        ),
+        ({"name": "streets", "is_on_hub": False}, None, "trained model streets"),
+        ({"name": "org/../x](y)", "is_on_hub": True}, None, r"trained model org/../x\](y)"),
+    ],
+    ids=["on the Hub", "a folder", "no name of the Hub"],
+)
+def test_a_card_names_the_model_that_the_training_started_from(model, tmp_path, start, base_model, shown):
+    facts = FACTS | {"weights": None, "model": start | {"digest": "0" * 64}}
+    card, text = _write(make_run_folder(tmp_path, model, facts=facts, benchmark="synthetic"))
+    assert card.data.to_dict().get("base_model") == base_model
+    assert shown in text
+    assert "| all layers start from | " in text
+    assert "backbone starts from" not in text
+    assert card.data.license is None  # the terms of that model go on
+    assert "drawn scenes. It" not in text
+
+
 def test_a_card_is_written_anew_until_somebody_changes_it(model, tmp_path, caplog):
     folder = make_run_folder(tmp_path, model)
     _, first = _write(folder)

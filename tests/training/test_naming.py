@@ -49,7 +49,9 @@ def test_options_of_a_dictionary_differ_one_by_one():
 def test_a_second_seed_and_another_setting_need_no_new_flag(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = []
-    monkeypatch.setattr("cmdl_hf.training.run", lambda _, output_dir, *__: folders.append(output_dir.name) or {})
+    monkeypatch.setattr(
+        "cmdl_hf.training.run", lambda _, output_dir, *__, **___: folders.append(output_dir.name) or {}
+    )
     (tmp_path / "mine.yaml").write_text("benchmark: synthetic\nbackbone: resnet18\nlearning_rate: 0.05\n")
     for flags in ([], ["--seed", "1"], ["--learning-rate", "0.05"], ["--learning-rate", "0.1", "--no-distributions"]):
         main(["train", "mine.yaml", *flags])

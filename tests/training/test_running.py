@@ -177,7 +177,7 @@ class TestCommandLine:
 
     def test_the_recipe_that_a_run_leaves_repeats_it(self, recipe, tmp_path, monkeypatch):
         runs = []
-        monkeypatch.setattr("cmdl_hf.training.run", lambda args, *_: runs.append(args) or {})
+        monkeypatch.setattr("cmdl_hf.training.run", lambda args, *_, **__: runs.append(args) or {})
         flags = ["--output-stride", "none", "--compile", "--report-to", "tensorboard", "wandb", "--ema-decay", "0.9"]
         main(["train", str(recipe), "--no-distributions", *flags])
         (tmp_path / "again.yaml").write_text(yaml.safe_dump(runs[0].to_recipe()))
