@@ -88,7 +88,7 @@ class TestEveryRecipe:
 
     def test_builds_with_every_framework_and_without_distributions(self, recipe, classes):
         args = read(recipe)
-        build_every_framework(make_config(args, classes[args.benchmark]))
+        build_every_framework(make_config(args, classes[args.benchmark]), args.output_stride)
 
     def test_opens_with_the_command_that_runs_it(self, recipe):
         commands = self.commands(recipe)
@@ -102,15 +102,15 @@ class TestEveryRecipe:
                 assert parsed["data_dir"] is not None
 
     def test_steps_are_the_epochs_of_its_comment(self, recipe):
-        if recipe.stem == "own":
+        if read(recipe).benchmark == "own":
             pytest.skip("whoever trains on own data knows how many images there are")
         args = read(recipe)
         comment = re.search(r"max_steps: (\d+)  # (\d+) epochs × (\d+) images / (\d+)", recipe.read_text())
         steps, epochs, images, batch = map(int, comment.groups())
         assert (steps, batch) == (args.max_steps, args.total_batch_size)
         assert epochs == pytest.approx(steps * batch / images, rel=0.004)
-        if recipe.stem in PUBLISHED:
-            assert images == BENCHMARKS[recipe.stem].layouts[0].num_images["train"]
+        if args.benchmark in PUBLISHED:
+            assert images == BENCHMARKS[args.benchmark].layouts[0].num_images["train"]
         else:
             assert images == inspect.signature(load_synthetic).parameters["num_train"].default
 
@@ -132,10 +132,10 @@ class TestEveryRecipe:
 
 
 def test_there_is_a_recipe_for_every_benchmark():
-    assert {*BENCHMARKS, "synthetic", "own"} == {path.stem for path in RECIPES}
+    assert {*BENCHMARKS, "synthetic", "own"} == {path.stem.removesuffix("_small") for path in RECIPES}
     assert set(PUBLISHED) == set(BENCHMARKS)
     for path in RECIPES:
-        assert read(path).benchmark == path.stem
+        assert read(path).benchmark == path.stem.removesuffix("_small")
 
 
 @pytest.mark.parametrize("name", [*BENCHMARKS])

@@ -7,14 +7,14 @@ from cmdl_hf.cli import main
 from cmdl_hf.data import load_synthetic
 from cmdl_hf.training import CMDLTrainingArguments, find_recipe, list_recipes, make_transform
 
-NAMES = ["ade20k", "camvid", "cityscapes", "coco_stuff", "own", "synthetic"]
+NAMES = ["ade20k", "camvid", "camvid_small", "cityscapes", "coco_stuff", "own", "own_small", "synthetic"]
 
 
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
     """Run `cmdl train` up to where it would begin; returns the arguments."""
     found = []
-    monkeypatch.setattr("cmdl_hf.training.run", lambda args, *_: found.append(args) or {})
+    monkeypatch.setattr("cmdl_hf.training.run", lambda args, *_, **__: found.append(args) or {})
     monkeypatch.chdir(tmp_path)
 
     def parse(*words):
@@ -26,7 +26,7 @@ def parse(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_found_from_everywhere(parse, name):
-    assert parse(name).benchmark == name
+    assert parse(name).benchmark == name.removesuffix("_small")
     assert parse(find_recipe(name)) == parse(name)
     assert parse(name, "--seed", "3").seed == 3
 
@@ -41,12 +41,14 @@ def test_the_list_names_each_with_what_it_is_for(capsys):
     main(["train", "--list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == NAMES == list(list_recipes())
-    assert any(line.startswith("camvid      CamVid, 11 classes; 367 images") for line in lines)
+    assert any(line.startswith("camvid        CamVid, 11 classes; 367 images") for line in lines)
     assert all(text.endswith(".") and "\n" not in text for text in list_recipes().values())
 
 
 def test_an_unknown_one_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(SystemExit, match=r"no recipe camvit; name a YAML file, or .* ade20k, camvid, cityscapes"):
+    with pytest.raises(
+        SystemExit, match=r"no recipe camvit; name a YAML file, or .* ade20k, camvid, camvid_small, cityscapes"
+    ):
         main(["train", "camvit", "--output-dir", str(tmp_path)])
 
 
