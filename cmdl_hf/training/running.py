@@ -2,7 +2,6 @@
 
 import logging
 import signal
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -19,7 +18,6 @@ from ..data import (
     merge_classes,
     set_apart_validation,
 )
-from ..models import CMDLForSemanticSegmentation
 from ..processes import start_processes, stop_flag
 from ..progress import progress_bar
 from .arguments import CMDLTrainingArguments
@@ -83,7 +81,6 @@ def run(
     weights: str | Path | None = None,
     push_to_hub: str | None = None,
     private: bool | None = None,
-    prepare_model: Callable[[CMDLForSemanticSegmentation], object] | None = None,
     model: str | Path | StartModel | None = None,
 ) -> dict[str, Any] | None:
     """Train and evaluate by a recipe, keep the best model and score it; continue an interrupted run.
@@ -99,7 +96,6 @@ def run(
         weights (`str` or `Path`, *optional*): See `make_model`.
         push_to_hub (`str`, *optional*): Repository `"organisation/name"`, pushed to after each evaluation and the end.
         private (`bool`, *optional*): Whether a new repository is visible to its owners only.
-        prepare_model (`Callable`, *optional*): Changes the network before training, but no parameter names.
         model (`str`, `Path` or `StartModel`, *optional*): Trained CMDL model to start from; see [`StartModel.fit`].
 
     Returns:
@@ -129,8 +125,6 @@ def run(
     training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private, start)
     dataset = load_training_data(args, data_dir, id2label, training_run.had_validation)
     network = make_model(args, dataset, weights) if start is None else start.make_model(args, dataset)
-    if prepare_model is not None:
-        prepare_model(network)
     try:
         training_run.begin(dataset, network)
         return _go_through(training_run)

@@ -266,20 +266,9 @@ def test_patience_needs_something_to_wait_for(tmp_path, scenes, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_can_freeze_layers_and_leave_the_test_split_alone(tmp_path, scenes, monkeypatch):
+def test_a_run_can_leave_the_test_split_alone(tmp_path, scenes, monkeypatch):
     leave_out_pictures(monkeypatch.setattr)
     monkeypatch.setattr("cmdl_hf.training.running.load_data", lambda *_: scenes)
     args = make_args(backbone="mobilenetv3_small_050", output_stride=16, hidden_size=16, attention_size=8, max_steps=2)
     args.crop_size, args.use_test_split = (64, 64), False
-    start = {}
-
-    def freeze(model):
-        model.backbone.requires_grad_(False)
-        start.update({name: parameter.clone() for name, parameter in model.named_parameters()})
-
-    scores = run(args, tmp_path / "run", prepare_model=freeze)
-    assert scores.keys() == {"validation"}
-    trained = dict(CMDLForSemanticSegmentation.from_pretrained(tmp_path / "run" / "last").named_parameters())
-    changed = {name for name in start if not torch.equal(start[name], trained[name])}
-    assert changed
-    assert not any(name.startswith("backbone.") for name in changed)
+    assert run(args, tmp_path / "run").keys() == {"validation"}
