@@ -11,7 +11,7 @@ WORKERS := -n 2 --dist loadfile
 FLOORS := .venv-floors
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-all test-cuda test-floors demo bench clean
+.PHONY: help install check docs format test test-all test-cuda test-floors demo bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ install: $(STAMP)  ## create .venv and install, when needed
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,docs,dev]'
 	@touch $@
 
 check: $(STAMP)  ## static checks: ruff, mypy, import-linter
@@ -28,6 +28,10 @@ check: $(STAMP)  ## static checks: ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## the site in build/docs: no warning, no dead link, no undocumented public name
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --quiet --builder html docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
 
 format: $(STAMP)  ## let ruff format and fix
 	$(BIN)/ruff format .

@@ -19,6 +19,7 @@ from ..files import NotRegularError
 from ..images import SUFFIXES, UNREADABLE, UnfitImageError, check_depth, check_ids, open_image
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
+"""Suffixes of the files that are taken for images, in lower case."""
 
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)  # not of the disk

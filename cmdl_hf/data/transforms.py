@@ -16,7 +16,10 @@ from .augmentation import TRANSFORMS, Augmentation
 from .scale_crop import check_resize, scaled_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of red, green and blue in [0, 1], for the normalisation of images."""
+
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of red, green and blue in [0, 1]."""
 
 
 class TrainTransform:

@@ -16,6 +16,8 @@ from .protocols import Protocol
 from .scoring import Prediction
 
 COUNTS_FILE = "scores.npz"
+"""The file of the pixel counts, beside the scores of a run."""
+
 _FIELDS = ("ids", "intersections", "unions", "label_pixels")
 
 

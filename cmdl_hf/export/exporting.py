@@ -30,6 +30,7 @@ OUTPUTS = {"logits": ("logits",), "classes": ("logits", "classes")}
 """What a file may compute, with the names of its outputs."""
 
 METADATA_FILE = "metadata.json"
+"""The extra file of a torch.export file that holds its metadata."""
 
 TOLERANCE = 1e-4
 """Largest allowed difference of logits. It is relative to the largest logit if that exceeds 1 in absolute value."""

@@ -14,6 +14,7 @@ FREE_TO_CHANGE = {"channels_last", "logging_steps", "num_workers", "report_to", 
 
 # They may change when a run continues after memory ran out: the images of each step stay the same.
 SHARING = {"per_device_batch_size"}
+"""Fields that only say how a batch is shared out: they may change when a run continues."""
 
 
 @dataclass(kw_only=True)

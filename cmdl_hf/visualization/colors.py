@@ -10,8 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 Palette: TypeAlias = Sequence[Sequence[int]]
+"""Colours: rows of red, green, blue in 0..255."""
 
 VOID_COLOR = (24, 24, 28)
+"""Colour of void pixels and of borders: red, green, blue."""
 
 
 def default_palette(num_labels: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 Segmentation: TypeAlias = np.ndarray | Tensor | Image.Image
+"""Class ids (H, W), in any of these forms."""
 
 
 def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
