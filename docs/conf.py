@@ -18,6 +18,7 @@ release = version = __version__
 extensions = ["myst_parser"]
 exclude_patterns: list[str] = []
 nitpicky = True
+smartquotes = False  # it would turn the two hyphens of a flag into a dash
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_inline", "dollarmath"]

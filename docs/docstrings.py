@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Shape|Note|Example):")
-_ENTRY = re.compile(r"(?P<name>[\w*., ]+?) \((?P<type>.+?)\):(?P<text>.*)")
+_ENTRY = re.compile(r"(?P<name>[\w*]+(?:(?:, | or )[\w*]+)*)(?: \((?P<type>.+?)\))?:(?P<text>.*)")
 _RAISED = re.compile(r"(?P<name>[\w. ]+):(?P<text>.*)")
 _LINK = re.compile(r"\[`(?P<name>[\w.]+)`\](?!\()")
 _TITLES = {"Args": "Arguments", "Note": "Note", "Shape": "Shape"}
@@ -60,7 +60,7 @@ def _list(body: str, pattern: re.Pattern[str]) -> Iterator[str]:
             yield line if line.startswith(" ") else f"  {line}"
             continue
         names = ", ".join(f"`{name}`" for name in re.split(r", | or ", match["name"]))
-        kind = f" ({match['type']})" if "type" in match.groupdict() else ""
+        kind = f" ({match['type']})" if match.groupdict().get("type") else ""
         yield f"- {names}{kind}:{match['text']}"
 
 

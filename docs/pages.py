@@ -178,6 +178,8 @@ def _describe_commands(_: str | None) -> str:
     from cmdl_hf.cli import app
 
     text = app.generate_docs(output_format="markdown")
+    # cyclopts takes the module that `python -m` started, such as sphinx, for a part of the usage.
+    text = re.sub(r"^(cmdl [\w-]+) -m \S+", r"\1", text, flags=re.MULTILINE)
     return text[text.index("\n## cmdl ") :].lstrip()
 
 

@@ -46,6 +46,7 @@ def test_every_command_is_described():
     from cmdl_hf.cli import app
 
     text = pages.fill("% commands", "commands")
+    assert "\ncmdl train [OPTIONS] [ARGS]\n" in text  # not the name of the program that makes the page
     names = [name for name in app if not name.startswith("-")]
     assert len(names) > 8
     assert [name for name in names if f"\n## cmdl {name}\n" not in f"\n{text}"] == []
@@ -66,6 +67,7 @@ DOCSTRING = """Does a thing, see [`train`] and [`inner`].
             on two lines.
         a, b (`str`):
             Two.
+        **options: Three.
 
     Returns:
         `float`.
@@ -83,7 +85,8 @@ def test_docstrings_become_markdown():
     text = to_markdown(DOCSTRING, {"train": "cmdl_hf.training.train"}.get)
     assert text == (
         "Does a thing, see {py:obj}`train <cmdl_hf.training.train>` and `inner`.\n\n"
-        "**Arguments**\n\n- `first` (`int`, *optional*): One\n    on two lines.\n- `a`, `b` (`str`):\n    Two.\n\n"
+        "**Arguments**\n\n- `first` (`int`, *optional*): One\n    on two lines.\n- `a`, `b` (`str`):\n    Two.\n"
+        "- `**options`: Three.\n\n"
         "**Returns**\n\n`float`.\n\n**Raises**\n\n- `ValueError`: if not.\n\n"
         "**Example**\n\n```pycon\n>>> 1\n1\n```"
     )
