@@ -67,8 +67,8 @@ def set_apart_validation(
     count = len(splits["validation"])
     logger.warning(
         "%s has no validation split: %d of its %d training images (%.0f %%) are set apart for validation and are not "
-        "trained on. The same images are chosen every time. --validation-fraction changes their share, "
-        "--no-validation trains on all images.",
+        "trained on. Every time it is the same images. For cmdl train, --validation-fraction changes their share, "
+        "and --no-validation trains on all images.",
         title,
         count,
         len(rows),

@@ -89,6 +89,7 @@ def test_without_validation_the_last_model_is_the_result(train, tmp_path, caplog
     assert "No validation split chose it: it is the model of the last step" in card
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_images(interrupted, train):
     facts = interrupted(validation_fraction=0.3)
     with pytest.raises(FileExistsError, match=r"validation_fraction was 0\.3 and is now 0\.2"):
@@ -98,6 +99,7 @@ def test_a_run_goes_on_with_the_same_images(interrupted, train):
     assert finished["is_finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_digests", [True, False])
 def test_a_run_of_an_earlier_version_goes_on_without_validation(interrupted, train, tmp_path, caplog, has_digests):
     facts = interrupted(use_validation=False)
