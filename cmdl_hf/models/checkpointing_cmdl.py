@@ -70,6 +70,16 @@ class CheckpointingMixin:
     backbone: Any
     _statistics: StatisticsOnce | None = None
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Return the layer of the backbone that embeds patches. `None` if it has none, such as a convolutional one.
+
+        With activation checkpointing, peft makes the output of this layer require a gradient.
+        """
+        try:
+            return self.backbone.get_input_embeddings()
+        except NotImplementedError:
+            return None
+
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
     ) -> None:

@@ -63,7 +63,7 @@ class CMDLSemanticSegmenterOutput(ModelOutput):
     pixel_embeddings: Tensor | None = None
     similarity: Tensor | None = None
     distribution_ids: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
 
@@ -171,7 +171,7 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
         pixel_values: Tensor,
         labels: Tensor | None = None,
         output_distributions: bool = False,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
     ) -> CMDLSemanticSegmenterOutput:
         """Segment images. With labels, also compute the losses and, in training, update the memory bank.
@@ -183,7 +183,8 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
                 training, every process of a process group must pass labels, because losses and update use the pixels
                 of all processes: the average of a loss over the processes is the loss of the whole batch.
             output_distributions (`bool`): Also return `pixel_embeddings`, `similarity` and `distribution_ids`.
-            output_hidden_states (`bool`, *optional*): Also return the backbone's maps. By default as in the config.
+            output_hidden_states (`bool`, `int` or `list[int]`, *optional*): Also return the backbone's hidden states,
+                or only those with the given indices and `None` for the others. By default as in the config.
             output_attentions (`bool`, *optional*): Also return the backbone's attentions. By default as in the config.
             return_dict (`bool`, *optional*): `False` returns a tuple.
 
@@ -227,17 +228,20 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
         )
 
     def _run_backbone(
-        self, pixel_values: Tensor, output_hidden_states: bool | None, output_attentions: bool | None
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | int | list[int] | None,
+        output_attentions: bool | None,
     ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         """Compute the backbone's maps and, if asked for, its hidden states and attentions by name."""
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
         is_timm = self.config.backbone_config.model_type == "timm_backbone"
-        options = {name: True for name, value in asked.items() if value and not (is_timm and "hidden" in name)}
+        options = {name: value for name, value in asked.items() if value and not (is_timm and "hidden" in name)}
         pixel_values = self._to_multiple_of_divisor(pixel_values)
         features = self.backbone(pixel_values, **options) if options else self.backbone(pixel_values)
         # timm's hidden states are its maps: TimmBackbone fails for more of them with a vision transformer.
-        hidden_states = features.feature_maps if is_timm else features.hidden_states
+        hidden_states = _select(features.feature_maps, output_hidden_states) if is_timm else features.hidden_states
         found = {
             "hidden_states": hidden_states if asked["output_hidden_states"] else None,
             "attentions": features.attentions if asked["output_attentions"] else None,
@@ -324,6 +328,14 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
             load_timm_weights(self.backbone._backbone, weights, config, self.config.backbone_kwargs or {})
         else:
             load_transformers_weights(self.backbone, weights, config)
+
+
+def _select(states: tuple[Tensor, ...], wanted: bool | int | list[int] | None) -> tuple[Tensor | None, ...]:
+    """Keep the hidden states with the wanted indices, and `None` for the others; all of them for a flag."""
+    if wanted is None or isinstance(wanted, bool):
+        return states
+    kept = {index % len(states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 def _nearest_distribution(similarity: Tensor, classes: Tensor) -> Tensor:

@@ -106,3 +106,9 @@ def test_the_segmenter_of_an_adapter_moves_its_statistics_once(make_batch):
     torch.testing.assert_close(step(checkpointed, batch), step(plain, batch), atol=1e-6, rtol=1e-4)
     checkpointed.gradient_checkpointing_disable()
     assert not any(module._forward_pre_hooks for module in checkpointed.modules())
+
+
+@pytest.mark.parametrize(("backbone", "has_patches"), [(RESNET, False), (SWIN, True)], ids=["resnet", "swin"])
+def test_the_embeddings_of_patches_are_the_backbones(make, backbone, has_patches):
+    embeddings = make(backbone).get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Module) if has_patches else embeddings is None

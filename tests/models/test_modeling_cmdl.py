@@ -568,6 +568,19 @@ class TestHiddenStates:
         with pytest.raises(ValueError, match="Cannot output attentions for timm backbones"):
             model(images, output_attentions=True)
 
+    @pytest.mark.parametrize("wanted", [[1], [0, -1], 1])
+    @pytest.mark.parametrize("backbone", ["timm", "transformers"])
+    def test_only_those_of_the_given_indices(self, make_model, backbone, wanted):
+        timm = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [2, 3, 4]}
+        pvt = {"model_type": "pvt_v2", "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "depths": [1] * 4}
+        model = make_model(backbone_config=timm if backbone == "timm" else pvt | {"out_indices": [2, 3]}).eval()
+        images = torch.randn(1, 3, 64, 64)
+        every = model(images, output_hidden_states=True).hidden_states
+        found = model(images, output_hidden_states=wanted).hidden_states
+        kept = {index % len(every) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+        assert {index for index, state in enumerate(found) if state is not None} == kept
+        assert all(torch.equal(found[index], every[index]) for index in kept)
+
     def test_by_the_configuration_and_as_a_tuple(self, make_model, tmp_path):
         make_model(output_hidden_states=True).save_pretrained(tmp_path)
         model = CMDLForSemanticSegmentation.from_pretrained(tmp_path)
