@@ -7,6 +7,7 @@ from ..data import BENCHMARKS, check_benchmark, check_transform
 from ..models import find_context_module
 from ..plugins import import_plugins
 from .arguments import CMDLTrainingArguments
+from .fully_sharded import check_launcher
 from .log import check_trackers
 from .network import check_weights, make_config
 from .start_model import StartModel
@@ -15,7 +16,7 @@ from .start_model import StartModel
 def check_names(
     args: CMDLTrainingArguments, weights: str | Path | None, model: str | Path | StartModel | None = None
 ) -> None:
-    """Import the plug-ins, and refuse unknown names in a recipe.
+    """Import the plug-ins, and refuse unknown names in a recipe, and launchers that are not supported.
 
     Args:
         args (`CMDLTrainingArguments`): The recipe.
@@ -25,8 +26,10 @@ def check_names(
     Raises:
         FileNotFoundError: if there is no such file of weights.
         ImportError: if a tracker is not installed.
-        ValueError: if a data set, transform, framework or tracker is unknown, or there are weights beside a model.
+        ValueError: if a data set, transform, framework or tracker is unknown, or there are weights beside a model, or
+            see `check_launcher`.
     """
+    check_launcher()
     import_plugins(args.plugin)
     check_benchmark(args.benchmark)
     check_transform(args.transform)

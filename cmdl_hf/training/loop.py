@@ -1,9 +1,11 @@
 """The training loop: optimises a model by a recipe, step by step, in any number of processes, with accelerate."""
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from ..data import StreamSampler, TrainingStream, TrainTransform
 from ..inference import is_out_of_memory
 from ..processes import start_processes, worker_init
 from .depthwise import replace_dilated_depthwise, restore_dilated_depthwise
+from .finite import check_losses, check_weights
+from .fully_sharded import check_launcher, gather_weights, prepare_sharding
 from .log import check_trackers, memory_in_use
 from .optimization import make_optimizer, make_schedule, memory_format, prepare_batch_norms
 from .precision import check_precision
@@ -40,7 +44,7 @@ class TrainingLoop:
 
     Args:
         model (`nn.Module`): Takes `pixel_values` and `labels`, returns `loss` and `loss_dict`. It is trained in place,
-            on the device that accelerate chooses.
+            on the device that accelerate chooses. With FSDP a copy is trained, which is divided among the processes.
         dataset (`datasets.Dataset`): With the columns `image` and `label`.
         transform (`TrainTransform`): Makes training crops from samples.
         args (`CMDLTrainingArguments`): The recipe.
@@ -50,11 +54,14 @@ class TrainingLoop:
         step (`int`): Optimiser steps done so far.
         accelerator (`Accelerator`): The accelerator of this run.
         model (`nn.Module`): The model without accelerate's wrapper.
-        scored_model (`nn.Module`): The model to score and save: with the averaged weights, if there is an average.
+        is_sharded (`bool`): Whether the model is divided among the processes, with FSDP.
+        scored_model (`nn.Module`): The model to score and save, after `share_model`: with the averaged weights, if
+            there is an average, and never divided.
 
     Raises:
         ValueError: if the batch cannot be divided equally, there are no images, a batch norm would see a single value
-            per channel (one image per pass and global pooling), fp16 is set on a CPU, or a tracker is unknown.
+            per channel (one image per pass and global pooling), fp16 is set on a CPU, a tracker is unknown, or the
+            launcher asks for a way of training that is not supported (DeepSpeed, or FSDP on CPUs).
         ImportError: if a tracker is not installed.
     """
 
@@ -66,6 +73,7 @@ class TrainingLoop:
         args: "CMDLTrainingArguments",
         log_dir: Path | None = None,
     ) -> None:
+        check_launcher()
         check_trackers(args.report_to)
         start_processes()
         AcceleratorState._reset_state()  # otherwise the precision of an earlier loop would stay
@@ -77,6 +85,7 @@ class TrainingLoop:
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
         )
         check_precision(self.accelerator)
+        self.is_sharded = prepare_sharding(self.accelerator, args, model)
         self.args = args
         self.step = 0
         self.num_passes, self.images_per_pass = share_batch(args, self.accelerator.num_processes)
@@ -91,7 +100,10 @@ class TrainingLoop:
         self.stream = TrainingStream(dataset.with_transform(transform), args.seed)
         self._memory_format = memory_format(args, self.accelerator.device)
         self._batches: Iterator[dict[str, Tensor]] | None = None
-        self.model = self._prepare_model(model)
+        self._whole_model = model
+        self.model = self._prepare_model(copy.deepcopy(model) if self.is_sharded else model)
+        # DDP copies the weights only: memory banks that start differently would stay so. FSDP copies nothing.
+        _copy_from_first_process(self.model.state_dict().values())
         self._ema = ModelEmaV3(self.model, args.ema_decay, exclude_buffers=True) if args.ema_decay else None
         optimizer = make_optimizer(self.model, args, self.accelerator.mixed_precision)
         self.schedule = make_schedule(optimizer, args)
@@ -103,8 +115,10 @@ class TrainingLoop:
 
     @property
     def scored_model(self) -> nn.Module:
-        """The model to score and save: with the averaged weights, if there is an average."""
-        return self._ema.module if self._ema else self.model
+        """The model to score and save, after `share_model`; see the class."""
+        if self._ema:
+            return self._ema.module
+        return self._whole_model if self.is_sharded else self.model
 
     def advance(
         self, until: int, on_step: Callable[[], Any] = lambda: None, should_stop: Callable[[], bool] = lambda: False
@@ -144,8 +158,8 @@ class TrainingLoop:
         # Only here does the loop wait for the device and for the other processes.
         every_loss = self.accelerator.gather(torch.stack(losses)[None]).cpu()  # (processes, passes, losses)
         seconds = time.perf_counter() - start
-        self._check_finite(every_loss, names, first_step)
-        self._check_weights()
+        check_losses(every_loss, names, first_step, self)
+        check_weights(self)
         num_images = (self.step - first_step) * self.args.total_batch_size
         return {
             "step": self.step,
@@ -214,11 +228,15 @@ class TrainingLoop:
         self.step = step
         self._batches = None
 
-    def share_buffers(self) -> None:
-        """Copy the buffers of the first process to all others, because batch-norm statistics differ between them."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self.scored_model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+    def share_model(self) -> None:
+        """Make `scored_model` equal in all processes. Every process must call this.
+
+        It gets the weights of all parts of a sharded model, and the buffers of the first process, because batch-norm
+        statistics differ between processes.
+        """
+        if self.is_sharded:
+            gather_weights(self.model, self._whole_model.to(self.accelerator.device))
+        _copy_from_first_process(self.scored_model.buffers())
 
     def _prepare_model(self, model: nn.Module) -> nn.Module:
         """Move a model to its device, and prepare its batch norms."""
@@ -255,6 +273,8 @@ class TrainingLoop:
             )
 
     def _set_training_mode(self) -> None:
+        if self.is_sharded:
+            self._whole_model.cpu()
         self._wrapped_model.train()
         for norm in self._frozen_norms:
             norm.eval()
@@ -274,7 +294,9 @@ class TrainingLoop:
         """Run forward and backward of one pass. The last pass of a step also updates the weights."""
         batch = self._next_batch()
         with self.accelerator.accumulate(self._wrapped_model):
-            output = self._wrapped_model(**batch)
+            # accelerate's wrapper has the precision, except for a sharded model.
+            with self.accelerator.autocast() if self.is_sharded else nullcontext():
+                output = self._wrapped_model(**batch)
             self.accelerator.backward(output.loss)
             if self.accelerator.sync_gradients and self.args.max_grad_norm is not None:
                 self.accelerator.clip_grad_norm_(self._wrapped_model.parameters(), self.args.max_grad_norm)
@@ -307,35 +329,12 @@ class TrainingLoop:
             worker_init_fn=worker_init(),
         )
 
-    def _check_weights(self) -> None:
-        """Stop if the last step made weights non-finite, which no loss shows yet, before they are saved."""
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if tensor.is_floating_point()}
-        is_finite = torch.stack(torch._foreach_norm(list(state.values()), math.inf)).isfinite().tolist()
-        if bad := [name for name, finite in zip(state, is_finite, strict=True) if not finite]:
-            raise FloatingPointError(
-                f"step {self.step}: {len(bad)} tensors of the model are not finite, such as {bad[0]}, but the losses "
-                "were finite; lower the learning rate, or set max_grad_norm. Earlier checkpoints are kept"
-            )
-
-    def _check_finite(self, losses: Tensor, names: list[str], first_step: int) -> None:
-        """Stop at the first loss (processes, passes, losses) that is not finite."""
-        is_bad = ~losses.isfinite()
-        if not is_bad.any():
-            return
-        pass_index = int(is_bad.any(dim=2).any(dim=0).nonzero()[0])
-        stride = self.images_per_pass * self.accelerator.num_processes
-        places = [
-            first_step * self.args.total_batch_size + pass_index * stride + process * self.images_per_pass + offset
-            for process in is_bad[:, pass_index].any(dim=1).nonzero().flatten().tolist()
-            for offset in range(self.images_per_pass)
-        ]
-        bad_names = [name for name, bad in zip(names, is_bad[:, pass_index].any(dim=0).tolist(), strict=True) if bad]
-        raise FloatingPointError(
-            f"step {first_step + pass_index // self.num_passes + 1}: {', '.join(bad_names)} not finite; images "
-            f"{', '.join(map(self.stream.sample_id, places))}. Check these images with cmdl check-data, lower the "
-            "learning rate, set max_grad_norm, or use bf16 or no mixed precision instead of fp16"
-        )
-
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def _copy_from_first_process(tensors: Iterable[Tensor]) -> None:
+    if torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, 0)

@@ -1,5 +1,7 @@
 """Start of the memory bank from data: cluster centres of the embeddings of each class."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ _PIXELS_OF_A_CLASS = 64  # per image
 
 
 @torch.no_grad()
-def start_memory_from_data(model: CMDLForSemanticSegmentation, loop: TrainingLoop) -> None:
+def start_memory_from_data(loop: TrainingLoop) -> None:
     """Start the prototypes from training data.
 
     The untrained network computes pixel embeddings of the first training crops. The cluster centres of each class's
@@ -20,9 +22,9 @@ def start_memory_from_data(model: CMDLForSemanticSegmentation, loop: TrainingLoo
     Every process must call this function.
 
     Args:
-        model (`CMDLForSemanticSegmentation`): A model with a memory bank, on its device.
-        loop (`TrainingLoop`): The loop of this model, at step 0.
+        loop (`TrainingLoop`): The loop of a model with a memory bank, at step 0.
     """
+    model = cast(CMDLForSemanticSegmentation, loop.model)
     batch_size = loop.args.total_batch_size
     num_batches = -(-min(_NUM_IMAGES, len(loop.stream.dataset)) // batch_size)
     embeddings, labels = [], []

@@ -66,10 +66,11 @@ def train(
                 goal = min(next_multiple(loop.step, args.logging_steps), args.max_steps)
                 rows.append(loop.advance(goal, progress.update))
                 progress.set_postfix_str(describe(rows[-1]), refresh=False)
+        loop.share_model()
     finally:
         loop.release_model()
-    if loop.scored_model is not loop.model:
-        loop.model.load_state_dict(loop.scored_model.state_dict())
+    if loop.scored_model is not model:
+        model.load_state_dict(loop.scored_model.state_dict())
     return rows
 
 
@@ -119,8 +120,8 @@ def run(
         study.optimize(train, n_trials=20)
         ```
     """
-    start_processes()
     check_names(args, weights, model)
+    start_processes()
     args, start = _take_network(args, model)
     training_run = TrainingRun(args, Path(output_dir), weights, push_to_hub, private, start)
     dataset = load_training_data(args, data_dir, id2label, training_run.had_validation)

@@ -129,7 +129,7 @@ class TrainingRun:
         if newest is not None:
             logger.info(f"continuing from {newest}")
         elif self.args.memory_start == "data" and self.args.use_distributions:
-            start_memory_from_data(model, self.loop)
+            start_memory_from_data(self.loop)
         self.log = TrainingLog(self.folder, self.loop.accelerator, self.loop.step, self.args.to_recipe())
         if self._is_due(self.eval_steps) and not self.log.is_evaluated(self.loop.step):
             self._evaluate()  # the evaluation that the interruption prevented
@@ -143,6 +143,11 @@ class TrainingRun:
     def _resume(self, checkpoint: Path) -> None:
         """Load a checkpoint."""
         state = self.checkpoints.read(checkpoint)
+        if state.get("is_sharded", False) != self.loop.is_sharded:
+            raise FileExistsError(
+                f"{checkpoint} was saved {'without' if self.loop.is_sharded else 'with'} FSDP; continue the run as it "
+                "began, or name a new folder with --output-dir"
+            )
         self.loop.load_state(checkpoint, state["step"], state["schedule"])
         self.seconds = state["seconds"]
         num_processes = self.loop.accelerator.num_processes
@@ -182,7 +187,7 @@ class TrainingRun:
             self.seconds += time.perf_counter() - start
             must_stop = loop.agree(is_stopping())
             if must_stop or self._is_due(self.save_steps):
-                state = {"schedule": loop.schedule_state(), "seconds": self.seconds}
+                state = {"schedule": loop.schedule_state(), "seconds": self.seconds, "is_sharded": loop.is_sharded}
                 self.checkpoints.save(loop.step, loop.save_state, state)
             if self._is_due(self.eval_steps):  # after the checkpoint, as scoring may fail
                 self._evaluate()
@@ -230,8 +235,8 @@ class TrainingRun:
     def _evaluate(self) -> None:
         """Save the model as the last one, score it on the validation split, and save it as the best if it is."""
         loop, metric = self.loop, self.args.best_metric
+        loop.share_model()
         model = cast(PreTrainedModel, loop.scored_model)
-        loop.share_buffers()
         if loop.accelerator.is_main_process:
             save(model, self.folder / LAST_MODEL, self.args)
         row: dict[str, float] = {"step": loop.step}
@@ -248,7 +253,7 @@ class TrainingRun:
             row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
             self._show(model, scores)
         if self.args.use_distributions:
-            bank = self.model.memory_bank
+            bank = cast(CMDLForSemanticSegmentation, loop.model).memory_bank
             row["dead_distributions"] = int(bank.find_dead().sum())
             row["duplicate_distributions"] = int(bank.find_duplicates().sum())
             row["distinct_distributions"] = float(effective_number(bank.prototypes).mean())

@@ -12,7 +12,7 @@ def test_prototypes_start_among_the_embeddings_of_their_class(make_model):
     loop = TrainingLoop(model, scenes, TrainTransform((96, 96), (1, 1), max_class_share=1.0), args)
     before = model.memory_bank.read()
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    start_memory_from_data(model, loop)
+    start_memory_from_data(loop)
     prototypes = model.memory_bank.read()
     assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
     torch.testing.assert_close(prototypes.norm(dim=-1), torch.ones(6, 3))
