@@ -1,5 +1,7 @@
 """Pixel counts of single images, in `scores.npz`."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,10 @@ def test_a_file_gives_back_what_was_written_and_takes_more(predictions, tmp_path
     for name, each in counts.items():
         assert each.find_difference(found[name]) is None
         assert np.array_equal(each.stacked, found[name].stacked)
+        assert np.array_equal(each.confusion, found[name].confusion)
+        assert np.array_equal(each.confusion.sum(axis=1), each.label_pixels.sum(axis=0))
+    write_counts(file, {"old": dataclasses.replace(counts["validation"], confusion=None)})
+    assert read_counts(file)["old"].confusion is None  # of an earlier version
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "other arrays", "other shapes"])
