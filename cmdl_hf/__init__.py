@@ -11,7 +11,7 @@ from ._lazy import lazy_names
 if TYPE_CHECKING:
     from .models import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "CMDLAdapter": "models",

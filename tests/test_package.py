@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import cmdl_hf
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
@@ -33,6 +35,16 @@ def test_every_public_name_can_be_imported():
     assert set(cmdl_hf.__all__) <= set(dir(cmdl_hf))
     with pytest.raises(AttributeError, match="no attribute 'CMDL'"):
         _ = cmdl_hf.CMDL
+
+
+def test_every_file_states_the_same_version():
+    root = Path(cmdl_hf.__file__).parents[1]
+    stated = {
+        tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"],
+        yaml.safe_load((root / "CITATION.cff").read_text())["version"],
+        (root / "CHANGELOG.md").read_text().split("\n## ")[1].split(",")[0],
+    }
+    assert stated == {cmdl_hf.__version__}
 
 
 @pytest.mark.parametrize("described", [CMDLConfig, CMDLForSemanticSegmentation, load_synthetic])
