@@ -12,7 +12,7 @@ from PIL import Image
 from ..escaping import MAX_NAME, one_line
 from ..files import new_file
 from .colors import VOID_COLOR, Palette, distribution_shades
-from .ids import Segmentation, check_size, to_ids
+from .ids import ClassIds, check_size, to_ids
 from .painting import colorize, paint_distributions
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ _TITLE = 0.32  # room above a panel
 
 def draw_prediction(
     image: Image.Image,
-    label: Segmentation | None,
-    prediction: Segmentation,
-    distribution_ids: Segmentation | None,
+    label: ClassIds | None,
+    prediction: ClassIds,
+    distribution_ids: ClassIds | None,
     id2label: Mapping[int, str],
     palette: Palette,
     path: str | PathLike[str],

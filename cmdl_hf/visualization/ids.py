@@ -6,12 +6,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-Segmentation: TypeAlias = np.ndarray | Tensor | Image.Image
+ClassIds: TypeAlias = np.ndarray | Tensor | Image.Image
 """Class ids (H, W), in any of these forms."""
 
 
-def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
-    """Convert ids from an array, a tensor or an image to an int64 array (H, W).
+def to_ids(segmentation: ClassIds, name: str) -> np.ndarray:
+    """Convert ids from an array, a tensor or an image to an int64 array (H, W); see `to_array`."""
+    return to_array(segmentation, name).astype(np.int64)
+
+
+def to_array(segmentation: ClassIds, name: str) -> np.ndarray:
+    """Convert ids from an array, a tensor or an image to an array (H, W) of integers.
 
     Args:
         segmentation (`np.ndarray`, `Tensor` or PIL image of shape (H, W)): Integer ids.
@@ -26,7 +31,7 @@ def to_ids(segmentation: Segmentation, name: str) -> np.ndarray:
             f"{name} must hold integer class ids of shape (H, W), found {array.dtype} of shape {array.shape}; take "
             "logits.argmax(dim=1)[0] of scores, one image of a batch"
         )
-    return array.astype(np.int64)
+    return array
 
 
 def check_size(image: Image.Image, ids: np.ndarray, name: str) -> None:

@@ -1,14 +1,18 @@
 """Coloured images of class ids, distributions and numbers."""
 
+from collections.abc import Collection
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from .colors import VOID_COLOR, Palette, distribution_shades, value_colors
-from .ids import Segmentation, check_size, to_ids
+from .ids import ClassIds, check_size, to_array, to_ids
+
+_PIECE = 2**22  # pixels that are painted at a time
 
 
-def colorize(segmentation: Segmentation, palette: Palette, ignore_index: int = 255) -> Image.Image:
+def colorize(segmentation: ClassIds, palette: Palette, ignore_index: int = 255) -> Image.Image:
     """Paint class ids in the colours of their classes, and void pixels in `VOID_COLOR`.
 
     Args:
@@ -37,10 +41,11 @@ def colorize(segmentation: Segmentation, palette: Palette, ignore_index: int = 2
 
 def overlay(
     image: Image.Image,
-    segmentation: Segmentation,
+    segmentation: ClassIds,
     palette: Palette,
     opacity: float = 0.5,
     ignore_index: int = 255,
+    clear: Collection[int] = (),
 ) -> Image.Image:
     """Blend the colours of a segmentation with its image. Void pixels show only the image.
 
@@ -50,21 +55,28 @@ def overlay(
         palette (`Sequence` of K rows): Colours of the classes.
         opacity (`float`): Share of the colours in [0, 1]; 0 shows only the image.
         ignore_index (`int`): Id of void pixels.
+        clear (`Collection` of integers): Classes whose pixels show only the image, too.
 
     Returns:
         PIL image, RGB.
     """
-    ids = to_ids(segmentation, "segmentation")
+    ids = to_array(segmentation, "segmentation")
     check_size(image, ids, "segmentation")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must lie in 0..1, found {opacity}")
-    weights = np.where(ids == ignore_index, 0, round(255 * opacity)).astype(np.uint8)
-    return Image.composite(colorize(ids, palette, ignore_index), image.convert("RGB"), Image.fromarray(weights))
+    picture = image.convert("RGB") if image.mode != "RGB" else image.copy()
+    rows_at_once = max(1, _PIECE // picture.width)
+    for top in range(0, picture.height, rows_at_once):  # a large image is not held several times
+        piece = ids[top : top + rows_at_once]
+        colors = colorize(piece, palette, ignore_index)
+        weights = np.where(np.isin(piece, [ignore_index, *clear]), 0, round(255 * opacity)).astype(np.uint8)
+        picture.paste(colors, (0, top), Image.fromarray(weights))
+    return picture
 
 
 def paint_distributions(
-    prediction: Segmentation,
-    distribution_ids: Segmentation,
+    prediction: ClassIds,
+    distribution_ids: ClassIds,
     palette: Palette,
     num_distributions: int,
     ignore_index: int = 255,
