@@ -9,6 +9,7 @@ from ._auto import register_with_auto_classes
 from ._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .inference import Segmentation, segment  # noqa: F401
     from .models import *  # noqa: F403
 
 __version__ = "0.2.0"
@@ -24,10 +25,12 @@ _MODULE_OF = {
     "CMDLProjectionHead": "models",
     "CMDLSemanticAggregation": "models",
     "CMDLSemanticSegmenterOutput": "models",
+    "Segmentation": "inference",
     "make_image_processor": "models",
     "register_benchmark": "data",
     "register_context_module": "models",
     "register_transform": "data",
+    "segment": "inference",
     "sinkhorn": "models",
 }
 

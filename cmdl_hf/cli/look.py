@@ -1,37 +1,84 @@
 """The commands `cmdl predict` and `cmdl explore`."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from ..escaping import one_line
 from ..plugins import import_plugins
 from .options import Data, Plugins, logging_to_terminal
+from .predictions import print_predictions
+
+
+@dataclass(kw_only=True)
+class OverlayOptions:
+    """How overlays are drawn.
+
+    Args:
+        alpha: Share of the colours in the overlays, from 0 to 1.
+        hide: Name of a class that overlays leave clear. Repeat the option for several. A class 0 called background
+            always is clear.
+    """
+
+    alpha: float = 0.5
+    hide: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class RunningOptions:
+    """How images pass through the model.
+
+    Args:
+        device: Device, such as cpu or cuda:1. Default: the accelerator, or the CPU if there is none.
+        dtype: Precision of the model.
+        batch_size: Images of one size, or windows, that are segmented at once. It is halved if they do not fit into
+            memory.
+        window: Height and width of windows, in pixels, for images far larger than the model was trained on. Images
+            are then not resized: they pass through the model in overlapping windows, whose scores are blended. By
+            default, only images of more than 16.8 million pixels do, in windows of 1024 × 1024, if the model's image
+            processor does not resize.
+        every: Segment one of so many frames of a video.
+        max_pixels: Images with more pixels are not read. A small file can contain billions of pixels.
+    """
+
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = 4
+    window: tuple[int, int] | None = None
+    every: int = 1
+    max_pixels: int = 178_956_970
+
+
+_OVERLAYS, _RUNNING = OverlayOptions(), RunningOptions()
 
 
 def predict(
     model: str,
     /,
     *inputs: str,
-    out: Path,
+    out: Path = Path("outputs/predictions"),
     outlier_map: bool = False,
-    batch_size: int = 4,
-    max_pixels: int = 178_956_970,
+    overlays: Annotated[OverlayOptions, Parameter(name="*")] = _OVERLAYS,
+    running: Annotated[RunningOptions, Parameter(name="*")] = _RUNNING,
     plugin: Plugins = (),
     trust_remote_code: bool = False,
 ) -> None:
-    """Segment images: write a palette PNG of class ids and an overlay for each, and summary.json with their classes.
+    """Segment images and videos: write class ids, overlays and summary.json, and print a table of the classes.
 
-    A GPU is used if there is one. Files that cannot be segmented are listed; then the exit status is 1.
+    For each image NAME, NAME.png has the class ids and NAME_overlay.jpg shows them. For each video, NAME_overlay.mp4
+    shows them, without sound, and NAME_frames.csv has the shares of the classes in each frame. Files that cannot be
+    segmented are listed; then the exit status is 1.
 
     Args:
         model: Folder or Hub name of the model.
-        inputs: Image files, folders, or patterns in quotes.
+        inputs: Image or video files, folders, or patterns in quotes. The subfolders of a folder are kept.
         out: Folder to write to.
         outlier_map: Also write an outlier map, for models with class distributions. The value of a pixel is one minus
             its best cosine to any distribution, from black to white. It is not a probability. Unusual lighting also
             raises it.
-        batch_size: Images of one size that are segmented at once. It is halved if they do not fit into memory.
-        max_pixels: Images with more pixels are not read. A small file can contain billions of pixels.
         trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
@@ -42,11 +89,12 @@ def predict(
             model,
             inputs,
             out,
-            batch_size=batch_size,
             use_outlier_map=outlier_map,
-            max_pixels=max_pixels,
+            **vars(overlays),
+            **vars(running),
             trust_remote_code=trust_remote_code,
         )
+    print_predictions(out)
     for path, reason in failures.items():
         print(one_line(f"not segmented: {path}: {reason}"), file=sys.stderr)
     sys.exit(1 if failures else 0)

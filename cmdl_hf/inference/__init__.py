@@ -1,5 +1,6 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
+from .calling import segment
 from .class_maps import class_map
 from .confidence import class_map_with_confidence
 from .failures import MODEL_ERRORS, explain_failure, is_out_of_memory
@@ -15,6 +16,7 @@ from .logits import (
     whole_image_logits,
 )
 from .placing import find_device, match_precision
+from .segmentation import Segmentation
 from .segmenting import SegmentImages, segment_in_windows, segment_whole_images
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "SCALES",
     "ScoreImages",
     "SegmentImages",
+    "Segmentation",
     "choose_device",
     "class_map",
     "class_map_with_confidence",
@@ -34,6 +37,7 @@ __all__ = [
     "multi_scale_probabilities",
     "outlier_map",
     "predict_files",
+    "segment",
     "segment_in_windows",
     "segment_whole_images",
     "sliding_window_logits",

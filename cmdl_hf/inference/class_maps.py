@@ -1,10 +1,10 @@
 """Class maps at image size from scores on the feature grid. The scores never exist at image size as a whole.
 
-Scores of 150 classes for an image of 100 megapixels take 60 GB, the class map 0.8 GB. So the scores are enlarged, and
+Scores of 150 classes for an image of 100 megapixels take 60 GB, the class map 0.1 GB. So the scores are enlarged, and
 reduced to classes, in pieces of rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ class _Rows(NamedTuple):
 
 
 @torch.no_grad()
-def class_map(logits: Tensor, size: Sequence[int]) -> Tensor:
+def class_map(logits: Tensor, size: Sequence[int], dtype: torch.dtype = torch.int64) -> Tensor:
     """Enlarge scores to an image's size and take the class with the largest score, in pieces.
 
     The result is that of transformers' `post_process_semantic_segmentation`: bilinear, align_corners=False.
@@ -32,21 +32,71 @@ def class_map(logits: Tensor, size: Sequence[int]) -> Tensor:
     Args:
         logits (`Tensor` of shape (B, K, h, w)): Scores on the feature grid, or already at the image's size.
         size (`Sequence[int]`): Height and width of the class map.
+        dtype (`torch.dtype`): Of the class map, such as `ids_dtype(K)`.
 
     Returns:
-        `Tensor` of shape (B, *size), int64.
+        `Tensor` of shape (B, *size).
     """
-    B, K, h, _ = logits.shape
-    height, width = size
-    rows_at_once = piece_size(logits.device) // (B * K * width)
-    if rows_at_once >= height:
-        return _largest(_resize(logits.float(), (height, width)))
-    rows = _interpolate_rows(h, height)
-    ids = torch.empty((B, height, width), dtype=torch.int64, device=logits.device)
-    for start in range(0, height, max(rows_at_once, 1)):
-        end = min(start + max(rows_at_once, 1), height)
-        ids[:, start:end] = _classes_between(logits, rows, start, end, width)
+    ids = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
+    for start, end, scores in _enlarge_in_pieces(logits, size):
+        ids[:, start:end] = _largest(scores)
     return ids
+
+
+@torch.no_grad()
+def confident_class_map(
+    logits: Tensor, size: Sequence[int], dtype: torch.dtype = torch.int64
+) -> tuple[Tensor, Tensor]:
+    """Make a class map, and find the probability of its classes: the softmax of the enlarged scores.
+
+    The arguments are those of [`class_map`].
+
+    Returns:
+        The class map, and a float32 `Tensor` of its shape, in (0, 1].
+    """
+    ids = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
+    confidence = torch.empty(ids.shape, device=logits.device)
+    for start, end, scores in _enlarge_in_pieces(logits, size):
+        confidence[:, start:end], ids[:, start:end] = largest_probability(scores)
+    return ids, confidence
+
+
+def largest_probability(scores: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the softmax of the largest score along a dimension, and its index."""
+    best, ids = scores.max(dim=dim, keepdim=True)
+    return 1 / (scores - best).exp_().sum(dim=dim), ids.squeeze(dim)
+
+
+def ids_dtype(num_labels: int) -> torch.dtype:
+    """Return a small dtype that holds the ids of K classes."""
+    return torch.uint8 if num_labels <= 256 else torch.int32
+
+
+def distribution_map(nearest: Tensor, ids: Tensor) -> Tensor:
+    """Look up the distribution of every pixel of a class map, in the cell of the grid in which the pixel lies.
+
+    Args:
+        nearest (`Tensor` of shape (h, w, K), integer): In each cell, the distribution of every class that is nearest:
+            the arg-max over M of the similarity (h, w, K, M).
+        ids (`Tensor` of shape (H, W), integer): The class map.
+
+    Returns:
+        `Tensor` of shape (H, W), of the dtype of `nearest`.
+    """
+    rows, columns = (
+        nearest_cells(*lengths).to(ids.device) for lengths in zip(nearest.shape[:2], ids.shape, strict=True)
+    )
+    found = torch.empty(ids.shape, dtype=nearest.dtype, device=ids.device)
+    at_once = max(1, piece_size(ids.device) // ids.shape[1])
+    for start in range(0, ids.shape[0], at_once):
+        piece = slice(start, start + at_once)
+        found[piece] = nearest[rows[piece, None], columns, ids[piece].long()]
+    return found
+
+
+def nearest_cells(length: int, size: int) -> Tensor:
+    """For each of `size` pixels, return the cell, of `length`, in which its centre lies; integer arithmetic."""
+    return (2 * torch.arange(size) + 1) * length // (2 * size)
 
 
 class GrowingClassMap:
@@ -81,7 +131,8 @@ class GrowingClassMap:
         at_once = max(1, piece_size(held.device) // (held.shape[0] * held.shape[1] * self._size[1]))
         for start in range(self._done, ready, at_once):
             stop = min(start + at_once, ready)
-            self._ids.append(_classes_between(held, self._rows, start, stop, self._size[1], self._first))
+            scores = _scores_between(held, self._rows, start, stop, self._size[1], self._first)
+            self._ids.append(_largest(scores))
         self._done = ready
         needed = int(self._rows.above[ready]) if ready < self._size[0] else end
         needed = min(max(needed, self._first), end)
@@ -98,13 +149,27 @@ def piece_size(device: torch.device) -> int:
     return _PIECE.get(device.type, _LARGE_PIECE)
 
 
-def _classes_between(logits: Tensor, rows: _Rows, start: int, end: int, width: int, first: int = 0) -> Tensor:
-    """Return the classes (B, end - start, width) of some rows; `first` is the row with which the logits begin."""
+def _enlarge_in_pieces(logits: Tensor, size: Sequence[int]) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield the enlarged scores in pieces: their first row, the row after their last one, (B, K, rows, width)."""
+    B, K, h, _ = logits.shape
+    height, width = size
+    rows_at_once = max(1, piece_size(logits.device) // (B * K * width))
+    if rows_at_once >= height:
+        yield 0, height, _resize(logits.float(), (height, width))
+        return
+    rows = _interpolate_rows(h, height)
+    for start in range(0, height, rows_at_once):
+        end = min(start + rows_at_once, height)
+        yield start, end, _scores_between(logits, rows, start, end, width)
+
+
+def _scores_between(logits: Tensor, rows: _Rows, start: int, end: int, width: int, first: int = 0) -> Tensor:
+    """Return the scores (B, K, end - start, width) of some rows; `first` is the row with which the logits begin."""
     above, below, weight = (part[start:end] for part in rows)
     low, high = int(above[0]), int(below[-1]) + 1
     widened = _resize(logits[:, :, low - first : high - first].float(), (high - low, width))
     above, below, weight = (part.to(logits.device) for part in (above - low, below - low, weight[:, None]))
-    return _largest(torch.lerp(widened[:, :, above], widened[:, :, below], weight))
+    return torch.lerp(widened[:, :, above], widened[:, :, below], weight)
 
 
 def _interpolate_rows(length: int, size: int) -> _Rows:

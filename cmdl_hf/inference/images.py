@@ -1,4 +1,4 @@
-"""Image files of a user, found by name, folder or pattern."""
+"""Image and video files of a user, found by name, folder or pattern."""
 
 import glob
 import logging
@@ -12,21 +12,29 @@ from ..images import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+"""Names under which videos are looked for."""
 
-def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
-    """Find the images of one command-line input. Other files of a folder are counted and named in a warning.
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video by its name."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find_inputs(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
+    """Find the images and videos of one command-line input. Other files of a folder are counted in a warning.
 
     Args:
-        given (`str` or `Path`): An image file, a folder (searched with its subfolders, but for hidden files), or a
-            pattern such as `*.jpg` or `**/*.jpg`.
+        given (`str` or `Path`): An image or video file, a folder (searched with its subfolders, but for hidden files),
+            or a pattern such as `*.jpg` or `**/*.jpg`.
         output_dir (`Path`): Folder of the results. If it lies below the searched folder, its files are skipped as
             results of an earlier call.
 
     Yields:
-        Every image, and its name relative to the searched folder.
+        Every image and video, and its name relative to the searched folder.
 
     Raises:
-        FileNotFoundError: if there is no image.
+        FileNotFoundError: if there is no image and no video.
     """
     root = Path(given)
     if root.exists() and not root.is_dir():  # what is no file is refused when it is read
@@ -34,10 +42,10 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
         return
     if root.is_dir():
         below = walk_files(root)
-        found = (path for path in below if path.suffix.lower() in SUFFIXES)
-        _tell_passed_over([path for path in below if path.suffix.lower() not in SUFFIXES], root, output_dir)
+        found = [path for path in below if path.suffix.lower() in SUFFIXES or is_video(path)]
+        _tell_passed_over(sorted(set(below) - set(found)), root, output_dir)
     else:
-        found = (path for path in map(Path, glob.glob(str(given), recursive=True)) if not path.is_dir())
+        found = [path for path in map(Path, glob.glob(str(given), recursive=True)) if not path.is_dir()]
         root = _fixed_part(root)
     paths = sorted(path for path in found if not _is_earlier_output(path, root, output_dir))
     if not paths:
@@ -48,7 +56,7 @@ def find_images(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
 def _tell_passed_over(paths: list[Path], root: Path, output_dir: Path) -> None:
     if paths := [path for path in paths if not _is_earlier_output(path, root, output_dir)]:
         logger.warning(
-            "%s: %d file(s) are no images by their names and are passed over, such as %s",
+            "%s: %d file(s) are no images or videos by their names and are passed over, such as %s",
             root,
             len(paths),
             one_line(paths[0]),

@@ -18,15 +18,18 @@ _LARGEST_EDGE = 16_384  # pixels
 _LOADING = threading.Lock()  # transformers switches the default dtype of the process while it loads
 
 
-def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[PreTrainedModel, Any]:
+def load_segmenter(
+    model: str | Path, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, Any]:
     """Load a semantic segmenter of any architecture, and its image processor.
 
     CMDL models use the code of this package. Models with remote code need `trust_remote_code`. Weights saved in half
-    precision are loaded in float32, the precision of the pixels.
+    precision are loaded in float32, the precision of the pixels, unless you ask for another.
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
         trust_remote_code (`bool`): Whether to run Python files that come with the model. Read them first.
+        dtype (`torch.dtype`): Precision of the weights.
 
     Returns:
         The model in eval mode, on the CPU, and its image processor.
@@ -40,7 +43,7 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
     try:
         with _LOADING:
             segmenter, info = AutoModelForSemanticSegmentation.from_pretrained(
-                model, dtype=torch.float32, trust_remote_code=trust_remote_code, output_loading_info=True
+                model, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
     except OSError as error:
         raise FileNotFoundError(_explain_missing(model, error)) from error
@@ -51,6 +54,19 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
             f"{model} is not a trained semantic segmenter: {len(missing)} of its weights are missing, such as "
             f"{missing[0]}; fine-tune it first, or name a trained model"
         )
+    processor = load_processor(model, trust_remote_code)
+    return segmenter.eval(), processor
+
+
+def load_processor(model: str | Path, trust_remote_code: bool = False) -> Any:
+    """Load the image processor of a model. It does not crop: the whole image is scored and drawn.
+
+    The arguments are those of [`load_segmenter`].
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it enlarges images beyond what memory holds.
+    """
     try:
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -60,8 +76,8 @@ def load_segmenter(model: str | Path, trust_remote_code: bool = False) -> tuple[
         ) from error
     _check_sizes(model, processor)
     if getattr(processor, "do_center_crop", False):
-        processor.do_center_crop = False  # the whole image is scored and drawn
-    return segmenter.eval(), processor
+        processor.do_center_crop = False
+    return processor
 
 
 def choose_device() -> torch.device:

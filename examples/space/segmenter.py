@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from class_maps import class_map
+from class_maps import class_map, distribution_map
 from models import RefusedError
 from PIL import Image, ImageOps, TiffImagePlugin
 from torch import Tensor
@@ -148,14 +148,12 @@ def segment(model: Any, processor: Any, image: Image.Image) -> Result:
         return result
     grid = logits.shape[-2:]
     similarity = output.similarity.float().cpu().view(*grid, K, -1)  # (h·w, K, M) -> (h, w, K, M)
-    rows, columns = (torch.arange(new) * old // new for new, old in zip(size, grid, strict=True))
-    own = similarity[rows[:, None], columns, segmentation]  # (H, W, M)
     best = similarity.amax(dim=(2, 3))[None, None]
     outliers = 1 - F.interpolate(best, size=size, mode="bilinear", align_corners=False)[0, 0]
     return replace(
         result,
         similarity=similarity,
-        distribution_ids=own.argmax(dim=-1).numpy(),
+        distribution_ids=distribution_map(similarity.argmax(dim=3), segmentation).numpy(),
         outliers=outliers.numpy(),
         epsilon=config.sinkhorn_epsilon,
     )
@@ -190,7 +188,8 @@ def distribution_similarity(result: Result, x: int, y: int) -> Tensor | None:
     if result.similarity is None:
         return None
     h, w = result.similarity.shape[:2]
-    return result.similarity[y * h // result.image.height, x * w // result.image.width]
+    width, height = result.image.size
+    return result.similarity[(2 * y + 1) * h // (2 * height), (2 * x + 1) * w // (2 * width)]
 
 
 def classes_present(result: Result) -> list[tuple[int, float]]:

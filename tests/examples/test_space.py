@@ -26,8 +26,9 @@ import yaml
 from PIL import Image
 from torch.nn.functional import interpolate
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from varied_models import make_varied
 
-from cmdl_hf import inference, make_image_processor
+from cmdl_hf import inference, make_image_processor, segment
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 
@@ -171,6 +172,17 @@ class TestParts:
             output = model(**processor(image, return_tensors="pt"), output_distributions=True)
         expected = inference.outlier_map(output.similarity, output.logits.shape[-2:], (50, 75))[0]
         torch.testing.assert_close(torch.from_numpy(result.outliers), expected)
+
+    def test_the_app_finds_what_the_package_finds(self, space, make_model, image):
+        segmenter, _ = space
+        model, processor = make_varied(make_model()), make_image_processor()
+        result, expected = segmenter.segment(model, processor, image), segment(model, image, processor=processor)
+        assert np.array_equal(result.segmentation, expected.ids)
+        assert np.array_equal(result.distribution_ids, expected.distribution_ids)
+        np.testing.assert_allclose(result.outliers, expected.outliers, atol=1e-6)
+        assert [(result.names[id_], share) for id_, share in segmenter.classes_present(result)] == [
+            *expected.shares.items()
+        ]
 
     @pytest.mark.parametrize("kind", ["plain", "segformer"])
     def test_models_without_distributions_say_so(self, space, make_model, image, kind):

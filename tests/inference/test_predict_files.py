@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from varied_models import make_varied
 
-from cmdl_hf import make_image_processor
+from cmdl_hf import make_image_processor, segment
 from cmdl_hf.cli import main
 from cmdl_hf.inference import files as prediction
-from cmdl_hf.inference import outlier_map, predict_files
-from cmdl_hf.inference.images import find_images
+from cmdl_hf.inference import outlier_map, output_files, predict_files
+from cmdl_hf.inference.images import find_inputs
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ class _Small(torch.nn.Module):
         self.batches.append(len(pixel_values))
         if len(pixel_values) > self.most or pixel_values.shape[-1] > 100:
             raise self.error
-        return type("Output", (), {"logits": torch.cat([pixel_values, -pixel_values[:, :2]], dim=1)})
+        return SemanticSegmenterOutput(logits=torch.cat([pixel_values, -pixel_values[:, :2]], dim=1))
 
 
 @pytest.mark.parametrize(
@@ -287,11 +289,11 @@ def test_unfit_images_are_listed_with_the_reason(folder, images, tmp_path, monke
 
 
 def test_the_limit_of_pixels_can_be_raised_above_pillows(folder, tmp_path, monkeypatch, recwarn):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many, 200
-    Image.new("RGB", (30, 20)).save(tmp_path / "huge.png")
-    assert _run([folder, tmp_path / "huge.png", "--out", tmp_path / "out", "--max-pixels", 599]) == 1
-    assert _run([folder, tmp_path / "huge.png", "--out", tmp_path / "out", "--max-pixels", 600]) == 0
-    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # Pillow refuses twice as many, 40,000
+    Image.new("RGB", (300, 200)).save(tmp_path / "huge.png")
+    assert _run([folder, tmp_path / "huge.png", "--out", tmp_path / "out", "--max-pixels", 59_999]) == 1
+    assert _run([folder, tmp_path / "huge.png", "--out", tmp_path / "out", "--max-pixels", 60_000]) == 0
+    assert Image.MAX_IMAGE_PIXELS == 20_000
     assert not [warning for warning in recwarn if issubclass(warning.category, Image.DecompressionBombWarning)]
 
 
@@ -302,21 +304,21 @@ def test_patterns_reach_into_folders_and_keep_them(folder, images, tmp_path):
 
 
 def test_the_overlay_of_an_image_too_long_for_jpeg_is_made_smaller(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "_JPEG_EDGE", 50)
+    monkeypatch.setattr(output_files, "_JPEG_EDGE", 50)
     Image.new("RGB", (100, 40)).save(tmp_path / "long.png")
     assert predict_files(folder, [tmp_path / "long.png"], tmp_path / "out") == {}
     assert Image.open(tmp_path / "out" / "long.png").size == (100, 40)
-    assert Image.open(tmp_path / "out" / "long_overlay.jpg").size == (50, 20)
+    assert max(Image.open(tmp_path / "out" / "long_overlay.jpg").size) == 50
 
 
 def test_files_that_are_no_images_are_counted_and_hidden_ones_are_not(images, tmp_path, caplog):
     output_dir = tmp_path / "out"
-    found = list(find_images(images, output_dir))
+    found = list(find_inputs(images, output_dir))
     assert caplog.text == ""
     for name in ("notes.txt", "a.heic", ".a.png"):
         (images / name).touch()
-    assert list(find_images(images, output_dir)) == found
-    assert "2 file(s) are no images by their names and are passed over, such as" in caplog.text
+    assert list(find_inputs(images, output_dir)) == found
+    assert "2 file(s) are no images or videos by their names and are passed over, such as" in caplog.text
     assert "a.heic" in caplog.text
 
 
@@ -344,7 +346,7 @@ def test_mistakes_are_told_in_one_line(folder, images, tmp_path, monkeypatch):
         "there is no folder": [tmp_path / "missing", images, *out],
         "cannot be loaded": ["nobody/nothing", images, *out],
         "is a file; name a folder to write to": [folder, images, "--out", tmp_path / "file"],
-        "batch_size and max_pixels must be at least 1": [folder, images, *out, "--batch-size", 0],
+        "batch_size must be at least 1, found 0": [folder, images, *out, "--batch-size", 0],
     }
     for expected, arguments in cases.items():
         message = _run(arguments)
@@ -362,3 +364,53 @@ def test_mistakes_are_told_in_one_line(folder, images, tmp_path, monkeypatch):
 def test_a_folder_without_permission_is_refused(folder, images, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     assert "cannot be written" in _run([folder, images, "--out", tmp_path / "locked" / "out"])
+
+
+def test_the_command_says_what_it_loads_and_prints_a_table_of_80_columns(make_model, images, tmp_path, capsys):
+    names = ["background", "a very long name of a class that goes on and on", "x\ny", "car", "tree"]
+    make_varied(make_model(id2label=dict(enumerate(names)))).save_pretrained(tmp_path / "model")
+    make_image_processor().save_pretrained(tmp_path / "model")
+    assert _run([tmp_path / "model", images, "--out", tmp_path / "out", "--device", "cpu", "--dtype", "float32"]) == 0
+    printed = capsys.readouterr()
+    assert f"loading {tmp_path / 'model'}" in printed.err
+    assert "CMDLForSemanticSegmentation: 5 classes, 36,481 parameters, on cpu in float32" in printed.err
+    table, places = printed.out.split("\n\n")
+    assert all(len(line) <= 80 for line in table.splitlines())
+    rows = table.splitlines()[3 if table.startswith("\n") else 2 :]
+    assert [row.split()[0] for row in rows] == ["a.jpg", "b.png", "deep/ü.png"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    for row, entry in zip(rows, summary["images"], strict=True):
+        largest = entry["classes"][0]
+        assert f"  {' '.join(largest['name'].split())[:20]}" in row
+    assert places.startswith(f"3 images segmented, of {images}")
+    assert f"class ids: {tmp_path / 'out'}/NAME.png; overlays: {tmp_path / 'out'}/NAME_overlay.jpg" in places
+    assert f"all shares: {tmp_path / 'out' / 'summary.json'}" in places
+
+
+def test_there_is_a_default_folder_for_the_results(folder, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _run([folder, images / "a.jpg"]) == 0
+    assert (tmp_path / "outputs" / "predictions" / "a.png").is_file()
+
+
+def test_overlays_as_they_are_asked_for(make_model, images, tmp_path):
+    make_varied(make_model(id2label=dict(enumerate("abcde")))).save_pretrained(tmp_path / "model")
+    make_image_processor().save_pretrained(tmp_path / "model")
+    hidden = ["--hide", "b", "--hide", "c"]
+    assert _run([tmp_path / "model", images / "a.jpg", "--out", tmp_path / "out", "--alpha", 1, *hidden]) == 0
+    expected = segment(tmp_path / "model", images / "a.jpg").overlay(alpha=1, hide=["b", "c"])
+    with Image.open(tmp_path / "out" / "a_overlay.jpg") as drawn:
+        assert drawn.size == expected.size
+        assert np.abs(np.asarray(drawn).astype(float) - np.asarray(expected)).mean() < 10
+    arguments = [tmp_path / "model", images, "--out", tmp_path / "none"]
+    assert "no class z; name one such as a, b, c" in _run([*arguments, "--hide", "z"])
+    assert "alpha must lie in 0..1, found 3" in _run([*arguments, "--alpha", 3])
+    assert "device must be one of this machine, found toaster" in _run([*arguments, "--device", "toaster"])
+    assert "window must be (height, width)" in _run([*arguments, "--window", 0, 8])
+
+
+def test_files_and_calls_take_one_path(folder, images, tmp_path):
+    assert _run([folder, images, "--out", tmp_path / "out", "--window", 32, 24]) == 0
+    for name in ("a.jpg", "b.png", "deep/ü.png"):
+        expected = segment(folder, images / name, window=(32, 24)).ids
+        assert np.array_equal(_ids((tmp_path / "out" / name).with_suffix(".png")), expected)

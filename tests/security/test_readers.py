@@ -19,7 +19,7 @@ from cmdl_hf import images
 from cmdl_hf.data import BadDataError, load_folder, load_hub
 from cmdl_hf.data.reading import BadFileError, image_value, open_mask
 from cmdl_hf.files import NotRegularError, open_regular
-from cmdl_hf.inference.images import find_images
+from cmdl_hf.inference.images import find_inputs
 
 SPACE = Path(__file__).parents[2] / "examples" / "space"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n(out) (w) file\nshowpage\n%%EOF\n"
@@ -259,8 +259,8 @@ def test_only_regular_files_are_read(space, tmp_path, kind):
 
 def test_a_pipe_among_images_is_named_and_nobody_waits(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    assert [path.name for path, _ in find_images(tmp_path / "a.png", tmp_path / "out")] == ["a.png"]
-    assert [path.name for path, _ in find_images(tmp_path, tmp_path / "out")] == ["a.png"]
+    assert [path.name for path, _ in find_inputs(tmp_path / "a.png", tmp_path / "out")] == ["a.png"]
+    assert [path.name for path, _ in find_inputs(tmp_path, tmp_path / "out")] == ["a.png"]
     for folder in ("images", "masks"):
         (tmp_path / "own" / folder).mkdir(parents=True)
         Image.new("L", (8, 6)).save(tmp_path / "own" / folder / "a.png")
