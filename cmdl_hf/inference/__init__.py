@@ -1,8 +1,7 @@
 """Segment images with any semantic segmenter: functions on pixel values, and on image files with a saved model."""
 
 from .calling import segment
-from .class_maps import class_map
-from .confidence import class_map_with_confidence
+from .class_maps import class_map, class_map_with_confidence
 from .failures import MODEL_ERRORS, explain_failure, is_out_of_memory
 from .files import predict_files
 from .loading import choose_device, load_segmenter

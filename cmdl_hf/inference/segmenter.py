@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models import find_logits
 from .batches import Batches
 from .blending import BlendedWindows, Maps, WindowScores, to_arrays
-from .class_maps import class_map, confident_class_map, distribution_map, ids_dtype
+from .class_maps import class_map, class_map_with_confidence, distribution_map, ids_dtype
 from .failures import MODEL_ERRORS
 from .logits import outlier_map
 from .padding import Box, cut_out, find_image
@@ -136,7 +136,7 @@ class Segmenter:
             logits = find_logits(output)[index, None]
             dtype, confidence = ids_dtype(logits.shape[1]), None
             if self._with_confidence:
-                ids, confidence = confident_class_map(logits, size, dtype)
+                ids, confidence = class_map_with_confidence(logits, size, dtype=dtype)
                 confidence = cut_out(confidence[0], part)
             else:
                 ids = class_map(logits, size, dtype)

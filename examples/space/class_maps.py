@@ -44,20 +44,28 @@ def class_map(logits: Tensor, size: Sequence[int], dtype: torch.dtype = torch.in
 
 
 @torch.no_grad()
-def confident_class_map(
-    logits: Tensor, size: Sequence[int], dtype: torch.dtype = torch.int64
+def class_map_with_confidence(
+    scores: Tensor, size: Sequence[int], is_probability: bool = False, dtype: torch.dtype = torch.int64
 ) -> tuple[Tensor, Tensor]:
-    """Make a class map, and find the probability of its classes: the softmax of the enlarged scores.
+    """Enlarge scores to an image's size, and take the class with the largest score and its probability, in pieces.
 
-    The arguments are those of [`class_map`].
+    Args:
+        scores (`Tensor` of shape (B, K, h, w)): Logits or probabilities, on the feature grid or at the image's size.
+        size (`Sequence[int]`): Height and width of the maps.
+        is_probability (`bool`): Whether the scores are probabilities already. Otherwise the softmax is taken after
+            the enlargement.
+        dtype (`torch.dtype`): Of the class map.
 
     Returns:
-        The class map, and a float32 `Tensor` of its shape, in (0, 1].
+        The class map of [`class_map`], (B, *size), and the probabilities of its classes, (B, *size), float32, in
+        [0, 1].
     """
-    ids = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
-    confidence = torch.empty(ids.shape, device=logits.device)
-    for start, end, scores in _enlarge_in_pieces(logits, size):
-        confidence[:, start:end], ids[:, start:end] = largest_probability(scores)
+    ids = torch.empty((scores.shape[0], *size), dtype=dtype, device=scores.device)
+    confidence = torch.empty(ids.shape, device=scores.device)
+    for start, end, piece in _enlarge_in_pieces(scores, size):
+        confidence[:, start:end], ids[:, start:end] = (
+            piece.max(dim=1) if is_probability else largest_probability(piece)
+        )
     return ids, confidence
 
 
