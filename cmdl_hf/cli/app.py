@@ -1,20 +1,25 @@
 """The application: it collects the commands and prints user errors in one line."""
 
+import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from cyclopts import App, Parameter
-from huggingface_hub.errors import StrictDataclassError
+from cyclopts.exceptions import CycloptsError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 
 from .. import __version__
 from ..escaping import lines
 from .compare import compare
 from .data import check_data, prepare
+from .doctor import doctor
 from .evaluate import evaluate
 from .look import explore, predict
 from .share import convert, export, push
 from .sweep import sweep
 from .train import demo, read_recipe, train
+from .usage import explain_usage, is_about_file
 
 app = App(
     name="cmdl",
@@ -23,13 +28,48 @@ app = App(
     default_parameter=Parameter(negative_iterable=()),
     config=(read_recipe,),
 )
-for command in (demo, check_data, prepare, train, sweep, compare, evaluate, predict, explore, push, export, convert):
+for command in (
+    demo,
+    check_data,
+    prepare,
+    train,
+    sweep,
+    compare,
+    evaluate,
+    predict,
+    explore,
+    push,
+    export,
+    convert,
+    doctor,
+):
     app.command(command)
+
+
+_USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, HTTPError, StrictDataclassError)
+
+
+class _Announcement:
+    """Says that PyTorch is being imported, which takes seconds, when it is. A finder of modules that finds none."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if name == "torch" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            print("cmdl: loading PyTorch", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A user error prints its message and exits with status 1."""
+    announcement = _Announcement()
+    if os.environ.get("RANK", "0") == "0":
+        sys.meta_path.insert(0, announcement)
     try:
-        app(arguments, result_action="return_value")
-    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError, StrictDataclassError) as error:
+        app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        print(f"cmdl: {explain_usage(error)}", file=sys.stderr)
+        sys.exit(1 if is_about_file(error) else 2)
+    except _USER_ERRORS as error:
         sys.exit(lines(f"cmdl: {error}"))
+    finally:
+        if announcement in sys.meta_path:
+            sys.meta_path.remove(announcement)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..escaping import one_line
 from ..plugins import import_plugins
-from .options import Data, Plugins, logging_to_terminal
+from .options import Data, Plugins, logging_to_terminal, name_of_model
 from .predictions import print_predictions
 
 
@@ -105,7 +105,7 @@ def explore(
     /,
     *,
     data: Data,
-    out: Path,
+    out: Path | None = None,
     max_images: int | None = None,
     plugin: Plugins = (),
 ) -> None:
@@ -117,19 +117,22 @@ def explore(
 
     Args:
         model: Folder or Hub name of a CMDL model with distributions.
-        out: Folder to write to.
+        out: Folder to write to. Default: a folder in outputs/explore/, named after the model, the data set and the
+            split.
         max_images: Largest number of images to read. They are spread evenly over the split.
     """
     import_plugins(plugin)
     from ..explore import explore
 
+    split = data.split or "train"
+    out = out or Path("outputs/explore") / f"{name_of_model(model)}-{data.benchmark}-{split}"
     with logging_to_terminal():
         findings = explore(
             model,
             data.benchmark,
             out,
             data.data_dir,
-            split=data.split or "train",
+            split=split,
             max_images=max_images,
             id2label=data.id2label,
             merge_classes=data.merge_classes,

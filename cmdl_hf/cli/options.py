@@ -61,7 +61,7 @@ class TerminalFormatter(logging.Formatter):
 
 @contextmanager
 def logging_to_terminal() -> Iterator[None]:
-    """Print the log messages of cmdl_hf; of several processes, only the first prints them."""
+    """Print the log messages of cmdl_hf and others, each once; of several processes, only the first prints them."""
     from tqdm.contrib.logging import logging_redirect_tqdm
     from transformers.utils import logging as transformers_logging
 
@@ -69,6 +69,8 @@ def logging_to_terminal() -> Iterator[None]:
     handler.setFormatter(TerminalFormatter())
     logging.basicConfig(handlers=[handler])
     logging.getLogger("cmdl_hf").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    for library in ("huggingface_hub", "datasets"):  # whose own handlers would print each message a second time
+        logging.getLogger(library).handlers.clear()
     transformers_logging.disable_progress_bar()
     with logging_redirect_tqdm():
         yield

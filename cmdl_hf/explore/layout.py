@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..extras import install_command
+
 _PRINCIPAL_COMPONENTS = 50
 _NUM_ITERATIONS = 750  # of the t-SNE; nothing moves much after them
 
@@ -21,7 +23,7 @@ def check_scikit_learn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "exploring a model draws a t-SNE, which needs scikit-learn; install it with pip install 'cmdl_hf[explore]'"
+            f"exploring a model draws a t-SNE, which needs scikit-learn; install it with {install_command('explore')}"
         ) from error
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from .. import __version__
+from ..escaping import one_line
+from ..extras import install_command
 from ..files import check_can_write, new_file
 from ..inference import load_segmenter
 from ..visualization import default_palette
@@ -122,8 +124,11 @@ def export_model(
     with new_file(path) as unfinished:
         name, reference, image_processor = _load(model, image_processor, trust_remote_code)
         metadata = _describe(reference, name, image_processor)
+        logger.info("tracing the model")
         program, fixed_size = trace(reference, image_size, image_processor, has_classes="classes" in names)
+        logger.info("writing %s", one_line(path))
         run = _write(program, unfinished, format, opset, metadata | {"image_size": fixed_size}, names)
+        logger.info("comparing its logits with the model's")
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
     return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
 
@@ -145,7 +150,7 @@ def _check_options(path: Path, format: str, image_size: Sequence[int] | None, op
             raise ValueError(f"opset is only for format onnx, got opset={opset} with {format}; leave it out")
         return
     if missing := [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]:
-        raise ImportError(f"export to ONNX needs {' and '.join(missing)}: pip install 'cmdl_hf[export]'")
+        raise ImportError(f"export to ONNX needs {' and '.join(missing)}: {install_command('export')}")
 
 
 def _renamed(path: Path, format: str) -> Path:
@@ -225,7 +230,7 @@ def _open_onnx(path: Path, names: Sequence[str]) -> _Run | None:
     try:
         import onnxruntime
     except ImportError:
-        logger.warning("The file was not compared with the model, for which: pip install 'cmdl_hf[export]'")
+        logger.warning("The file was not compared with the model, for which: %s", install_command("export"))
         return None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, too

@@ -52,10 +52,17 @@ class CMDLTrainingArguments:
         backbone (`str`): Name of the backbone in timm.
         output_stride (`int`, *optional*): Stride of the backbone's last feature map. Only for backbones that can be
             dilated.
-        backbone_kwargs (`dict`, *optional*): Options of the backbone in timm.
+        backbone_kwargs (`dict`, *optional*): Options of the backbone in timm, such as --backbone-kwargs.pad_type same.
         hidden_size (`int`): Channels C of the heads and prototypes.
         attention_size (`int`): Channels T of the attention's queries, keys and values.
-        model_options (`dict`, *optional*): Further fields of CMDLConfig, such as num_distributions or assignment.
+        model_options (`dict`, *optional*): Further fields of CMDLConfig. As flags: --model-options.num_distributions 5
+            --model-options.assignment sample. In a YAML file: model_options: {num_distributions: 5, assignment:
+            sample}. The fields: num_distributions, assignment, voting, voting_temperature, use_hard_voting,
+            contrast_target, contrastive_temperature, intra_class_negative_weight, memory_momentum,
+            memory_momentum_warmup, memory_init, use_memory_fallback, is_memory_frozen, layer_scale_init_value,
+            sinkhorn_epsilon, sinkhorn_iterations, use_auxiliary_head, use_class_margin_reference, dropout,
+            pool_scales, aspp_dilations, criss_cross_recurrence, and NAME_weight for the losses segmentation_loss,
+            coarse_loss, auxiliary_loss, prototype_loss, contrastive_loss and class_margin_loss.
         memory_start (`str`): Start of the prototypes. random: random directions. data: a short pass over training
             images gives embeddings of each class, and their cluster centres become the prototypes.
         class_weights (`str`, *optional*): Weights of the classes in the cross-entropies. auto: computed from the

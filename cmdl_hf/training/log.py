@@ -11,6 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from ..extras import install_command, list_extras
 from ..files import append_text, without_nan, write_text
 from .curves import draw_curves
 from .trackers import Trackers
@@ -69,7 +70,8 @@ def check_trackers(names: Sequence[str]) -> None:
         raise ValueError(f"report_to: there is no tracker {unknown[0]!r}; the trackers are {', '.join(known)}")
     available = [tracker.value for tracker in get_available_trackers()]
     if missing := [name for name in names if name not in available]:
-        raise ImportError(f"report_to: {missing[0]} is not installed; install it with pip install {missing[0]}")
+        command = install_command(missing[0]) if missing[0] in list_extras() else f"pip install {missing[0]}"
+        raise ImportError(f"report_to: {missing[0]} is not installed; install it with {command}")
 
 
 def read_rows(folder: Path) -> list[dict[str, float]]:

@@ -5,17 +5,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
 from torch import nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
 _MAX_SECONDS = 0.3  # after which no further round begins
 
 
-def check_precision(accelerator: Accelerator) -> None:
+def check_precision(accelerator: "Accelerator") -> None:
     """Refuse fp16 on a CPU, and warn of bf16 where it is slower than float32.
 
     Raises:

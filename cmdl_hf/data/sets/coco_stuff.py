@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from ...extras import install_command
 from ...files import open_regular
 from ..label_table import IGNORE_INDEX, LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
@@ -148,7 +149,7 @@ def _read_mat(path: Path) -> Image.Image:
     try:
         from scipy.io import loadmat  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError("COCO-Stuff 10k has .mat masks, which need scipy: pip install scipy") from error
+        raise ImportError(f"COCO-Stuff 10k has .mat masks, which need scipy: {install_command('coco')}") from error
     with open_regular(path) as stream:
         content = stream.read()
     try:
