@@ -37,15 +37,10 @@ def check_weights(folder: Path) -> None:
         FileNotFoundError: if there are none, or shards are missing.
         ValueError: if there are shards beside a whole file, or shards without an index.
     """
+    check_one_shape(folder)
     names = {path.name for path in folder.iterdir()}
-    shards = {name for name in names if _is_weights(name) and name.endswith(".safetensors")} - {_SINGLE}
+    shards = _shards_in(names)
     index = folder / _INDICES[0]
-    if _SINGLE in names and (shards or index.name in names):
-        others = sorted(shards | ({index.name} & names))
-        raise ValueError(
-            f"{folder} holds weights of two shapes, {_SINGLE} and {others[0]}, and the former would be loaded; remove "
-            "those that are not of this model, or save it into a new folder"
-        )
     if index.is_file():
         if missing := sorted(_indexed(index) - names):
             raise FileNotFoundError(
@@ -58,6 +53,25 @@ def check_weights(folder: Path) -> None:
             f"{folder} contains no weights: it has no {_SINGLE}; save the model there with save_pretrained, or name "
             "the output folder of a run"
         )
+
+
+def check_one_shape(folder: Path) -> None:
+    """Refuse a folder of a model with a whole file of weights beside shards of others, which may be of another model.
+
+    Raises:
+        ValueError: if there are both. The message names a file of each.
+    """
+    names = {path.name for path in folder.iterdir()}
+    others = _shards_in(names) | ({_INDICES[0]} & names)
+    if _SINGLE in names and others:
+        raise ValueError(
+            f"{folder} holds weights of two shapes, {_SINGLE} and {min(others)}, and the former would be loaded; "
+            "remove those that are not of this model, or save it into a new folder"
+        )
+
+
+def _shards_in(names: set[str]) -> set[str]:
+    return {name for name in names if _is_weights(name) and name.endswith(".safetensors")} - {_SINGLE}
 
 
 def _is_weights(name: str) -> bool:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from .sending import list_dataset_files, snapshot_of
-from .uploading import with_retries
+from .uploading import explain, with_retries
 
 
 def check_can_push_dataset(repo_id: str) -> None:
@@ -20,7 +21,10 @@ def check_can_push_dataset(repo_id: str) -> None:
     """
     if repo_id.count("/") != 1 or not all(repo_id.split("/")):
         raise ValueError(f"a data set is pushed to organisation/name, found {repo_id!r}")
-    HfApi().whoami()
+    try:
+        HfApi().whoami()
+    except (HTTPError, OSError) as error:
+        raise explain(error, repo_id) from None
 
 
 def push_dataset(folder: str | Path, repo_id: str, private: bool = True) -> str:

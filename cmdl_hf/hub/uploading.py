@@ -75,7 +75,12 @@ def explain(error: Exception, repo_id: str) -> Exception:
     if isinstance(error, LocalTokenNotFoundError):
         return not_logged_in(repo_id)
     if not isinstance(error, HfHubHTTPError):
-        return error
+        if not isinstance(error, HTTPError):
+            return error
+        return ConnectionError(
+            f"{repo_id}: the Hub cannot be reached ({describe(error)}); check the network and HF_ENDPOINT "
+            f"({constants.ENDPOINT})"
+        )
     status = error.response.status_code
     namespace = repo_id.split("/")[0]
     if status == 401:

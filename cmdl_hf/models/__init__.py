@@ -9,7 +9,7 @@ from .assignment_cmdl import sinkhorn
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import CMDLDistributionLearning, CMDLProjectionHead, labels_on_grid
-from .hub_errors_cmdl import explain_hub_error
+from .hub_errors_cmdl import can_reach_hub, check_hub_name, explain_hub_error
 from .image_processing_cmdl import make_image_processor
 from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
@@ -34,6 +34,8 @@ __all__ = [
     "CMDLProjectionHead",
     "CMDLSemanticAggregation",
     "CMDLSemanticSegmenterOutput",
+    "can_reach_hub",
+    "check_hub_name",
     "check_timm_name",
     "check_timm_options",
     "check_transformers_config",

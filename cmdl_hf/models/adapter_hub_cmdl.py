@@ -15,7 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from .configuration_cmdl import CMDLConfig
-from .hub_errors_cmdl import explain_hub_error
+from .hub_errors_cmdl import can_reach_hub, check_hub_name, explain_hub_error
 from .saving_cmdl import refuse_links
 from .segmenter_cmdl import build_segmenter, describe_segmenter
 
@@ -86,6 +86,9 @@ class CMDLAdapterHubMixin(
             TypeError: if its options are to be changed.
         """
         name = str(pretrained_model_name_or_path)
+        if not Path(name).is_dir() and not kwargs.get("local_files_only"):
+            check_hub_name(pretrained_model_name_or_path)
+            kwargs["local_files_only"] = not can_reach_hub()
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except (OSError, HFValidationError) as error:

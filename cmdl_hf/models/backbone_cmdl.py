@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from .hub_errors_cmdl import can_reach_hub
+
+_WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm's repositories on the Hub
 
 
 def load_transformers_weights(
@@ -57,6 +62,11 @@ def load_timm_weights(
 
 def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Tensor]:
     """Download timm's weights by building the network, because timm then adapts them to `in_chans`."""
+    pretrained = timm.get_pretrained_cfg(config.backbone)
+    repo_id = pretrained.hf_hub_id if pretrained else None
+    is_here = repo_id and any(isinstance(try_to_load_from_cache(repo_id, name), str) for name in _WEIGHTS_FILES)
+    if repo_id and not is_here and not can_reach_hub():
+        raise _not_downloaded(config.backbone, repo_id, "the Hub cannot be reached")
     try:
         network = timm.create_model(
             config.backbone,
@@ -72,14 +82,17 @@ def _download(config: PreTrainedConfig, kwargs: dict[str, Any]) -> dict[str, Ten
             f"timm has no weights that fit {config.backbone} ({error}); pass a file: weights=FILE.safetensors"
         ) from error
     except Exception as error:  # errors of the HTTP client differ between releases of huggingface_hub
-        pretrained = timm.get_pretrained_cfg(config.backbone)
-        source = f"of https://huggingface.co/{pretrained.hf_hub_id} " if pretrained and pretrained.hf_hub_id else ""
-        raise OSError(
-            f"timm's weights for {config.backbone} could not be downloaded ({type(error).__name__}: {error}); connect "
-            f"to the network, or fetch model.safetensors {source}elsewhere and name the file: "
-            "--weights FILE.safetensors (in Python: weights='FILE.safetensors')"
-        ) from error
+        raise _not_downloaded(config.backbone, repo_id, f"{type(error).__name__}: {error}") from error
     return network.state_dict()
+
+
+def _not_downloaded(backbone: str, repo_id: str | None, reason: str) -> OSError:
+    source = f"of https://huggingface.co/{repo_id} " if repo_id else ""
+    return OSError(
+        f"timm's weights for {backbone} could not be downloaded ({reason}); connect to the network, or fetch "
+        f"model.safetensors {source}elsewhere and name the file: --weights FILE.safetensors (in Python: "
+        "weights='FILE.safetensors')"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
-"""Why the Hub did not hand out a model, in one sentence with the cure."""
+"""Whether to ask the Hub for a model, and why it did not hand one out, in one sentence with the cure."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -15,6 +17,42 @@ from huggingface_hub.errors import (
 )
 
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token that may read it"
+_PATIENCE = 10.0  # seconds until the Hub counts as out of reach
+_OWN_FOLDER = "outputs"  # where runs are written to
+_FILES = frozenset({".bin", ".ckpt", ".json", ".onnx", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".zip"})
+
+
+def check_hub_name(name: str | Path) -> None:
+    """Refuse a name that looks like a path, and is none here, before the Hub is asked for it.
+
+    Args:
+        name (`str` or `Path`): What is to be loaded, and is no folder.
+
+    Raises:
+        FileNotFoundError: if it is a `Path`, has more than one slash or the suffix of a file, starts like a path, or
+            its parent is a folder here.
+    """
+    text, path = str(name), Path(name)
+    parent = path.parent
+    if parent != Path() and parent.is_dir():
+        cure = f"; to take {text} from the Hub, work in another folder" if text == f"{parent.name}/{path.name}" else ""
+        raise FileNotFoundError(
+            f"{text} does not exist: the folder {parent} has no {path.name}; correct the path{cure}"
+        )
+    is_path = isinstance(name, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text
+    if is_path or text.startswith(f"{_OWN_FOLDER}/") or path.suffix.lower() in _FILES:
+        raise FileNotFoundError(f"there is no folder {text}; name the folder of a model, or ORG/NAME on the Hub")
+
+
+def can_reach_hub() -> bool:
+    """Ask the Hub for a sign of life, once. Its client would try for half a minute for every file."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except (HTTPError, OSError):
+        return False
+    return True
 
 
 def explain_hub_error(name: str, error: Exception) -> str | None:

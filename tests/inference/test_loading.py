@@ -87,6 +87,11 @@ def _with_damaged_config(folder):
     return folder
 
 
+def _with_shards_beside(folder):
+    (folder / "model.safetensors.index.json").write_text("{}")
+    return folder
+
+
 def _without_processor(folder):
     (folder / "preprocessor_config.json").unlink()
     return folder
@@ -104,15 +109,21 @@ def _of_another_kind(folder):
         (_without_weights, FileNotFoundError, "model.safetensors"),
         (_with_damaged_weights, ValueError, "cannot be loaded"),
         (_with_damaged_config, FileNotFoundError, "cannot be loaded"),
+        (_with_shards_beside, ValueError, "two shapes, model.safetensors and model.safetensors.index.json"),
         (_without_processor, FileNotFoundError, r"no image processor .*make_image_processor"),
         (_of_another_kind, ValueError, "not a semantic segmenter"),
         (lambda folder: folder / "model.safetensors", ValueError, "found the file"),
-        (lambda folder: folder / "missing", FileNotFoundError, "there is no folder"),
+        (lambda folder: folder / "missing", FileNotFoundError, "the folder .* has no missing; correct the path"),
         (lambda _: "./missing", FileNotFoundError, "there is no folder"),
         (
             lambda _: "outputs/nothere",
             FileNotFoundError,
-            "outputs/nothere cannot be loaded: there is no such folder here, and the Hub cannot be reached: correct "
+            "there is no folder outputs/nothere; name the folder of a model, or ORG/NAME on the Hub",
+        ),
+        (
+            lambda _: "nobody/nothing",
+            FileNotFoundError,
+            "nobody/nothing cannot be loaded: there is no such folder here, and the Hub cannot be reached: correct "
             "the path",
         ),
         (lambda _: "not a name!", FileNotFoundError, "cannot be loaded"),

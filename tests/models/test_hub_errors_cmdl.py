@@ -1,13 +1,18 @@
 """What a user reads when the Hub does not hand out a model: the cause, and what to do."""
 
+import time
+
 import huggingface_hub
 import pytest
 from hub_double import TOKEN, connected_hub
 from segmenters import segformer
+from torch import nn
+from transformers import TimmBackboneConfig
 
-from cmdl_hf import CMDLAdapter
+from cmdl_hf import CMDLAdapter, make_image_processor
 from cmdl_hf.inference import load_segmenter
 from cmdl_hf.models import explain_hub_error
+from cmdl_hf.models.backbone_cmdl import load_timm_weights
 
 
 @pytest.fixture
@@ -40,6 +45,61 @@ class TestEveryDoor:
             load("nobody/nothing")
 
 
+@pytest.mark.parametrize("load", [CMDLAdapter.from_pretrained, load_segmenter])
+class TestWithoutAsking:
+    """What looks like a path is refused at once; and a Hub that cannot be reached is asked once, not for minutes."""
+
+    @pytest.mark.parametrize(
+        "name",
+        ["./model", "../model", "/model", "~/model", "a/b/c", "outputs/run", "here/run", "model.safetensors", "a\\b"],
+    )
+    def test_names_that_look_like_paths(self, hub, load, name, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path)
+        requests = len(hub.log)
+        with pytest.raises(FileNotFoundError, match=r"there is no folder|does not exist: the folder"):
+            load(name)
+        assert len(hub.log) == requests
+
+    def test_a_folder_here_may_hide_a_name_of_the_hub(self, hub, load, tmp_path, monkeypatch):
+        (tmp_path / "me").mkdir()
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match="to take me/model from the Hub, work in another folder"):
+            load("me/model")
+
+    def test_nobody_answers(self, hub, load, monkeypatch, caplog):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        start = time.perf_counter()
+        with pytest.raises(OSError, match=r"nobody/nothing cannot be loaded: .*the Hub cannot be reached: ") as raised:
+            load("nobody/nothing")
+        assert time.perf_counter() - start < 5
+        assert "\n" not in str(raised.value)
+        assert "Retrying" not in caplog.text
+
+    def test_what_was_downloaded_is_used_where_nobody_answers(self, hub, load, monkeypatch, tmp_path):
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        kind = "model" if load is load_segmenter else "adapter"
+        if kind == "model":
+            segformer().save_pretrained(tmp_path / "saved")
+            make_image_processor().save_pretrained(tmp_path / "saved")
+            api = huggingface_hub.HfApi(endpoint=hub.url)
+            api.create_repo("me/model")
+            api.upload_folder(repo_id="me/model", folder_path=tmp_path / "saved")
+        load(f"me/{kind}")
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+        start = time.perf_counter()
+        load(f"me/{kind}")
+        assert time.perf_counter() - start < 5
+
+
+def test_timm_is_not_asked_where_nobody_answers(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("timm.create_model", None)
+    config = TimmBackboneConfig(backbone="resnet18.a1_in1k")
+    with pytest.raises(OSError, match=r"for resnet18.a1_in1k could not be downloaded \(the Hub cannot be reached\);"):
+        load_timm_weights(nn.Identity(), None, config, {})
+
+
 def test_a_repository_without_an_adapter(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     huggingface_hub.HfApi(endpoint=hub.url).create_repo("me/empty")
@@ -57,7 +117,7 @@ def test_a_cache_that_cannot_be_used(hub, tmp_path, monkeypatch):
 
 
 def test_a_name_that_looks_like_a_path(tmp_path):
-    with pytest.raises(OSError, match=rf"the folder {tmp_path} has no adaptor, and this is no name on the Hub"):
+    with pytest.raises(OSError, match=rf"the folder {tmp_path} has no adaptor; correct the path"):
         CMDLAdapter.from_pretrained(tmp_path / "adaptor")
 
 

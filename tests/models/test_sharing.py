@@ -70,6 +70,7 @@ def test_a_saved_folder_carries_the_sources_it_needs(folder):
             "context_registry",
             "cross_entropy",
             "distributions",
+            "hub_errors",
             "large_pieces",
             "layers",
             "losses",
