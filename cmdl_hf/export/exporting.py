@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from .. import __version__
-from ..escaping import one_line
 from ..extras import install_command
 from ..files import check_can_write, new_file
 from ..inference import load_segmenter
@@ -124,11 +123,8 @@ def export_model(
     with new_file(path) as unfinished:
         name, reference, image_processor = _load(model, image_processor, trust_remote_code)
         metadata = _describe(reference, name, image_processor)
-        logger.info("tracing the model")
         program, fixed_size = trace(reference, image_size, image_processor, has_classes="classes" in names)
-        logger.info("writing %s", one_line(path))
         run = _write(program, unfinished, format, opset, metadata | {"image_size": fixed_size}, names)
-        logger.info("comparing its logits with the model's")
         shapes, difference = ((), None) if run is None else _compare(reference, run, fixed_size)
     return ExportReport(path, path.stat().st_size, fixed_size, shapes, difference)
 
@@ -193,6 +189,7 @@ def _write(
     names: Sequence[str],
 ) -> _Run | None:
     """Write a program to a file, and load the file; returns what computes the outputs by it."""
+    logger.info("writing the file and comparing its logits with the model's")
     if format == "onnx":
         _write_onnx(program, unfinished, opset, metadata, names)
         return _open_onnx(unfinished, names)

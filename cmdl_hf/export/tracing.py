@@ -160,6 +160,7 @@ def trace(
 
 def _export(graph: nn.Module, shape: tuple[int, ...], is_any_size: bool) -> ExportedProgram:
     """Trace a graph with an example of shape (B, channels, H, W) for every batch size, and maybe every image size."""
+    logger.info("tracing the model")
     is_open = (True, False, is_any_size, is_any_size)
     dimensions = {i: Dim.DYNAMIC for i, is_dynamic in enumerate(is_open) if is_dynamic}
     with torch.no_grad():
