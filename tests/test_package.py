@@ -2,10 +2,13 @@
 
 import doctest
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,6 +83,51 @@ def test_a_mistyped_command_or_flag_is_an_error_that_names_the_nearest(arguments
     assert message in printed.out + printed.err
 
 
+def use_the_commands(cmdl, folder, environment):
+    """Train two steps, segment a scene, and explore the model, with the installed command line."""
+    load_synthetic(0, 0, 1)["test"][0]["image"].save(folder / "street.png")
+    tiny = ["--backbone", "mobilenetv3_small_050", "--hidden-size", "32", "--attention-size", "16"]
+    short = ["--max-steps", "2", "--total-batch-size", "2", "--num-workers", "0", "--no-test-split"]
+    for arguments in (
+        ["train", "synthetic", "--output-dir", "run", *tiny, *short],
+        ["predict", "run", "street.png", "--out", "segmented"],
+        [
+            "explore",
+            "run",
+            "--benchmark",
+            "synthetic",
+            "--split",
+            "validation",
+            "--max-images",
+            "2",
+            "--out",
+            "inside",
+        ],
+    ):
+        done = subprocess.run(
+            [cmdl, *arguments], check=False, capture_output=True, text=True, cwd=folder, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    assert (folder / "segmented" / "summary.json").is_file()
+    assert (folder / "inside" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_source_distribution_holds_what_the_wheel_is_made_of(tmp_path):
+    root = Path(__file__).parents[1]
+    ignored = shutil.ignore_patterns(".venv*", ".git", "outputs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(root, tmp_path / "source", ignore=ignored)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
+    subprocess.run(build, check=True, capture_output=True)  # the wheel is built from the source distribution
+    (wheel,), (source,) = (list((tmp_path / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    with zipfile.ZipFile(wheel) as files:
+        names = set(files.namelist())
+    package = {path.relative_to(root).as_posix() for path in (root / "cmdl_hf").rglob("*") if path.is_file()}
+    assert {name for name in package if "__pycache__" not in name} <= names
+    with tarfile.open(source) as files:
+        assert any(name.endswith("/README.md") for name in files.getnames())
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path):
     root = Path(__file__).parents[1]
@@ -106,7 +154,8 @@ assert cmdl_hf.CMDLForSemanticSegmentation(config).eval()(pixels).logits.shape[1
     assert result.returncode == 0, result.stderr
     cmdl = tmp_path / "site" / "bin" / "cmdl"
     recipes = subprocess.run([cmdl, "train", "--list"], check=True, capture_output=True, text=True, env=environment)
-    assert "camvid      CamVid, 11 classes" in recipes.stdout
+    assert re.search(r"^camvid +CamVid, 11 classes", recipes.stdout, flags=re.MULTILINE)
+    use_the_commands(cmdl, tmp_path, environment)
     command = [cmdl, "train", "camvid", "--data-dir", tmp_path / "none", "--output-dir", tmp_path / "out"]
     missing = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert "CamVid" in missing.stderr  # the recipe was found, and the data set was not
