@@ -93,7 +93,7 @@ def constants(room: str) -> dict[str, str]:
 
 def is_described(value: Any) -> bool:
     """Whether an object has a docstring of its own: classes and functions."""
-    return inspect.isclass(value) or inspect.isfunction(value)
+    return inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))
 
 
 def _describe_room(room: str) -> str:

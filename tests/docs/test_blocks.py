@@ -152,8 +152,8 @@ def test_the_python_of_a_page_runs(blocks, workplace, monkeypatch):
     [
         (["make", "demo", "DATA=x"], True),
         (["make", "coffee"], False),
-        (["python", "examples/finetune_own_data.py", "--max-steps", "5"], True),
-        (["python", "examples/finetune_own_data.py", "--steps", "5"], False),
+        (["python", "examples/adapter_comparison.py", "--num-seeds", "5"], True),
+        (["python", "examples/adapter_comparison.py", "--coffee", "5"], False),
         (["python3", "examples/none.py"], False),
         (["conda", "install"], False),
     ],
