@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..escaping import one_line
-from ..visualization import format_share
 
 _MAX_ROWS = 20
 _MAX_NAME = 24  # letters of a class
@@ -47,6 +46,8 @@ def _shorten(files: Sequence[str]) -> tuple[str, list[str]]:
 def _describe(row: dict[str, Any], room: int) -> str:
     """List the largest classes of an image or video, as many as fit in a line."""
     from rich.cells import cell_len
+
+    from ..visualization import format_share
 
     parts = [f"{one_line(entry['name'], _MAX_NAME)} {format_share(entry['share'])}" for entry in row["classes"]]
     start = f"{row['frames']} frames: " if "frames" in row else ""

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from .transforms import IMAGENET_STD as IMAGENET_STD
     from .transforms import EvalTransform as EvalTransform
     from .transforms import TrainTransform as TrainTransform
-    from .validation_split import VALIDATION_FRACTION as VALIDATION_FRACTION
-    from .validation_split import check_fraction as check_fraction
+    from .validation_fraction import VALIDATION_FRACTION as VALIDATION_FRACTION
+    from .validation_fraction import check_fraction as check_fraction
     from .validation_split import set_apart_validation as set_apart_validation
 
 _MODULE_OF = {
@@ -87,11 +87,11 @@ _MODULE_OF = {
     "StreamSampler": "stream",
     "TrainTransform": "transforms",
     "TrainingStream": "stream",
-    "VALIDATION_FRACTION": "validation_split",
+    "VALIDATION_FRACTION": "validation_fraction",
     "check_benchmark": "sets.benchmark",
     "check_classes": "loading",
     "check_data": "checking",
-    "check_fraction": "validation_split",
+    "check_fraction": "validation_fraction",
     "check_resize": "scale_crop",
     "check_trainable": "trainable",
     "check_transform": "augmentation",

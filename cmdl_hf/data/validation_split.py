@@ -16,11 +16,9 @@ import numpy as np
 
 from .sets.base import SegmentationDataset
 from .statistics import label_histogram
+from .validation_fraction import VALIDATION_FRACTION, check_fraction
 
 logger = logging.getLogger(__name__)
-
-VALIDATION_FRACTION = 0.2
-"""Share of the training images that is set apart by default."""
 
 _BATCH_SIZE = 16  # labels decoded at a time
 
@@ -75,14 +73,6 @@ def set_apart_validation(
         100 * count / len(rows),
     )
     return divided
-
-
-def check_fraction(fraction: float) -> None:
-    """Refuse a share of validation images that is not in (0, 1)."""
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"validation_fraction must lie in (0, 1), found {fraction}; to train on all images use --no-validation"
-        )
 
 
 def choose_fraction(model: str | Path, split: str) -> float:
