@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -24,18 +23,12 @@ def check(output_dir, printed, num_labels):
         assert len(picture.convert("RGB").getcolors(2**24)) > 50
 
 
-def test_on_generated_scenes_and_the_readme_on_its_folder(tmp_path, capsys, monkeypatch):
+def test_on_generated_scenes(tmp_path, capsys, monkeypatch):
     use_few_scenes(monkeypatch.setattr)
     main(["demo", "--output-dir", str(tmp_path / "demo"), "--max-steps", "2"])
     printed = capsys.readouterr().out
     assert printed.startswith("Training a plain FCN and CMDL-FCN on generated street scenes, 2 steps each.")
     check(tmp_path / "demo", printed, num_labels=8)
-
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    code = readme.split("Ten lines of Python")[1].split("```python\n")[1].split("```")[0]
-    assert "outputs/demo/model" in code
-    exec(code.replace("outputs/demo/model", str(tmp_path / "demo" / "model")), {})
-    assert "torch.Size([1, 16, 20])" in capsys.readouterr().out
 
 
 @pytest.mark.slow
