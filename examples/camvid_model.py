@@ -65,7 +65,7 @@ def measure_speed(folder: Path) -> dict[str, float]:
     pixel_values = torch.randn(1, 3, *IMAGE_SIZE)
     figures = {"pytorch_ms": median_milliseconds(lambda: model(pixel_values))}
     with tempfile.TemporaryDirectory() as scratch:
-        path = export_model(folder, Path(scratch) / "model.onnx").path
+        path = export_model(folder, Path(scratch) / "model.onnx", image_size=IMAGE_SIZE).path
         session = onnxruntime.InferenceSession(path)
         inputs = {"pixel_values": np.asarray(pixel_values)}
         figures["onnx_ms"] = median_milliseconds(lambda: session.run(["logits"], inputs))

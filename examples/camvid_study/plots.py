@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from differences import Arms, Difference
 from matplotlib.axes import Axes
@@ -27,7 +26,8 @@ def colour_of(name: str) -> str:
 
 def draw_arms(arms: Arms) -> Figure:
     """Plot a dot for each seed of each arm, on both splits."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 0.9 + 0.4 * len(arms)), sharey=True, layout="constrained")
+    figure = Figure(figsize=(8, 0.9 + 0.4 * len(arms)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     colours = {name: colour_of(name) for name in arms}
     for axis, split in zip(axes, ("validation", "test"), strict=True):
         values = {name: [row["scores"][split]["mean_iou"] for row in rows] for name, rows in arms.items()}
@@ -38,7 +38,8 @@ def draw_arms(arms: Arms) -> Figure:
 def draw_differences(arms: Arms, differences: Sequence[Difference]) -> Figure:
     """Plot the differences of each arm from the plain network and from the control, with 95 % intervals."""
     names = [name for name in arms if any(each.first == name for each in differences)]
-    figure, axes = plt.subplots(1, 2, figsize=(8, 1.5 + 0.45 * len(names)), sharey=True, layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.45 * len(names)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, other in zip(axes, ("plain", "control"), strict=True):
         for each in differences:
             if each.second.partition("-")[2] == other:
@@ -77,7 +78,8 @@ def draw_classes(arms: Arms, classes: Sequence[str], order: Sequence[int], rare:
     """
     shown = sorted(order, key=lambda index: index not in rare)  # stable: by pixels within each part
     frameworks = list(dict.fromkeys(name.partition("-")[0] for name in arms if name.endswith("-cmdl")))
-    figure, axes = plt.subplots(1, len(frameworks), figsize=(8, 5), sharey=True, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots(1, len(frameworks), sharey=True, squeeze=False)
     for axis, framework in zip(axes[0], frameworks, strict=True):
         pairs = [name for name in (f"{framework}-plain", f"{framework}-cmdl") if name in arms]
         ious = [100 * np.array([row["scores"]["test"]["per_class_iou"] for row in arms[name]]) for name in pairs]

@@ -8,7 +8,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -84,7 +83,8 @@ def write_page(sets: dict[str, Arms]) -> str:
 
 def draw(arms: Arms) -> Figure:
     """Plot the scores of every run, and how distinct the distributions of a class are."""
-    figure, axes = plt.subplots(1, 3, figsize=(9, 1 + 0.5 * len(arms)), sharey=True, layout="constrained")
+    figure = Figure(figsize=(9, 1 + 0.5 * len(arms)), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
     draw_spreads(axes[0], {arm: [row["both"] for row in rows] for arm, rows in arms.items()}, title="score")
     for axis, name, title in ((axes[1], "cosine", "cosine"), (axes[2], "effective_number", "effective number")):
         for height, rows in enumerate(arms.values()):

@@ -167,5 +167,5 @@ def test_who_is_not_logged_in_is_told_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(OSError, match="Token is required"):
+    with pytest.raises(PermissionError, match="you are not logged in to the Hub"):
         check_can_push_dataset("me/camvid")

@@ -321,7 +321,7 @@ def test_missing_and_empty_things_are_told_apart(folder, data, tmp_path):
     ):
         with pytest.raises((ValueError, OSError), match=re.escape(message)):
             explore(folder, **data | change)
-    for model, message in ((tmp_path / "empty", "no config.json"), (tmp_path / "nowhere", "there is no folder")):
+    for model, message in ((tmp_path / "empty", "no config.json"), (tmp_path / "nowhere", "nowhere does not exist")):
         with pytest.raises(FileNotFoundError, match=message):
             explore(model, **data)
     assert not any(data["output_dir"].iterdir())
@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(folder, data, t
 
 def test_missing_scikit_learn_names_the_extra(folder, data, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"pip install 'cmdl_hf\[explore\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[explore\]'"):
         explore(folder, **data)
 
 

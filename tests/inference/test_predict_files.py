@@ -343,7 +343,7 @@ def test_mistakes_are_told_in_one_line(folder, images, tmp_path, monkeypatch):
         "there is nothing to segment": [folder, *out],
         "is no image file, no folder with images": [folder, tmp_path / "empty", *out],
         "it has no config.json": [tmp_path / "empty", images, *out],
-        "there is no folder": [tmp_path / "missing", images, *out],
+        "missing does not exist": [tmp_path / "missing", images, *out],
         "cannot be loaded": ["nobody/nothing", images, *out],
         "is a file; name a folder to write to": [folder, images, "--out", tmp_path / "file"],
         "batch_size must be at least 1, found 0": [folder, images, *out, "--batch-size", 0],

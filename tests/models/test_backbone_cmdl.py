@@ -74,6 +74,7 @@ class TestBackboneWeights:
         model = self.make(make_config)
         calls = []
         monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: calls.append((name, kwargs)) or source)
+        monkeypatch.setattr("cmdl_hf.models.backbone_cmdl.can_reach_hub", lambda: True)
         model.load_backbone_weights()
         (name, settings), *others = calls
         assert not others

@@ -298,6 +298,9 @@ def test_only_the_writer_writes():
         "hub/sending.py": "into a snapshot of a name that nobody can foresee",
         "data/reading.py": "into memory",
         "explore/pictures.py": "into memory",
+        "inference/segmentation.py": "into memory",
+        "inference/calling.py": "an example in a docstring",
+        "data/own_preparing.py": "into a new folder of a name that nobody can foresee",
         "models/context_registry_cmdl.py": "beside a model, after refuse_links",
         "models/adapter_hub_cmdl.py": "beside a model, after refuse_links",
     }

@@ -244,7 +244,7 @@ def test_models_that_cannot_be_the_start_are_refused(same, tmp_path):
     SegformerImageProcessor().save_pretrained(tmp_path / "segformer")
     with pytest.raises(ValueError, match="no CMDL model but a SegformerForSemanticSegmentation"):
         load_start_model(tmp_path / "segformer")
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         load_start_model(tmp_path / "nothing")
     with pytest.raises(ValueError, match="leave out --weights timm, or --model"):
         run(RECIPE, tmp_path / "run", weights="timm", model=same)

@@ -91,7 +91,7 @@ def test_a_damaged_mat_file_is_named(make_10k, cache_dir, content):
 def test_missing_scipy_is_named(make_10k, cache_dir, monkeypatch):
     root = make_10k()
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match="pip install scipy"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[coco\]'"):
         load_benchmark("coco_stuff", root, cache_dir=cache_dir)
 
 
