@@ -11,14 +11,13 @@ import numpy as np
 from PIL import Image
 
 from ..escaping import MAX_NAME, one_line
+from ..extras import install_command
 from ..files import open_regular
 from ..images import MAX_PIXELS
 from .label_table import IGNORE_INDEX
 
 MAX_BYTES = 2_000_000_000
 """Largest JSON file that is read."""
-
-_INSTALL = 'pip install pycocotools, or with this package: pip install -e ".[coco]" in its checkout'
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def check_pycocotools() -> None:
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"polygons need pycocotools, which is not installed: {_INSTALL}") from error
+        raise ImportError(f"polygons need pycocotools, which is not installed: {install_command('coco')}") from error
 
 
 def read_coco(path: Path) -> CocoFile:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..escaping import MAX_NAME, one_line
+from ..extras import install_command
 from ..files import new_file, open_regular, write_bytes
 from ..images import UnfitImageError
 from ..progress import progress_bar
@@ -35,7 +36,7 @@ _MP4 = "mov"
 def check_av(video: Path) -> None:
     """Raise `ImportError` if PyAV, which reads videos, is not installed."""
     if importlib.util.find_spec("av") is None:
-        raise ImportError(f"{video} is a video, which needs PyAV: pip install av")
+        raise ImportError(f"{video} is a video, which needs PyAV: {install_command('video')}")
 
 
 def segment_video(segmenter: Segmenter, path: Path, writer: Writer, every: int, max_pixels: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from varied_models import make_varied
 
 from cmdl_hf import make_image_processor, segment
 from cmdl_hf.cli import main
+from cmdl_hf.extras import install_command
 from cmdl_hf.inference import predict_files
 
 NAMES = ["background", "=road", "car", "tree", "person"]
@@ -137,5 +138,5 @@ def test_without_pyav_the_cure_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").touch()
     message = predict(folder, tmp_path / "a.mp4", "--out", tmp_path / "out")
-    assert message.endswith("a.mp4 is a video, which needs PyAV: pip install av")
+    assert message.endswith(f"a.mp4 is a video, which needs PyAV: {install_command('video')}")
     assert not (tmp_path / "out").exists()
