@@ -1,6 +1,5 @@
 """Export segmenters to one file, and compare this file with the model."""
 
-import copy
 import importlib.util
 import json
 import logging
@@ -19,6 +18,7 @@ from ..extras import install_command
 from ..files import check_can_write, new_file
 from ..inference import load_segmenter
 from ..visualization import default_palette
+from .gathering import copy_to_cpu
 from .preprocessing import describe_preprocessing
 from .tracing import first_line, num_channels, trace
 
@@ -156,7 +156,7 @@ def _renamed(path: Path, format: str) -> Path:
 def _load(model: nn.Module | str | Path, image_processor: Any, trust_remote_code: bool) -> tuple[str, nn.Module, Any]:
     """Name the model, and load it if only its name is given: in float32, in eval mode, on the CPU."""
     if isinstance(model, nn.Module):
-        return type(model).__name__, copy.deepcopy(model).cpu().float().eval(), image_processor
+        return type(model).__name__, copy_to_cpu(model).float().eval(), image_processor
     reference, image_processor = load_segmenter(model, trust_remote_code)
     return _name(model), reference.float(), image_processor
 
