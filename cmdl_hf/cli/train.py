@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter
 from cyclopts.config import Dict
+from cyclopts.exceptions import CycloptsError
 
 from .. import training
 from ..plugins import import_plugins
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from ..training import StartModel
 
 _DEFAULTS = CMDLTrainingArguments()
+_NOTHING_TO_TRAIN_ON = (
+    "a recipe or a data set is missing; type cmdl train synthetic (generated scenes, minutes on a CPU), cmdl train "
+    "own_small --data-dir FOLDER --id2label FILE (your own data) or another recipe of cmdl train --list, or add "
+    f"--benchmark NAME for the default settings, {_DEFAULTS.max_steps:,} steps"
+)
 _NO_FIELDS = ("output_dir", "data_dir", "id2label", "weights", "model", "push_to_hub", "private", "list")
 
 
@@ -113,13 +119,16 @@ def parse_recipe(words: Sequence[str]) -> CMDLTrainingArguments:
 
 def read_recipe(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Read the recipe of `cmdl train` and use its values for all flags that are not given."""
-    given = [argument for argument in arguments if argument.name == "RECIPE" and argument.tokens]
-    if commands == ("train",) and given:
-        path = find_recipe(given[0].tokens[0].value)
+    if commands != ("train",):
+        return
+    given = {argument.name: argument.tokens for argument in arguments if argument.tokens}
+    if "RECIPE" in given:
+        path = find_recipe(given["RECIPE"][0].value)
         recipe = read_yaml(path)
-        has_plugin_flag = any(argument.name == "--plugin" and argument.tokens for argument in arguments)
-        _check_recipe(path, recipe, has_plugin_flag)
+        _check_recipe(path, recipe, has_plugin_flag="--plugin" in given)
         Dict(recipe, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+    elif not {"--benchmark", "--list"} & given.keys():
+        raise CycloptsError(msg=_NOTHING_TO_TRAIN_ON, command_chain=commands)
 
 
 def _read(

@@ -55,7 +55,7 @@ def test_a_second_seed_and_another_setting_need_no_new_flag(tmp_path, monkeypatc
     (tmp_path / "mine.yaml").write_text("benchmark: synthetic\nbackbone: resnet18\nlearning_rate: 0.05\n")
     for flags in ([], ["--seed", "1"], ["--learning-rate", "0.05"], ["--learning-rate", "0.1", "--no-distributions"]):
         main(["train", "mine.yaml", *flags])
-    main(["train", "--backbone", "resnet18"])
+    main(["train", "--benchmark", "synthetic", "--backbone", "resnet18"])
     assert folders == [
         "synthetic-cmdl-fcn-resnet18-seed0",
         "synthetic-cmdl-fcn-resnet18-seed1",
