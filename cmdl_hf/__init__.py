@@ -26,7 +26,7 @@ _MODULE_OF = {
     "CMDLSemanticAggregation": "models",
     "CMDLSemanticSegmenterOutput": "models",
     "Segmentation": "inference",
-    "make_image_processor": "models",
+    "make_image_processor": "image_processing",
     "register_benchmark": "data",
     "register_context_module": "models",
     "register_transform": "data",

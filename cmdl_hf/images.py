@@ -141,6 +141,23 @@ def check_depth(image: Image.Image) -> None:
         )
 
 
+def check_given(image: Image.Image) -> None:
+    """Refuse a PIL image that somebody hands over, if RGB of 8 bits a channel cannot hold it.
+
+    Args:
+        image (PIL image): Of whatever origin. Of one that is opened and not decoded yet, the file is checked.
+
+    Raises:
+        UnfitImageError: if it cannot.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise UnfitImageError(
+            f"an image must have 8-bit channels, found mode {image.mode}", "scale its values to 0..255 first"
+        )
+    if getattr(image, "fp", None) is not None:  # not decoded yet, and Pillow would drop bits without a word
+        check_depth(image)
+
+
 def check_ids(image: Image.Image) -> None:
     """Refuse a mask whose numbers Pillow would stretch to its own depth: grey of 2 or 4 bits, or another maximum.
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..files import write_files
-from ..models import CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
+from ..image_processing import make_image_processor
+from ..models import CMDLConfig, CMDLForSemanticSegmentation
 
 BACKBONES = ("resnet50", "resnet50c", "resnet101", "resnet101c", "resnet152", "resnet152c")
 CONTEXT_MODULES = ("none", "ppm", "aspp")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..escaping import one_line
-from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, check_depth, read_image
+from ..images import MAX_PIXELS, UNREADABLE, check_given, read_image
 
 GivenImage: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -57,12 +57,7 @@ def _read_file(path: str | Path, max_pixels: int) -> Image.Image:
 
 
 def _convert(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        raise UnfitImageError(
-            f"an image must have 8-bit channels, found mode {image.mode}", "scale its values to 0..255 first"
-        )
-    if getattr(image, "fp", None) is not None:  # not decoded yet, and Pillow would drop bits without a word
-        check_depth(image)
+    check_given(image)
     return ImageOps.exif_transpose(image).convert("RGB")
 
 

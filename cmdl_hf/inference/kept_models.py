@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models import make_image_processor
+from ..image_processing import make_image_processor
 from .loading import choose_device, load_processor, load_segmenter
 
 MAX_KEPT = 2

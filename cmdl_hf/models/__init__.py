@@ -10,7 +10,6 @@ from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import CMDLDistributionLearning, CMDLProjectionHead, labels_on_grid
 from .hub_errors_cmdl import can_reach_hub, check_hub_name, explain_hub_error
-from .image_processing_cmdl import make_image_processor
 from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
 from .segmenter_cmdl import find_logits
@@ -46,7 +45,6 @@ __all__ = [
     "find_logits",
     "labels_on_grid",
     "list_frameworks",
-    "make_image_processor",
     "register_context_module",
     "scale_channels",
     "sinkhorn",

@@ -19,7 +19,8 @@ from ..diagnostics import effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
 from ..hub import HubPusher, write_card
-from ..models import CMDLForSemanticSegmentation, make_image_processor
+from ..image_processing import make_image_processor
+from ..models import CMDLForSemanticSegmentation
 from .arguments import CMDLTrainingArguments
 from .checkpoints import Checkpoints
 from .folder import LAST_MODEL, PICTURE_FILE, TRACKERS, RunFolder

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, pipeline
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation, make_image_processor
 
@@ -140,39 +140,6 @@ def test_image_segmentation_pipeline(folder):
     assert all(segment["mask"].size == image.size for segment in segments)
     covered = sum(np.asarray(segment["mask"]).astype(int) // 255 for segment in segments)
     assert (covered == 1).all()
-
-
-class TestImageProcessor:
-    def test_masks_are_untouched(self):
-        mask = torch.randint(0, 256, (37, 53), dtype=torch.uint8)
-        palette_mask = Image.fromarray(mask.numpy()).convert("P")
-        palette_mask.putdata(mask.flatten().tolist())
-        image = Image.new("RGB", (53, 37))
-        for given in (mask, palette_mask):
-            batch = make_image_processor()(image, segmentation_maps=given, return_tensors="pt")
-            assert batch["labels"].dtype == torch.int64
-            assert torch.equal(batch["labels"][0], mask.long())
-            assert batch["pixel_values"].shape == (1, 3, 37, 53)
-
-    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
-    def test_every_kind_of_image_becomes_rgb(self, mode):
-        batch = make_image_processor()(Image.new(mode, (8, 6)), return_tensors="pt")
-        assert batch["pixel_values"].shape == (1, 3, 6, 8)
-
-    def test_size_survives_a_round_trip(self, tmp_path):
-        make_image_processor({"height": 20, "width": 30}).save_pretrained(tmp_path)
-        processor = AutoImageProcessor.from_pretrained(tmp_path)
-        assert processor(Image.new("L", (53, 37)), return_tensors="pt")["pixel_values"].shape == (1, 3, 20, 30)
-
-    def test_logits_go_once_to_the_original_size(self, make_model):
-        image = Image.new("RGB", (75, 50))
-        processor = make_image_processor({"height": 64, "width": 96})
-        model = make_model().eval()
-        with torch.no_grad():
-            output = model(**processor(image, return_tensors="pt"))
-        (segmentation,) = processor.post_process_semantic_segmentation(output, target_sizes=[(50, 75)])
-        enlarged = torch.nn.functional.interpolate(output.logits, (50, 75), mode="bilinear", align_corners=False)
-        assert torch.equal(segmentation, enlarged.argmax(dim=1)[0])
 
 
 def test_a_save_in_another_shape_replaces_the_weights(make_model, tmp_path):
