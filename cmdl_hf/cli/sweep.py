@@ -1,7 +1,7 @@
 """The command `cmdl sweep`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +65,7 @@ def sweep(
     parse = partial(_parse, recipe, shared)
     start = None if model is None else load_start(model, parse([]))
     runs = plan(combinations, parse, folder, weights, start)
+    _check_finished(runs, parse, data_dir, id2label)
     if dry_run:
         print("\n".join(f"{run.state:<11}{run.name}" for run in runs))
         print(f"{len(runs)} runs in {folder}")
@@ -80,6 +81,20 @@ def sweep(
     _end(outcome, folder)
 
 
+def _check_finished(
+    runs: Sequence["PlannedRun"],
+    parse: Callable[[Sequence[str]], CMDLTrainingArguments],
+    data_dir: Path | None,
+    id2label: Path | None,
+) -> None:
+    """Refuse to count runs as finished that used other data."""
+    from ..sweep import check_data
+
+    if finished := [run for run in runs if run.state == "finished"]:
+        print(f"checking that the data of {len(finished)} finished runs are the same", file=sys.stderr, flush=True)
+        check_data(finished, parse, data_dir, id2label)
+
+
 def _end(outcome: "Outcome", folder: Path) -> None:
     """List the runs that failed, compare the others, and exit."""
     for name, reason in outcome.failed.items():
@@ -88,9 +103,7 @@ def _end(outcome: "Outcome", folder: Path) -> None:
         print("stopped by a signal; repeat the same command to continue", file=sys.stderr)
         sys.exit(INTERRUPTED)
     if outcome.finished:
-        from ..comparison import compare
-
-        show(compare([run.folder for run in outcome.finished], folder), folder)
+        show([run.folder for run in outcome.finished], folder)
     sys.exit(1 if outcome.failed else 0)
 
 

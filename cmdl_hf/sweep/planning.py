@@ -14,10 +14,16 @@ from ..training import (
     StartModel,
     check_recipe,
     describe_start,
+    describe_training_data,
     find_differences,
     format_value,
+    had_validation,
+    name_other_data,
     run_name,
 )
+
+_OF_DATA = ("benchmark", "use_validation", "validation_fraction", "merge_classes", "class_weights")
+"""Settings that change which data a run trains on."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,41 @@ def plan(
         runs[name] = PlannedRun(name, tuple(flags), folder / name)
         _check_place(runs[name].folder, args, weights, start)
     return list(runs.values())
+
+
+def check_data(
+    runs: Sequence[PlannedRun],
+    parse: Callable[[Sequence[str]], CMDLTrainingArguments],
+    data_dir: str | Path | None,
+    id2label: str | Path | None,
+) -> None:
+    """Refuse to count runs as finished that used other data. Runs that are to be continued check it themselves.
+
+    Args:
+        runs (`Sequence` of [`PlannedRun`]): The runs of a sweep. Nothing is read if none of them is finished.
+        parse (`Callable`): See `plan`.
+        data_dir (`str` or `Path`, *optional*): See `run`.
+        id2label (`str` or `Path`, *optional*): See `run`.
+
+    Raises:
+        FileExistsError: if a finished run used other images, masks, classes or class weights.
+        ValueError, OSError: if the data cannot be read.
+    """
+    here: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in runs:
+        facts = _read_facts(run.folder)
+        there = facts.get("data", {})
+        if not there or run.state != "finished":
+            continue
+        args, has_split = parse(run.flags), had_validation(facts)
+        key = (has_split, *(getattr(args, name) for name in _OF_DATA))
+        if key not in here:
+            here[key] = describe_training_data(args, data_dir, id2label, has_split)
+        if what := name_other_data(there, here[key]):
+            raise FileExistsError(
+                f"{run.folder} holds a finished run on other data ({what}); use the same data, name another folder "
+                "with --output-dir, or remove it to train it again"
+            )
 
 
 def _check_place(

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from .precision import bf16_slowdown as bf16_slowdown
     from .recipes import find_recipe as find_recipe
     from .recipes import list_recipes as list_recipes
+    from .running import describe_training_data as describe_training_data
     from .running import run as run
     from .running import train as train
+    from .same_data import had_validation as had_validation
+    from .same_data import name_other_data as name_other_data
     from .start_model import StartModel as StartModel
     from .start_model import load_start_model as load_start_model
     from .summary import format_results as format_results
@@ -41,17 +44,20 @@ _MODULE_OF = {
     "bf16_slowdown": "precision",
     "check_recipe": "checking",
     "describe_start": "folder",
+    "describe_training_data": "running",
     "draw_augmented": "augmented",
     "find_differences": "naming",
     "find_recipe": "recipes",
     "flatten": "naming",
     "format_results": "summary",
     "format_value": "naming",
+    "had_validation": "same_data",
     "list_recipes": "recipes",
     "load_start_model": "start_model",
     "make_config": "network",
     "make_model": "network",
     "make_transform": "transform",
+    "name_other_data": "same_data",
     "run": "running",
     "run_name": "naming",
     "save": "training_run",

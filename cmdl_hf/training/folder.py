@@ -14,6 +14,7 @@ from ..data import MERGE_FILE, SegmentationDataset, format_merge
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 from .arguments import FREE_TO_CHANGE, SHARING
+from .same_data import name_other_data
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +66,17 @@ class RunFolder:
         """Refuse to continue a run with other data.
 
         Args:
-            data (`Mapping`): Digests of the splits' ids and contents, names and weights of the classes. What a run of
-                an earlier version did not write down is not compared.
+            data (`Mapping`): As [`describe_data`] returns it. What a run of an earlier version did not write down is
+                not compared.
 
         Raises:
             FileExistsError: if the run used other data.
         """
-        there = self.facts.get("data", {})
-        differing = [name for name in there if name in data and there[name] != data[name]]
-        if not differing:
-            return
-        words = {"splits": "other images", "contents": "other images or masks under the same names"}
-        what = words.get(differing[0], "other classes") if differing != ["class_weights"] else "other class weights"
-        raise FileExistsError(
-            f"{self.path} holds a run on other data ({what}); use the same data to continue it, or name a new folder "
-            "with --output-dir"
-        )
+        if what := name_other_data(self.facts.get("data", {}), data):
+            raise FileExistsError(
+                f"{self.path} holds a run on other data ({what}); use the same data to continue it, or name a new "
+                "folder with --output-dir"
+            )
 
     def claim(self, facts: Mapping[str, Any]) -> None:
         """Make the folder, lock it, and write facts and recipe.

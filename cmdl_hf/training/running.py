@@ -24,8 +24,9 @@ from .arguments import CMDLTrainingArguments
 from .checking import check_names
 from .log import describe
 from .loop import TrainingLoop
-from .network import make_model
+from .network import find_class_weights, make_model
 from .pace import Pace
+from .same_data import describe_data
 from .start_model import StartModel, load_start_model
 from .training_run import TrainingRun, next_multiple
 
@@ -173,6 +174,27 @@ def load_training_data(
         dataset = merge_classes(dataset, args.merge_classes)
     check_trainable(dataset, title)
     return dataset
+
+
+def describe_training_data(
+    args: CMDLTrainingArguments,
+    data_dir: str | Path | None,
+    id2label: str | Path | None,
+    had_validation: bool | None = None,
+) -> dict[str, Any]:
+    """Describe the data that a recipe trains on, as `run.json` holds them under `data`.
+
+    Args:
+        args (`CMDLTrainingArguments`): The recipe.
+        data_dir (`str` or `Path`, *optional*): See `load_data`.
+        id2label (`str` or `Path`, *optional*): See `load_data`.
+        had_validation (`bool`, *optional*): See `load_training_data`.
+
+    Raises:
+        ValueError, OSError: as `load_training_data`, or if the file of class weights cannot be read.
+    """
+    dataset = load_training_data(args, data_dir, id2label, had_validation)
+    return describe_data(dataset, find_class_weights(args.class_weights, dataset))
 
 
 def _go_through(training_run: TrainingRun) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..data import SegmentationDataset, content_digest, ids_digest
+from ..data import SegmentationDataset
 from ..diagnostics import effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
@@ -28,6 +28,7 @@ from .log import TrainingLog
 from .loop import TrainingLoop
 from .memory_start import start_memory_from_data
 from .pictures import draw_example, paint_validation
+from .same_data import describe_data, had_validation
 from .scoring import has_labels, score
 from .start_model import StartModel
 from .transform import make_transform
@@ -96,8 +97,7 @@ class TrainingRun:
     @property
     def had_validation(self) -> bool | None:
         """Whether the run that continues had a validation split; `None` for a new run."""
-        splits = self._place.facts.get("data", {}).get("splits") or self._place.facts.get("num_images")
-        return None if splits is None else "validation" in splits
+        return had_validation(self._place.facts)
 
     def begin(self, dataset: SegmentationDataset, model: CMDLForSemanticSegmentation) -> None:
         """Make the folder, prepare the loop, and load the newest complete checkpoint, if there is one.
@@ -112,7 +112,7 @@ class TrainingRun:
         """
         self.dataset = dataset
         self.model = model
-        self._data = self._describe_data()
+        self._data = describe_data(dataset, model.config.class_weights)
         self._place.check_data(self._data)
         if self.args.patience is not None and not has_labels(dataset, "validation"):
             raise ValueError("patience needs a validation split with labels; add one, or leave patience out")
@@ -298,17 +298,6 @@ class TrainingRun:
 
     def _write_facts(self, is_finished: bool = False) -> None:
         self._place.write_facts(self._describe_run(is_finished))
-
-    def _describe_data(self) -> dict[str, Any]:
-        """Describe the data, so that other data are recognised: ids and content, names and weights of the classes."""
-        is_main = PartialState().is_main_process  # reads the files for all processes
-        contents = {split: content_digest(rows) for split, rows in self.dataset.items()} if is_main else None
-        return {
-            "splits": {split: ids_digest(rows) for split, rows in self.dataset.items()},
-            "contents": broadcast_object_list([contents])[0],
-            "classes": list(self.dataset.id2label.values()),
-            "class_weights": self.model.config.class_weights,
-        }
 
     def _describe_set_apart(self) -> dict[str, Any] | None:
         """Describe the validation images that were set apart from the training images; `None` if none were."""

@@ -1,14 +1,18 @@
 """`cmdl sweep` from the command line to the comparison; the trainings are short, or folders made by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from finished_runs import make_counts, write_run
+from PIL import Image
 
 from cmdl_hf.cli import main
 from cmdl_hf.cli.train import parse_recipe
 from cmdl_hf.evaluation import read_counts
 from cmdl_hf.sweep import Outcome
+from cmdl_hf.training import describe_training_data
 
 RECIPE = """
 benchmark: synthetic
@@ -46,7 +50,7 @@ def trained(monkeypatch):
                 names.append(run.name)
                 recipe = {key: value for key, value in vars(args).items() if key != "seed"}
                 counts = {"validation": make_counts(10 * (args.learning_rate - 0.01), args.seed)}
-                write_run(run.folder, counts, seed=args.seed, **recipe)
+                write_run(run.folder, counts, {"data": {}}, seed=args.seed, **recipe)  # of an earlier version
         outcome.finished = [run for run in runs if run.state == "finished"]
         outcome.failed = {run.name: "no memory" for run in runs if run.state == "new"}
         return outcome
@@ -139,6 +143,68 @@ def test_folders_of_other_runs_and_files_are_refused(recipe, tmp_path, trained):
     write_run(folder, **vars(replace(args, max_steps=5, num_workers=4)))
     assert "holds a run of another recipe (max_steps was 5 and is now 4)" in _run(recipe)
     assert trained == []
+
+
+@pytest.fixture
+def own(recipe, tmp_path, monkeypatch):
+    """Words of a sweep on ten flat pairs without validation split, with merged and weighted classes."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for kind in ("images", "masks"):
+        (tmp_path / "own" / kind).mkdir(parents=True)
+    for index in range(10):
+        ids = np.random.default_rng(index).integers(0, 3, (32, 32), dtype=np.uint8)
+        Image.fromarray(ids).save(tmp_path / f"own/masks/{index}.png")
+        Image.fromarray(np.stack([80 * ids] * 3, axis=-1)).save(tmp_path / f"own/images/{index}.png")
+    (tmp_path / "classes.txt").write_text("ground\nleaf\nroot\n")
+    (tmp_path / "merge.csv").write_text("from,to\nroot,ground\n")
+    (tmp_path / "weights.json").write_text("[1, 2]")
+    own = RECIPE.replace("synthetic", "own") + "merge_classes: merge.csv\nclass_weights: weights.json\n"
+    (tmp_path / recipe).write_text(own)
+    return [recipe, "--data-dir", "own", "--id2label", "classes.txt"]
+
+
+def _invert(path):
+    with Image.open(path) as image:
+        changed = image.point(lambda value: 1 - min(value, 1))
+    changed.save(path)
+
+
+CHANGES = {
+    "nothing": (lambda: None, None),
+    "masks": (lambda: _invert("own/masks/3.png"), "other images or masks under the same names"),
+    "images": (lambda: _invert("own/images/3.png"), "other images or masks under the same names"),
+    "files": (lambda: [file.unlink() for file in Path("own").glob("*/3.png")], "other images"),
+    "names": (lambda: Path("classes.txt").write_text("ground\ntree\nroot\n"), "other classes"),
+    "merging": (lambda: Path("merge.csv").write_text("from,to\nroot,leaf\n"), "other images or masks under the same"),
+    "weights": (lambda: Path("weights.json").write_text("[1, 3]"), "other class weights"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
+def test_finished_runs_on_other_data_do_not_count(own, tmp_path, trained, capsys, change, words):
+    args = parse_recipe(own[:1])
+    folder = tmp_path / "outputs/small-sweep/own-cmdl-fcn-mobilenetv3_small_050-seed0"
+    data = describe_training_data(args, *map(Path, own[2::2]))
+    write_run(folder, facts={"data": data}, **vars(args))
+    change()
+    found = _run(*own)
+    assert "checking that the data of 1 finished runs are the same" in capsys.readouterr().err
+    if words is None:
+        assert found == 0
+    else:
+        assert f"{folder.name} holds a finished run on other data ({words}" in found
+        assert "name another folder with --output-dir, or remove it to train it again" in found
+    assert trained == []
+
+
+@pytest.mark.slow
+def test_a_sweep_on_own_data_is_kept_until_a_mask_changes(own, capfd):
+    words = [*own, "--set", "validation_fraction=0.2,0.3"]
+    assert _run(*words) == 0
+    assert _run(*words) == 0
+    assert "2 of 2 runs are finished already" in capfd.readouterr().out
+    _invert("own/masks/3.png")
+    assert "holds a finished run on other data (other images or masks" in _run(*words)
 
 
 @pytest.mark.slow
