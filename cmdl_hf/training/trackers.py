@@ -20,6 +20,7 @@ _GROUPS = {
     "dead_": "distributions",
     "duplicate_": "distributions",
     "distinct_": "distributions",
+    "cosine_within_": "distributions",
     "class_margin_": "loss",
 }
 

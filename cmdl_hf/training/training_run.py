@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data import SegmentationDataset
-from ..diagnostics import effective_number
+from ..diagnostics import cosine_within_class, effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
 from ..hub import HubPusher, write_card
@@ -234,7 +234,11 @@ class TrainingRun:
         return score(model, self.dataset, split, self.args, self.loop.accelerator)
 
     def _evaluate(self) -> None:
-        """Save the model as the last one, score it on the validation split, and save it as the best if it is."""
+        """Save the model as the last one, score it on the validation split, and save it as the best if it is.
+
+        The row has `validation_*` scores, the numbers of `dead_distributions` and `duplicate_distributions`, and as
+        means over the classes `distinct_distributions` and `cosine_within_class`, as `cmdl_hf.diagnostics` has them.
+        """
         loop, metric = self.loop, self.args.best_metric
         loop.share_model()
         model = cast(PreTrainedModel, loop.scored_model)
@@ -258,6 +262,7 @@ class TrainingRun:
             row["dead_distributions"] = int(bank.find_dead().sum())
             row["duplicate_distributions"] = int(bank.find_duplicates().sum())
             row["distinct_distributions"] = float(effective_number(bank.prototypes).mean())
+            row["cosine_within_class"] = float(cosine_within_class(bank.prototypes).mean())
         if loop.accelerator.is_main_process:
             if is_best:
                 save(model, self.folder, self.args)

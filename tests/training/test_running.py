@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor
 from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.cli import main
 from cmdl_hf.data import EvalTransform, SegmentationDataset, TrainTransform, load_synthetic
+from cmdl_hf.diagnostics import cosine_within_class, effective_number
 from cmdl_hf.evaluation import evaluate, read_counts
 from cmdl_hf.inference import whole_image_logits
 from cmdl_hf.metrics import SegmentationMetrics
@@ -150,6 +151,14 @@ class TestCommandLine:
             assert np.nanmean(correct / union) == pytest.approx(scores.pop(split)["mean_iou"])
             assert counts.protocol == "whole, original size"
         assert not scores
+
+    def test_an_evaluation_says_how_different_the_distributions_of_a_class_are(self, recipe, tmp_path):
+        main(["train", str(recipe), "--output-dir", str(tmp_path / "out"), "--max-steps", "2", "--no-test-split"])
+        row = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+        bank = CMDLForSemanticSegmentation.from_pretrained(tmp_path / "out" / "last").memory_bank
+        measures = {"cosine_within_class": cosine_within_class, "distinct_distributions": effective_number}
+        for name, measure in measures.items():
+            assert row[name] == pytest.approx(float(measure(bank.prototypes).mean()), abs=1e-5)
 
     @pytest.mark.parametrize(
         ("line", "flags", "message"),

@@ -18,6 +18,7 @@ ROW = {
     "validation_mean_iou": 0.5,
     "validation_mean_dice": math.nan,
     "dead_distributions": 3,
+    "cosine_within_class": 0.75,
 }
 
 
@@ -73,6 +74,7 @@ def test_what_a_run_logs_is_in_groups(make_log):
                 "loss/segmentation": 1.25,
                 "validation/mean_iou": 0.5,
                 "distributions/dead": 3,
+                "distributions/cosine_within_class": 0.75,
             },
         ),
         (2, {"validation_iou/road": 0.9, "validation_iou/traffic-light": 0.25}),
