@@ -1,11 +1,8 @@
 """The command `cmdl compare`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ..comparison import Comparison
 
 
 def compare(*runs: Path, out: Path = Path("outputs/comparison")) -> None:
@@ -22,15 +19,17 @@ def compare(*runs: Path, out: Path = Path("outputs/comparison")) -> None:
         runs: Output folders of cmdl train.
         out: Folder for comparison.md, with all tables, and comparison.png.
     """
-    from ..comparison import compare
-
-    show(compare(runs, out), out)
+    show(runs, out)
 
 
-def show(comparison: "Comparison", out: Path) -> None:
-    """Print the tables of a comparison, and where its files are."""
+def show(runs: Sequence[Path], out: Path) -> None:
+    """Compare runs, and print the tables and where the files are."""
     from rich.console import Console
 
+    from ..comparison import compare
+
+    print(f"cmdl: comparing {len(runs)} runs, with resamples of their images", file=sys.stderr, flush=True)
+    comparison = compare(runs, out)
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in comparison.tabulate():
         console.print(table.to_rich())

@@ -95,5 +95,6 @@ def convert(
     """
     from ..export import convert_reference_checkpoint
 
-    convert_reference_checkpoint(reference, output_dir, backbone, num_labels, context_module)
+    with logging_to_terminal():
+        convert_reference_checkpoint(reference, output_dir, backbone, num_labels, context_module)
     print(f"Saved to {output_dir}: load it with CMDLForSemanticSegmentation.from_pretrained({str(output_dir)!r})")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..escaping import MAX_NAME, code_span, one_line
@@ -65,6 +66,11 @@ class Comparison:
 
     def find_differences(self) -> list[Difference]:
         """Compare every group with the first one, on `split`."""
+        return self._differences
+
+    @cached_property
+    def _differences(self) -> list[Difference]:
+        """The differences: tables and picture show them, and resampling thousands of images takes long."""
         split = self.split
         block_size = find_block_size(len(self.groups[0].runs[0].counts[split].ids))
         resampled = [resample([run.counts[split].stacked for run in group.runs], block_size) for group in self.groups]

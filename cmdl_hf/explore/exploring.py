@@ -1,6 +1,7 @@
 """Explore what a model's class distributions have learned: numbers, examples and maps, on one page and in one file."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from .pictures import cut_patch, draw_strip, shrink, to_data_uri
 from .report import MapPanels, Pictures, render_report
 from .roles import ROLE_FIGURES, LabelledImage, measure_roles
 from .statistics import Cell, DistributionStatistics
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 FIGURES_FILE = "distributions.json"
@@ -237,6 +240,7 @@ def _draw(
         for place in progress_bar(shown, desc="Drawing maps", unit="image", leave=False)
     ]
     sample = statistics.sample
+    logger.info("laying out %d pixels and the distributions (t-SNE)", len(sample.pixel_embeddings))
     points, stars = lay_out(sample.pixel_embeddings, bank.prototypes)
     return Pictures(palette, strips, maps, points, sample.labels.cpu().numpy(), stars, (low, high))
 

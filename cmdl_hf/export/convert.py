@@ -1,5 +1,6 @@
 """Convert checkpoints of the public reference implementation (PyTorch files) to folders of this package."""
 
+import logging
 import os
 import pickle
 import re
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..escaping import one_line
 from ..files import write_files
 from ..image_processing import make_image_processor
 from ..models import CMDLConfig, CMDLForSemanticSegmentation
+
+logger = logging.getLogger(__name__)
 
 BACKBONES = ("resnet50", "resnet50c", "resnet101", "resnet101c", "resnet152", "resnet152c")
 CONTEXT_MODULES = ("none", "ppm", "aspp")
@@ -131,7 +135,9 @@ def convert_reference_checkpoint(
     if output_dir.is_dir() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} is not empty; name a new folder")
 
+    logger.info("reading %s", one_line(checkpoint))
     reference = load_reference_checkpoint(checkpoint)
+    logger.info("building the model with %s, and saving it", backbone)
     config = _config_of(reference, checkpoint, backbone, num_labels, context_module)
     model = CMDLForSemanticSegmentation(config).eval()
     model.load_state_dict(_rename_all(reference, model.state_dict(), checkpoint))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cmdl_hf.cli import main
 from cmdl_hf.comparison import compare, describe_spread, image_interval, seed_interval
+from cmdl_hf.comparison.intervals import resample
 
 
 @pytest.fixture
@@ -56,6 +57,18 @@ def test_table_page_and_picture_have_every_figure(runs, tmp_path, capsys):
     assert f"| {late:.3f} ± 0.000 | 120.5 ± 0.7 | 2.0 ± 0.0 |" in page
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_images_are_resampled_once_and_a_line_says_so_before(runs, tmp_path, capsys, monkeypatch):
+    calls = []
+
+    def count(*args):
+        calls.append(capsys.readouterr().err)
+        return resample(*args)
+
+    monkeypatch.setattr("cmdl_hf.comparison.comparing.resample", count)
+    main(["compare", *map(str, runs), "--out", str(tmp_path / "out")])
+    assert calls == [f"cmdl: comparing {len(runs)} runs, with resamples of their images\n", ""]
 
 
 def test_rare_classes_come_first_and_have_a_mean_of_their_own(runs, tmp_path):

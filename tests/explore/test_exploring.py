@@ -252,7 +252,8 @@ def test_the_command_prints_where_the_report_is(folder, data, capsys):
     options = {"--benchmark": "own", "--data-dir": data["data_dir"], "--id2label": data["id2label"]}
     options["--out"] = data["output_dir"]
     main(["explore", str(folder), *(str(word) for option in options.items() for word in option)])
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert "pixels and the distributions (t-SNE)" in told
     assert "5 images, 12 distributions" in printed
     assert "1 dead, 1 duplicates" in printed
     assert f"report: {data['output_dir'] / 'report.html'}" in printed
