@@ -92,24 +92,25 @@ def check_names(block, known):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with what the pages speak of: a demo's model, and own data."""
+    """A folder with what the pages speak of: a small model of CamVid's classes, images, and own data."""
     from tiny_models import TINY_BACKBONE
 
     from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
-    from cmdl_hf.data import load_synthetic
+    from cmdl_hf.data import LabelTable
 
     folder = tmp_path_factory.mktemp("pages")
-    scenes = load_synthetic(0, 0, 1)
+    classes = LabelTable.of("camvid")
     config = CMDLConfig(
         backbone_config=dict(TINY_BACKBONE),
-        id2label=scenes.id2label,
-        palette=scenes.palette,
+        id2label=classes.id2label,
+        palette=classes.palette,
         num_distributions=3,
         hidden_size=16,
         attention_size=8,
     )
-    CMDLForSemanticSegmentation(config).save_pretrained(folder / "outputs/demo/model")
-    make_image_processor().save_pretrained(folder / "outputs/demo/model")
+    CMDLForSemanticSegmentation(config).save_pretrained(folder / "model_cards/camvid")
+    make_image_processor().save_pretrained(folder / "model_cards/camvid")
+    (folder / "examples").symlink_to(ROOT / "examples")
     write_own_data(folder / "my_data")
     return folder
 
@@ -131,7 +132,7 @@ def test_a_shell_line_is_understood(words, monkeypatch):
     command, bound, _ = app.parse_args(command_line, exit_on_error=False, print_error=False)
     if not command_line[0].startswith("-"):
         assert command.__name__.replace("_", "-") == command_line[0]
-        assert bound.arguments
+        assert len(bound.arguments) > 0 or len(command_line) == 1
 
 
 @pytest.mark.parametrize("blocks", list(python_pages()))
