@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from .files import open_regular
+from .files import NotRegularError, open_regular
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats of the images that are read, whatever a file's name says."""
@@ -40,6 +40,9 @@ MAX_PIXELS = 178_956_970
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 """What is raised on files that are no whole image."""
+
+REFETCH = "fetch it again: it is damaged or not an image"
+"""What to do about a file that is no whole image."""
 
 _OPENERS: dict[str, Any] = {
     "BMP": BmpImagePlugin.BmpImageFile,
@@ -158,20 +161,48 @@ def check_given(image: Image.Image) -> None:
         check_depth(image)
 
 
-def check_ids(image: Image.Image) -> None:
-    """Refuse a mask whose numbers Pillow would stretch to its own depth: grey of 2 or 4 bits, or another maximum.
+def check_ids(image: Any) -> None:
+    """Refuse a mask of which Pillow would leave a band out, or whose numbers it would stretch to its own depth.
 
     Args:
-        image (PIL image): Of `open_image`, not decoded yet.
+        image (PIL image): Of `open_image`, not decoded yet. Grey of 2 or 4 bits, or of another maximum, is stretched.
 
     Raises:
         UnfitImageError: if it would.
     """
+    if image.format == "TIFF" and (bands := int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))) > 1:
+        raise UnfitImageError(
+            f"a mask must hold one class id per pixel, found {bands} bands", "save the class ids as one band"
+        )
     if image.mode in ("L", "I") and (maximum := _maximum(image)) not in (255, 65535, None):
         raise UnfitImageError(
             f"a grey mask must have numbers of 8 or 16 bits, found {maximum} as the largest possible",
             "save the class ids as an 8-bit single-channel PNG",
         )
+
+
+def load_whole(image: Any) -> None:
+    """Decode an image of `open_image`; of a PNG file, check the sums of its pixels, which Pillow passes over.
+
+    Raises:
+        Those of `open_image`, which `UNREADABLE` names.
+    """
+    if image.format == "PNG":
+        _check_sums(image.fp)
+    image.load()
+
+
+def explain_unreadable(error: Exception) -> str:
+    """Say in one line why an image cannot be read, and the cure.
+
+    Args:
+        error (`Exception`): One of `UNREADABLE`.
+    """
+    if isinstance(error, UnfitImageError | NotRegularError):
+        return f"{error.problem}; {error.cure}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be opened ({error.strerror}); put the file there, with the right to read it"
+    return f"cannot be decoded ({error or type(error).__name__}); {REFETCH}"
 
 
 def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -186,6 +217,7 @@ def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Imag
     """
     with open_image(source, max_pixels) as image:
         check_depth(image)
+        load_whole(image)
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -218,6 +250,8 @@ def _open(stream: BinaryIO, format: str) -> Image.Image:
     """Read a header."""
     try:
         return _OPENERS[format](stream, None)
+    except Image.DecompressionBombError as error:  # of the frame of a GIF file, which can be larger than its picture
+        raise UnfitImageError(f"has a frame that is too large: {error}", "save it as PNG") from error
     except (SyntaxError, IndexError, TypeError, KeyError, struct.error) as error:
         if format == "TIFF" and ("pixel" in str(error) or "index" in str(error)):
             raise UnfitImageError("has bands or bits of a kind that is not read", _THREE_BANDS) from error
@@ -241,6 +275,17 @@ def _check_samples(stream: BinaryIO) -> None:
         raise UnfitImageError(
             f"must have up to three bands of 8 bits and transparency, found {bands} bands of {bits} bits", _THREE_BANDS
         )
+
+
+def _check_sums(stream: BinaryIO) -> None:
+    """Refuse a PNG file in which the check sum of a chunk of pixels is wrong."""
+    position = stream.tell()
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
+        content, found = stream.read(int.from_bytes(head[:4], "big")), stream.read(4)
+        if head[4:] == b"IDAT" and zlib.crc32(content, zlib.crc32(b"IDAT")).to_bytes(4, "big") != found:
+            raise SyntaxError("the check sum of its pixels is wrong")
+    stream.seek(position)
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

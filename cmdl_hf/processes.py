@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from torch.utils.data import Dataset, default_collate
 
 from .plugins import import_plugins, imported_plugins
 
@@ -24,6 +25,39 @@ def start_processes() -> PartialState:
 def stop_flag() -> Any:
     """Return the flag whose `value` is set from a signal to stop until the end of this process."""
     return RawValue("b", False)  # without a lock, because a signal handler could wait for it forever
+
+
+class ReportingDataset(Dataset):
+    """Returns the error of a sample in its place: raised in a worker, its message would be the worker's traceback.
+
+    Args:
+        dataset (`Any`): Has `__getitem__` and, unless samples are drawn by a sampler, `__len__`.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a sample, or the error with which it cannot be read."""
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def collate_reported(samples: list[Any]) -> Any:
+    """Make a batch of samples of `ReportingDataset`, or return the first error among them."""
+    return next((sample for sample in samples if isinstance(sample, Exception)), None) or default_collate(samples)
+
+
+def raise_reported(batch: Any) -> Any:
+    """Return a sample or a batch of `ReportingDataset`, or raise the error that it is."""
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
 
 
 def worker_init() -> Callable[[int], None]:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 
 from ..escaping import one_line
 from ..files import NotRegularError
-from ..images import SUFFIXES, UNREADABLE, UnfitImageError, check_depth, check_ids, open_image
+from ..images import REFETCH, SUFFIXES, UNREADABLE, UnfitImageError, check_depth, check_ids, load_whole, open_image
 
 IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 """Suffixes of the files that are taken for images, in lower case."""
@@ -90,7 +90,7 @@ def decode(path: Path, content: bytes | None = None) -> Image.Image:
     """
     with _decoding(path, content) as image:
         check_depth(image)
-        image.load()
+        load_whole(image)
     return image
 
 
@@ -98,7 +98,7 @@ def _decode_ids(path: Path, content: bytes | None) -> Image.Image:
     """Decode a mask whose numbers Pillow leaves as they are."""
     with _decoding(path, content) as image:
         check_ids(image)
-        image.load()
+        load_whole(image)
     return image
 
 
@@ -189,7 +189,7 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
     with _decoding(path, content) as image:
         check_depth(image)
         if not _is_complete(image):
-            image.load()
+            load_whole(image)
         orientation = _orientation(image)
     if image.mode not in _IMAGE_MODES:
         raise BadFileError(path, f"an image must have 8-bit channels, found mode {image.mode}", "save it as RGB")
@@ -234,9 +234,7 @@ def _decoding(path: Path, content: bytes | None) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         size = path.stat().st_size if content is None else len(content)
-        raise BadFileError(
-            path, f"cannot be decoded ({size} bytes, {error})", "fetch it again: it is damaged or not an image"
-        ) from error
+        raise BadFileError(path, f"cannot be decoded ({size} bytes, {error})", REFETCH) from error
 
 
 def _is_complete(image: Image.Image) -> bool:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from .rows import read_row
+
 if TYPE_CHECKING:
     import datasets
 
@@ -45,7 +47,7 @@ class TrainingStream(Dataset):
         """Transform the sample at a position with its own random seed. torch's global generator is not changed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed_of(1, place))
-            return self.dataset[self.index(place)]
+            return read_row(self.dataset, self.index(place))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "seed": self.seed}

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import EvalTransform
+from ..data import EvalTransform, read_row
 from ..inference import MODEL_ERRORS, SegmentImages, explain_failure, find_device, segment_whole_images
 from ..metrics import SegmentationMetrics
-from ..processes import worker_init
+from ..processes import ReportingDataset, raise_reported, worker_init
 from ..progress import progress_bar
 
 SegmentConfidently: TypeAlias = Callable[[nn.Module, Tensor, Sequence[int]], tuple[Tensor, Tensor | None]]
@@ -104,14 +104,14 @@ def predict(
     was_training = model.training
     model.eval()
     loader = DataLoader(
-        dataset.with_transform(_TransformWithSize(transform)),
+        ReportingDataset(_Rows(dataset.with_transform(_TransformWithSize(transform)))),
         batch_size=None,
         num_workers=num_workers,
         worker_init_fn=worker_init(),
         generator=torch.Generator(),  # scoring must not use random numbers of a training
     )
     try:
-        for sample in progress_bar(loader, desc=description, unit="image", leave=False):
+        for sample in map(raise_reported, progress_bar(loader, desc=description, unit="image", leave=False)):
             try:
                 found = segment_images(model, sample["pixel_values"][None].to(device), sample["size"])
             except MODEL_ERRORS as error:
@@ -124,6 +124,19 @@ def predict(
             yield Prediction(sample["id"], class_ids[0], sample.get("labels"), sure)
     finally:
         model.train(was_training)
+
+
+class _Rows:
+    """The rows of a split; a file that cannot be decoded is named."""
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return read_row(self.rows, index)
 
 
 class _TransformWithSize:

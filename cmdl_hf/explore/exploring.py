@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import check_classes, load_split
+from ..data import check_classes, load_split, read_row
 from ..files import check_can_write, write_text
 from ..inference import MODEL_ERRORS, choose_device, class_map, explain_failure, load_segmenter, outlier_map
 from ..progress import progress_bar
@@ -141,7 +141,7 @@ class _Images:
         return len(self.indices)
 
     def __getitem__(self, place: int) -> tuple[Image.Image, np.ndarray]:
-        sample = self.dataset[self.indices[place]]
+        sample = read_row(self.dataset, self.indices[place])
         if sample["label"] is None:
             raise ValueError(
                 f"an exploration needs labels, and {sample['id']} has none; choose a split with public labels"

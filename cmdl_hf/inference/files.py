@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..escaping import one_line
-from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, read_image
+from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, explain_unreadable, read_image
 from ..progress import progress_bar
 from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
 from .images import is_video
@@ -164,7 +164,7 @@ def _read(
                 failures[path] += ", or raise the limit with --max-pixels if it comes from a source you trust"
             continue
         except UNREADABLE as error:
-            failures[path] = str(error) or type(error).__name__
+            failures[path] = explain_unreadable(error)
             continue
         except MemoryError:
             failures[path] = "does not fit into memory; make it smaller"

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..escaping import one_line
-from ..images import MAX_PIXELS, UNREADABLE, check_given, read_image
+from ..images import MAX_PIXELS, UNREADABLE, check_given, explain_unreadable, read_image
 
 GivenImage: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -53,7 +53,7 @@ def _read_file(path: str | Path, max_pixels: int) -> Image.Image:
     try:
         return read_image(Path(path), max_pixels)
     except UNREADABLE as error:
-        raise ValueError(f"{name} cannot be read: {str(error) or type(error).__name__}") from error
+        raise ValueError(f"{name}: {explain_unreadable(error)}") from error
 
 
 def _convert(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ..data import StreamSampler, TrainingStream, TrainTransform
 from ..inference import is_out_of_memory
-from ..processes import start_processes, worker_init
+from ..processes import ReportingDataset, collate_reported, raise_reported, start_processes, worker_init
 from .depthwise import replace_dilated_depthwise, restore_dilated_depthwise
 from .finite import check_losses, check_weights
 from .fully_sharded import check_launcher, gather_weights, prepare_sharding
@@ -308,7 +308,8 @@ class TrainingLoop:
         if self._batches is None:
             self._batches = iter(self._make_loader())
         device = self.accelerator.device
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(self._batches).items()}
+        batch = raise_reported(next(self._batches))
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format)
         return batch
 
@@ -321,8 +322,9 @@ class TrainingLoop:
             self.accelerator.num_processes,
         )
         return DataLoader(
-            self.stream,
+            ReportingDataset(self.stream),
             batch_sampler=sampler,
+            collate_fn=collate_reported,
             num_workers=self.args.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
             generator=torch.Generator(),  # otherwise the loader would use the random generator of dropout
