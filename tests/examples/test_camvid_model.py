@@ -26,9 +26,9 @@ def test_the_model_is_small_on_disk_and_loads_in_float32():
     assert AutoImageProcessor.from_pretrained(FOLDER).size == {"shortest_edge": 360, "longest_edge": 1280}
 
 
-def test_it_finds_road_and_sky_in_a_generated_street():
+def test_it_finds_buildings_and_sky_in_a_drawn_street():
     street = segment(FOLDER, ROOT / "examples/space/images/street_1.jpg")
-    assert {"Road", "Sky"} <= {name for name, share in street.shares.items() if share > 0.05}
+    assert {"Building", "Sky"} <= {name for name, share in street.shares.items() if share > 0.05}
     assert street.distribution_ids.shape == street.outliers.shape == street.ids.shape
 
 
