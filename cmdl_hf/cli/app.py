@@ -19,14 +19,14 @@ from .look import explore, predict
 from .share import convert, export, push
 from .sweep import sweep
 from .train import demo, read_recipe, train
-from .usage import explain_usage, is_about_file
+from .usage import explain_usage, is_about_file, refuse_fractions
 
 app = App(
     name="cmdl",
     version=__version__,
     help="Class-wise Multiple Distributions Learning for semantic segmentation.",
     default_parameter=Parameter(negative_iterable=()),
-    config=(read_recipe,),
+    config=(read_recipe, refuse_fractions),
 )
 for command in (
     demo,

@@ -14,6 +14,7 @@ from ..training import CMDLTrainingArguments, find_recipe
 from .compare import show
 from .options import INTERRUPTED, Plugins
 from .train import find_plugins, load_start, parse_recipe
+from .usage import explain_usage
 
 if TYPE_CHECKING:
     from ..sweep import Outcome, PlannedRun
@@ -112,5 +113,4 @@ def _parse(recipe: str, shared: Sequence[str], flags: Sequence[str]) -> CMDLTrai
     try:
         return find_plugins(parse_recipe([recipe, *flags, *shared]), recipe)
     except CycloptsError as error:
-        message = " ".join(str(error).split())
-        raise ValueError(f"{message.rstrip('.')}; cmdl train --help lists what each key takes") from error
+        raise ValueError(explain_usage(error)) from error

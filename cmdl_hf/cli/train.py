@@ -16,6 +16,7 @@ from ..plugins import import_plugins
 from ..training import CMDLTrainingArguments, find_recipe, run_name
 from ..yaml_files import read_yaml
 from .options import INTERRUPTED, logging_to_terminal
+from .usage import refuse_fractions
 
 if TYPE_CHECKING:
     from ..training import StartModel
@@ -138,7 +139,7 @@ def _read(
     return args
 
 
-_reader = App(name="cmdl", default_parameter=Parameter(negative_iterable=()), config=(read_recipe,))
+_reader = App(name="cmdl", default_parameter=Parameter(negative_iterable=()), config=(read_recipe, refuse_fractions))
 _reader.command(_read, name="train")
 
 

@@ -1,8 +1,10 @@
 """What to type instead: the command line's own errors, with the cure."""
 
 import re
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
+from cyclopts import App, ArgumentCollection
 from cyclopts.exceptions import CoercionError, CycloptsError, MissingArgumentError
 
 from ..escaping import one_line
@@ -31,6 +33,25 @@ def explain_usage(error: CycloptsError) -> str:
     else:
         text = re.sub(r"(?<!\.)\.$", "", str(error))
     return one_line(f"{text}; {' '.join(['cmdl', *(error.command_chain or ())])} --help tells more")
+
+
+def refuse_fractions(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse fractions where whole numbers are wanted; cyclopts rounds them, so that 1.5 would become 2.
+
+    Raises:
+        CoercionError: if there is one.
+    """
+    for argument in arguments:
+        for token in argument.tokens if _is_whole(argument.hint) else ():
+            with suppress(ValueError):
+                if not float(token.value).is_integer():
+                    raise CoercionError(argument=argument, token=token, target_type=int)
+
+
+def _is_whole(hint: Any) -> bool:
+    """Whether values of a type are whole numbers, or tuples of them."""
+    kinds = [kind for kind in get_args(hint) if kind not in (type(None), ...)]
+    return hint is int or (bool(kinds) and all(map(_is_whole, kinds)))
 
 
 def is_about_file(error: CycloptsError) -> bool:

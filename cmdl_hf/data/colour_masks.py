@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..escaping import MAX_NAME, one_line
 from ..files import read_utf8
+from .csv_rows import read_csv_rows
 from .label_table import COLUMNS, IGNORE_INDEX, Colour, Label, LabelTable
 from .reading import describe_counts
 
@@ -52,33 +53,35 @@ def read_colour_table(path: str | Path) -> LabelTable:
 
 def _parse(suffix: str, text: str) -> LabelTable:
     if suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
+        rows = read_csv_rows(text)
         columns = tuple(rows[0]) if rows else ()
         if columns == COLUMNS:
             return LabelTable.from_rows(rows)
         if columns != ("name", "red", "green", "blue"):
             raise ValueError(
                 f"expected the columns name,red,green,blue or {','.join(COLUMNS)}, found "
-                f"{one_line(','.join(map(str, columns)), MAX_NAME)}"
+                f"{one_line(','.join(columns), MAX_NAME)}; name them in the first line"
             )
         return _number([(row["name"], _colour([row["red"], row["green"], row["blue"]])) for row in rows])
     if suffix == ".json":
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError("expected an object that maps names to colours")
+            raise ValueError("expected an object that maps names to colours; write it so")
         return _number([(name, _colour(value)) for name, value in content.items()])
     if suffix == ".txt":
         lines = [line.split(None, 3) for line in text.splitlines() if line.strip()]
         if any(len(parts) != 4 for parts in lines):
             raise ValueError("every line must hold red, green, blue and a name, such as 64 128 64 Animal")
         return _number([(parts[3].strip(), _colour(parts[:3])) for parts in lines])
-    raise ValueError("colours are read from .csv, .json and .txt files")
+    raise ValueError("colours are read from .csv, .json and .txt files; save them as one of these")
 
 
 def _number(rows: Sequence[tuple[str, Colour]]) -> LabelTable:
     """Number the classes in the order of the file."""
     if repeated := [name for name, count in Counter(name for name, _ in rows).items() if count > 1]:
-        raise ValueError(f"every name must occur once, found {one_line(repeated[0], MAX_NAME)!r} several times")
+        raise ValueError(
+            f"every name must occur once, found {one_line(repeated[0], MAX_NAME)!r} several times; rename one"
+        )
     return LabelTable(tuple(Label(id_, id_, name, colour) for id_, (name, colour) in enumerate(rows)))
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from ..escaping import one_line
 from ..files import read_utf8
+from .csv_rows import read_csv_rows
 
 IGNORE_INDEX = 255
 """Train id of void pixels, which are ignored."""
@@ -62,10 +63,15 @@ class LabelTable:
             _check_row(row)
         raw_ids = [row.raw_id for row in self.rows]
         if repeated := sorted({raw_id for raw_id in raw_ids if raw_ids.count(raw_id) > 1}):
-            raise ValueError(f"a label table must have one row per raw id, found several for {repeated}")
+            raise ValueError(
+                f"a label table must have one row per raw id, found several for {repeated}; remove the others"
+            )
         train_ids = sorted({row.train_id for row in self.rows} - {IGNORE_INDEX})
         if not train_ids or train_ids != list(range(len(train_ids))):
-            raise ValueError(f"the train ids of a label table must be 0..K-1 (255 to ignore), found {train_ids}")
+            raise ValueError(
+                "the train ids of a label table must be 0..K-1 (255 to ignore), found "
+                f"{one_line(train_ids, 100)}; number the classes from 0 without gaps"
+            )
 
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, str]]) -> "LabelTable":
@@ -86,7 +92,7 @@ class LabelTable:
     def of(cls, name: str) -> "LabelTable":
         """Read the table `labels/<name>.csv` of this package."""
         text = (resources.files(__package__) / "labels" / f"{name}.csv").read_text(encoding="utf-8")
-        return cls.from_rows(csv.DictReader(text.splitlines()))
+        return cls.from_rows(read_csv_rows(text))
 
     @classmethod
     def from_names(cls, id2label: Mapping[int, str] | Sequence[str]) -> "LabelTable":
@@ -139,19 +145,25 @@ class LabelTable:
             if isinstance(content, dict):
                 if not all(id_.strip().isdecimal() for id_ in content):
                     raise ValueError(f"{_ID2LABEL}, found {one_line(content, 100)}; write them like that")
-                return cls.from_names({int(id_): name for id_, name in content.items()})
+                return cls.from_names(_without_repetition((int(id_), name) for id_, name in content.items()))
             if isinstance(content, list):
                 return cls.from_names(content)
-            raise ValueError("expected a list of names, or an object that maps ids to names")
+            kind = type(content).__name__
+            raise ValueError(
+                f"expected a list of names, or an object that maps ids to names, found {kind}; correct it"
+            )
         if suffix == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
+            rows = read_csv_rows(text)
             columns = tuple(rows[0]) if rows else ()
             if columns == ("id", "name"):
                 return cls.from_names(_without_repetition((_whole(row["id"]), row["name"]) for row in rows))
             if columns == COLUMNS:
                 return cls.from_rows(rows)
-            raise ValueError(f"expected the columns id,name or {','.join(COLUMNS)}, found {','.join(columns)}")
-        raise ValueError("class names are read from .txt, .json and .csv files")
+            raise ValueError(
+                f"expected the columns id,name or {','.join(COLUMNS)}, found {one_line(','.join(columns), 100)}; name "
+                "them in the first line"
+            )
+        raise ValueError("class names are read from .txt, .json and .csv files; save them as one of these")
 
     @property
     def raw_to_train(self) -> dict[int, int]:

@@ -82,9 +82,9 @@ def check_timm_name(name: Any) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
         base = str(name).partition(".")[0]
         nearest = difflib.get_close_matches(base, timm.list_models(), n=3)
-        cure = f"did you mean {', '.join(nearest)}?" if nearest else "timm.list_models() lists them"
+        cure = f": did you mean {', '.join(nearest)}?" if nearest else "; choose one of timm.list_models()."
         raise NotAllowedError(
-            f"backbone={_shorten(name)} is no architecture of timm {timm.__version__}: {cure} Names of repositories "
+            f"backbone={_shorten(name)} is no architecture of timm {timm.__version__}{cure} Names of repositories "
             "and folders are not taken"
         )
 

@@ -92,9 +92,13 @@ def test_every_benchmark_is_described(name):
         ),
         ("a.csv", "id,name\n0,leaf".encode("utf-16"), "a text file in UTF-8"),
         ("a.csv", "id,name\nzero,leaf", "must be whole numbers, found 'zero'; correct that row"),
-        ("a.csv", "id,name\n0,leaf\n1", "the name of class 1 must be a text, found None"),
+        ("a.csv", "id,name\n0,leaf\n1", "must have 2 cells, as the first one has, found 1"),
         ("a.csv", "id,name\n0,leaf\n0,root", "every id must occur once, found 0 twice"),
-        ("a.csv", "raw_id,train_id,name,red,green,blue\n0,0,leaf,0,0", "must be whole numbers, found nothing"),
+        (
+            "a.csv",
+            "raw_id,train_id,name,red,green,blue\n0,0,leaf,0,0",
+            "must have 6 cells, as the first one has, found 5",
+        ),
         (
             "a.csv",
             "raw_id,train_id,name,red,green,blue\n0,0,leaf,0,0,256",

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...escaping import MAX_NAME, one_line
 from ...files import read_utf8
+from ..csv_rows import read_csv_rows
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
 from ..listing import SplitFiles, absolute, pair_files
 from ..reading import IMAGE_SUFFIXES
@@ -215,7 +216,7 @@ def _read_rows(pairs_file: Path) -> list[dict[str, str]]:
     text = read_utf8(pairs_file)
     try:
         if pairs_file.suffix.lower() == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
+            rows: list[Any] = [*read_csv_rows(text)]
         else:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, csv.Error, RecursionError) as error:
