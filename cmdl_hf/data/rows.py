@@ -3,17 +3,18 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
-
-import datasets
+from typing import TYPE_CHECKING, Any
 
 from ..images import explain_unreadable
 from .reading import BadFileError
 
+if TYPE_CHECKING:
+    import datasets
+
 _UNDECODED = (OSError, SyntaxError, EOFError, struct.error, zlib.error)  # a ValueError is a transform's own
 
 
-def read_row(rows: datasets.Dataset, index: int) -> dict[str, Any]:
+def read_row(rows: "datasets.Dataset", index: int) -> dict[str, Any]:
     """Read a row, and name the file if its image cannot be decoded: loading looks only at an image's header and end.
 
     Args:
@@ -30,8 +31,10 @@ def read_row(rows: datasets.Dataset, index: int) -> dict[str, Any]:
         raise BadFileError(_find_name(rows, index), problem, cure) from error
 
 
-def _find_name(rows: datasets.Dataset, index: int) -> Path:
+def _find_name(rows: "datasets.Dataset", index: int) -> Path:
     """Return the image's file, or its id if the image is stored in the data set."""
+    import datasets
+
     columns = [name for name in ("image", "id") if name in rows.column_names]
     raw = rows.with_format(None).select_columns(columns).cast_column("image", datasets.Image(decode=False))[index]
     return Path(raw["image"]["path"] or str(raw.get("id", f"image {index}")))

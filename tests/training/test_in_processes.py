@@ -96,7 +96,7 @@ def _run_command(rank, num_processes, port, arguments):
     join(rank, num_processes, port)
     use_few_scenes()
     leave_out_pictures()
-    main(["train", *arguments])
+    main(["train", "synthetic", *arguments])
 
 
 def test_the_command_line_trains_scores_and_saves_in_two_processes(tmp_path):
