@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .transforms import IMAGENET_STD as IMAGENET_STD
     from .transforms import EvalTransform as EvalTransform
     from .transforms import TrainTransform as TrainTransform
+    from .validation_fraction import VALIDATION_FILE as VALIDATION_FILE
     from .validation_fraction import VALIDATION_FRACTION as VALIDATION_FRACTION
     from .validation_fraction import check_fraction as check_fraction
     from .validation_split import set_apart_validation as set_apart_validation
@@ -88,6 +89,7 @@ _MODULE_OF = {
     "StreamSampler": "stream",
     "TrainTransform": "transforms",
     "TrainingStream": "stream",
+    "VALIDATION_FILE": "validation_fraction",
     "VALIDATION_FRACTION": "validation_fraction",
     "check_benchmark": "sets.benchmark",
     "check_classes": "loading",

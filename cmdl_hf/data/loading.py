@@ -10,7 +10,7 @@ from .sets.base import SegmentationDataset
 from .sets.benchmark import BENCHMARKS, BenchmarkBuilder, check_benchmark, find_builder
 from .sets.own import load_folder, load_pairs
 from .sets.synthetic import load_synthetic
-from .validation_split import choose_fraction, set_apart_validation
+from .validation_split import divide_as_trained
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def load_split(
         id2label (`str` or `Path`, *optional*): See `load_data`.
         merged_by (`str` or `Path`, *optional*): File that merges classes, see `merge_classes`.
         model (`str` or `Path`): Folder of the model. From own data without validation split, the images are set apart
-            that its training set apart, see [`choose_fraction`].
+            that its training set apart, see [`divide_as_trained`].
 
     Raises:
         ValueError: if the data set or the split is unknown, or as `load_data` and `merge_classes` raise it.
@@ -141,8 +141,8 @@ def load_split(
         options = {} if merged_by else find_builder(benchmark).options_for(num_labels)
         dataset = load_benchmark(benchmark, data_dir, splits=[split], **options)
     lacks_validation = benchmark == "own" and "train" in dataset and "validation" not in dataset
-    if lacks_validation and (fraction := choose_fraction(model, split)):
-        dataset = set_apart_validation(dataset, fraction, str(data_dir))
+    if lacks_validation:
+        dataset = divide_as_trained(dataset, model, split, str(data_dir))
     if split not in dataset:
         raise ValueError(f"{benchmark} has the splits {', '.join(dataset)}, not {split}")
     return dataset if merged_by is None else merge_classes(dataset, merged_by)

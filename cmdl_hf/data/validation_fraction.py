@@ -3,6 +3,9 @@
 VALIDATION_FRACTION = 0.2
 """Share of the training images that is set apart by default."""
 
+VALIDATION_FILE = "validation_ids.txt"
+"""File of a run that lists the ids of the images set apart, one a line."""
+
 
 def check_fraction(fraction: float) -> None:
     """Refuse a share of validation images that is not in (0, 1)."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from .sets.base import SegmentationDataset
 from .statistics import label_histogram
-from .validation_fraction import VALIDATION_FRACTION, check_fraction
+from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fraction
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +55,13 @@ def set_apart_validation(
             "validation (--no-validation)"
         )
     is_apart = choose_validation(list(map(str, rows["id"][:])), find_classes(rows, dataset.num_labels), fraction)
-    splits = {
-        "train": rows.select(np.flatnonzero(~is_apart)),
-        "validation": rows.select(np.flatnonzero(is_apart)),
-        **{name: each for name, each in dataset.items() if name != "train"},
-    }
-    divided = dataset.with_splits(splits)
+    divided = _select_parts(dataset, is_apart)
     divided.validation_fraction = fraction
-    count = len(splits["validation"])
+    count = len(divided["validation"])
     logger.warning(
         "%s has no validation split: %d of its %d training images (%.0f %%) are set apart for validation and are not "
-        "trained on. Every time it is the same images. For cmdl train, --validation-fraction changes their share, "
-        "and --no-validation trains on all images.",
+        "trained on. The same images are set apart every time. For cmdl train, --validation-fraction changes their "
+        "share, and --no-validation trains on all images.",
         title,
         count,
         len(rows),
@@ -75,23 +70,59 @@ def set_apart_validation(
     return divided
 
 
-def choose_fraction(model: str | Path, split: str) -> float:
-    """Choose the share of own images that is set apart when a model is scored or explored.
+def divide_as_trained(
+    dataset: SegmentationDataset, model: str | Path, split: str, title: str = "the data set"
+) -> SegmentationDataset:
+    """Set those own images apart that the training of a model set apart, to score or to explore it.
 
     Args:
+        dataset (`SegmentationDataset`): With a train split and no validation split.
         model (`str` or `Path`): Folder of the model, or its name on the Hub.
         split (`str`): The split that is read.
+        title (`str`): Name of the data for messages.
 
     Returns:
-        `float`: if the folder holds a run on own data, the share of that run, or 0 if it set nothing apart, so that a
-        model is not validated on images that it was trained on. For other models 0.2 if the validation split is read,
-        else 0, so that the train split is whole.
+        `SegmentationDataset`: if the folder holds a run on own data, divided by its `validation_ids.txt`, so that a
+        model is not validated on images that it was trained on; undivided if the run set nothing apart. For other
+        models, a fifth is set apart if the validation split is read.
+
+    Raises:
+        ValueError: if the data hold no image that the run set apart.
     """
-    file = Path(model) / "run.json"
+    file, ids_file = Path(model) / "run.json", Path(model) / VALIDATION_FILE
     facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if facts.get("recipe", {}).get("benchmark") == "own":
-        return float((facts.get("set_apart") or {}).get("fraction", 0))
-    return VALIDATION_FRACTION if split == "validation" else 0.0
+    if facts.get("recipe", {}).get("benchmark") != "own":
+        return set_apart_validation(dataset, title=title) if split == "validation" else dataset
+    if not facts.get("set_apart"):
+        return dataset
+    if not ids_file.is_file():  # which is not pushed to the Hub
+        return set_apart_validation(dataset, float(facts["set_apart"]["fraction"]), title)
+    apart = ids_file.read_text(encoding="utf-8").splitlines()
+    is_apart = np.isin(list(map(str, dataset["train"]["id"][:])), apart)
+    if not is_apart.any():
+        raise ValueError(
+            f"{title} has none of the {len(apart)} images that the training of {model} set apart for validation "
+            f"({ids_file}); name the data that it was trained on, or score --split train"
+        )
+    logger.warning(
+        "%d of the %d images that the training of %s set apart for validation are in %s",
+        is_apart.sum(),
+        len(apart),
+        model,
+        title,
+    )
+    return _select_parts(dataset, is_apart)
+
+
+def _select_parts(dataset: SegmentationDataset, is_apart: np.ndarray) -> SegmentationDataset:
+    """Divide the train split into two, in the order of its images."""
+    rows = dataset["train"]
+    splits = {
+        "train": rows.select(np.flatnonzero(~is_apart)),
+        "validation": rows.select(np.flatnonzero(is_apart)),
+        **{name: each for name, each in dataset.items() if name != "train"},
+    }
+    return dataset.with_splits(splits)
 
 
 def find_classes(rows: datasets.Dataset, num_labels: int) -> np.ndarray:

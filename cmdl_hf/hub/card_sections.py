@@ -67,7 +67,7 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "merged classes": _merged(run),
         "network": f"{folder.network} on {folder.backbone}",
         "backbone starts from": None if folder.start else start or "scratch",
-        "all layers start from": folder.start and folder.start["name"],
+        "starts from the trained model": folder.start and folder.start["name"],
         "output stride": recipe.get("output_stride"),
         "images resized to": _edges(recipe.get("resize")),
         "crop": _size(recipe.get("crop_size")),

@@ -95,6 +95,7 @@ def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
         summary=summarize(folder),
         path=repo_id or "path/to/this/folder",
         has_code=has_code,
+        start=folder.start,
         trust=", trust_remote_code=True" if has_code else "",
         has_last=(folder.path / "last" / "config.json").is_file(),
         pictures={

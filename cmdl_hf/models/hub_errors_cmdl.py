@@ -95,7 +95,8 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, RevisionNotFoundError):
         return "the model on the Hub has no such revision: correct revision=..."
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError):
-        return "the Hub cannot be reached: correct the path, connect to the network, or unset HF_HUB_OFFLINE"
+        cure = "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "connect to the network"
+        return f"the Hub cannot be reached: correct the path, or {cure}"
     if isinstance(error, EntryNotFoundError):
         return "the repository on the Hub lacks a file of a model: name a repository with a saved model"
     if isinstance(error, HFValidationError):

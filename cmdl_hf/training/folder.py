@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import yaml
 
-from ..data import MERGE_FILE, SegmentationDataset, format_merge
+from ..data import MERGE_FILE, VALIDATION_FILE, SegmentationDataset, format_merge
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
 from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 from .arguments import FREE_TO_CHANGE, SHARING
@@ -22,7 +22,6 @@ RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
 SCORES_FILE = "scores.json"
 PICTURE_FILE = "predictions.png"
-VALIDATION_FILE = "validation_ids.txt"
 LAST_MODEL = "last"
 TRACKERS = "runs"
 

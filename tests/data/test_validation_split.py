@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cmdl_hf.data import SegmentationDataset, load_folder, load_split, load_synthetic, set_apart_validation
-from cmdl_hf.data.validation_split import choose_fraction, choose_validation
+from cmdl_hf.data.validation_split import choose_validation
 
 
 def _chosen(ids, present, fraction=0.2):
@@ -112,6 +112,16 @@ def test_a_model_is_scored_on_the_images_that_its_run_set_apart(
         record("own", **facts)
         with pytest.raises(ValueError, match="own has the splits train, not validation"):
             load_split(*options, run)
-    assert (choose_fraction("a/name", "train"), choose_fraction("a/name", "validation")) == (0.0, 0.2)
+    assert len(load_split("own", "train", *options[2:], "a/name")["train"]) == 10
     record("camvid")
-    assert choose_fraction(run, "validation") == 0.2
+    assert len(load_split(*options, run)["validation"]) == 2
+
+    record("own", set_apart={"fraction": 0.5})
+    (run / "validation_ids.txt").write_text("3\n5\nno longer there\n")
+    assert load_split(*options, run)["validation"]["id"][:] == ["3", "5"]
+    write_image(photos / "images/new.jpg")  # the split stays, though the folder has grown
+    write_mask(photos / "masks/new.png", [0, 1])
+    assert load_split(*options, run)["validation"]["id"][:] == ["3", "5"]
+    (run / "validation_ids.txt").write_text("of other data\n")
+    with pytest.raises(ValueError, match=r"has none of the 1 images that the training of .* set apart for validation"):
+        load_split(*options, run)

@@ -164,7 +164,7 @@ def test_a_card_names_the_model_that_the_training_started_from(model, tmp_path, 
     card, text = _write(make_run_folder(tmp_path, model, facts=facts, benchmark="synthetic"))
     assert card.data.to_dict().get("base_model") == base_model
     assert shown in text
-    assert "| all layers start from | " in text
+    assert "| starts from the trained model | " in text
     assert "backbone starts from" not in text
     assert card.data.license is None  # the terms of that model go on
     assert "drawn scenes. It" not in text
