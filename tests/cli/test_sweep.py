@@ -105,8 +105,8 @@ def test_a_stopped_sweep_has_the_exit_status_of_a_stopped_run(recipe, capsys, mo
     ("words", "message"),
     [
         (["--set", "max_stps=1"], "did you mean max_steps?"),
-        (["--set", "max_steps=3,many"], 'unable to convert "many" into int; cmdl train --help lists what each key'),
-        (["--set", "crop_size=3"], "--crop-size requires 2"),
+        (["--set", "max_steps=3,many"], 'unable to convert "many" into int; cmdl train --help tells more'),
+        (["--set", "crop_size=3"], "--crop-size takes 2 values"),
         (["--set", "optimizer=adam"], 'Choose from: "sgd", "adamw"'),
         (
             ["--set", "momentum=0.5,3"],
