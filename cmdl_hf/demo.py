@@ -92,7 +92,7 @@ def run_demo(
 def _announce(args: CMDLTrainingArguments, data_dir: str | Path | None) -> str:
     """Say what is trained, and how long that takes."""
     scenes = "generated street scenes" if data_dir is None else f"the images of {data_dir}"
-    length = " That takes two to three minutes on two CPU cores." if args == SYNTHETIC else ""
+    length = " That takes two to four minutes on two CPU cores." if args == SYNTHETIC else ""
     return f"Training a plain FCN and CMDL-FCN on {scenes}, {args.max_steps} steps each.{length}"
 
 
