@@ -87,7 +87,7 @@ def divide_as_trained(
         models, a fifth is set apart if the validation split is read.
 
     Raises:
-        ValueError: if the data hold no image that the run set apart.
+        ValueError: if the validation split is read, and the data hold no image that the run set apart.
     """
     file, ids_file = Path(model) / "run.json", Path(model) / VALIDATION_FILE
     facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -100,6 +100,8 @@ def divide_as_trained(
     apart = ids_file.read_text(encoding="utf-8").splitlines()
     is_apart = np.isin(list(map(str, dataset["train"]["id"][:])), apart)
     if not is_apart.any():
+        if split == "train":
+            return dataset
         raise ValueError(
             f"{title} has none of the {len(apart)} images that the training of {model} set apart for validation "
             f"({ids_file}); name the data that it was trained on, or score --split train"

@@ -207,8 +207,7 @@ class _Unfinished:
         self.distribution_ids = None if scores.nearest is None else self._empty(size, scores.nearest.dtype)
 
     def _empty(self, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        whole = torch.empty(size, dtype=dtype)
-        return whole.mT if self._is_wide else whole
+        return self._upright(torch.empty(size, dtype=dtype))
 
     def zeros(self, num_rows: int, length: int) -> Tensor:
         """Return zeros (K, rows, length) to sum scores in; the similarity is one class more."""
@@ -234,19 +233,20 @@ class _Unfinished:
         return ids
 
     def finish(self) -> Maps:
-        found = (self._ids, self._confidence, self.distribution_ids, self._outliers)
-        maps = [None if found_ is None else (found_.mT if self._is_wide else found_) for found_ in found]
-        return to_arrays(*maps)
+        others = (self._confidence, self.distribution_ids, self._outliers)
+        return to_arrays(self._upright(self._ids), *(None if each is None else self._upright(each) for each in others))
+
+    def _upright(self, values: Tensor) -> Tensor:
+        return values.mT if self._is_wide else values
 
 
 def to_arrays(
-    ids: Tensor | None,
+    ids: Tensor,
     confidence: Tensor | None = None,
     distribution_ids: Tensor | None = None,
     outliers: Tensor | None = None,
 ) -> Maps:
     """Convert maps to arrays on the CPU; class ids are unsigned."""
-    assert ids is not None
     array = ids.cpu().numpy()
     array = array if array.dtype == np.uint8 else array.astype(np.uint16)
     others = (None if values is None else values.cpu().numpy() for values in (confidence, distribution_ids, outliers))

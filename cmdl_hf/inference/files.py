@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..escaping import one_line
 from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, explain_unreadable, read_image
 from ..progress import progress_bar
 from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
@@ -69,11 +68,13 @@ def predict_files(
     network, processor = _load(model, trust_remote_code, device, dtype)
     if use_outlier_map and not getattr(network.config, "use_distributions", False):
         raise ValueError(f"an outlier map needs class distributions, and {model} has none; leave out --outlier-map")
-    segmenter = Segmenter(network, processor, batch_size, window, False, use_outlier_map)
+    segmenter = Segmenter(
+        network, processor, batch_size, window, with_confidence=False, with_distributions=use_outlier_map
+    )
     writer = Writer(Path(output_dir), targets, OverlayStyle(alpha, tuple(hide)), segmenter.classes)
     failures = _segment_images(segmenter, writer, use_outlier_map, max_pixels)
+    plain = Segmenter(network, processor, batch_size, window, with_confidence=False, with_distributions=False)
     for path in filter(is_video, targets):
-        plain = Segmenter(network, processor, batch_size, window, False, False)
         failures |= _segment_video(plain, writer, path, every, max_pixels)
     writer.write_summary(str(model), failures)
     return failures
@@ -99,7 +100,6 @@ def _load(
 ) -> tuple[nn.Module, object]:
     """Load a model, and say what it is."""
     place, precision = find_device_and_dtype(device, dtype)
-    logger.info("loading %s", one_line(model))
     network, processor = load_segmenter(model, trust_remote_code, precision)
     logger.info(
         "%s: %d classes, %s parameters, on %s in %s",

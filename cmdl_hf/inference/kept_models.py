@@ -7,6 +7,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 _kept: OrderedDict[_Key, Future[tuple[PreTrainedModel, Any]]] = OrderedDict()
 _looking = threading.Lock()
+_processors: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # of loaded models, each read once
 
 
 def take_model(
@@ -151,7 +153,9 @@ def _find_processor(model: nn.Module) -> Any:
     config: Any = model.config
     source = getattr(model, "name_or_path", "") or getattr(config, "name_or_path", "")
     if source:
-        return load_processor(source)
+        if model not in _processors:
+            _processors[model] = load_processor(source)
+        return _processors[model]
     if getattr(config, "model_type", "") == "cmdl":
         return make_image_processor()
     raise ValueError(

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,9 +21,6 @@ from ..visualization import LegendEntry, add_legend
 from .output_files import Writer, list_shares
 from .segmentation import Segmentation
 from .segmenter import Prepared, Segmenter
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -141,8 +141,8 @@ class StartModel:
         model = CMDLForSemanticSegmentation(self.make_config(args, dataset))
         is_kept = self._has_classes_of(dataset)
         anew = set() if is_kept else _class_tensors(model.config)
-        weights = {name: tensor for name, tensor in self.model.state_dict().items() if name not in anew}
-        model.load_state_dict(weights, strict=False)
+        new = {name: tensor for name, tensor in model.state_dict().items() if name in anew}
+        model.load_state_dict(self.model.state_dict() | new)
         self._tell(args, dataset, is_kept)
         if model.config.context_module_plugin is not None:
             check_remote_code(model)

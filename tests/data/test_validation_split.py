@@ -125,3 +125,4 @@ def test_a_model_is_scored_on_the_images_that_its_run_set_apart(
     (run / "validation_ids.txt").write_text("of other data\n")
     with pytest.raises(ValueError, match=r"has none of the 1 images that the training of .* set apart for validation"):
         load_split(*options, run)
+    assert len(load_split("own", "train", *options[2:], run)["train"]) == 11  # the cure that the message names
