@@ -11,6 +11,7 @@ from ..escaping import one_line
 from ..files import new_file
 from ..visualization import VOID_COLOR, Palette, colorize
 from .inspection import DoubtfulLabel, WorstImage
+from .summary import confused_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,9 +79,7 @@ def choose_classes(confusion: np.ndarray, most: int = _MOST_CLASSES) -> list[int
     K = len(confusion)
     if most >= K:
         return list(range(K))
-    totals = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
-    np.fill_diagonal(shares, 0)
+    shares = confused_shares(confusion)
     chosen: dict[int, None] = {}
     for place in np.argsort(-shares, axis=None, kind="stable"):
         for id_ in divmod(int(place), K):

@@ -65,6 +65,14 @@ def describe_worst(id2label: Mapping[int, str], scores: Mapping[str, Any]) -> st
     return "worst: " + ", ".join(f"`{one_line(id2label[id_], _NAME)}` ({100 * measured[id_]:.1f} %)" for id_ in worst)
 
 
+def confused_shares(confusion: np.ndarray) -> np.ndarray:
+    """Return the share of each class's pixels (row) that each other class (column) was predicted for, (K, K)."""
+    totals = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
+    np.fill_diagonal(shares, 0)
+    return shares
+
+
 def find_confused(confusion: np.ndarray, num_pairs: int = _NUM_PAIRS) -> list[tuple[int, int, float]]:
     """Find the pairs of classes of which the first is mistaken for the second most often.
 
@@ -76,9 +84,7 @@ def find_confused(confusion: np.ndarray, num_pairs: int = _NUM_PAIRS) -> list[tu
         `list`: label, prediction, and the share of the label's pixels that have this prediction, the largest first.
         Shares below 2 % are left out.
     """
-    totals = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
-    np.fill_diagonal(shares, 0)
+    shares = confused_shares(confusion)
     order = np.argsort(-shares, axis=None, kind="stable")[:num_pairs]
     pairs = [divmod(int(place), confusion.shape[1]) for place in order]
     return [

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from finished_runs import make_counts, write_run
+from own_data import write_flat_data
 from PIL import Image
 
 from cmdl_hf.cli import main
@@ -149,13 +149,7 @@ def test_folders_of_other_runs_and_files_are_refused(recipe, tmp_path, trained):
 def own(recipe, tmp_path, monkeypatch):
     """Words of a sweep on ten flat pairs without validation split, with merged and weighted classes."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    for kind in ("images", "masks"):
-        (tmp_path / "own" / kind).mkdir(parents=True)
-    for index in range(10):
-        ids = np.random.default_rng(index).integers(0, 3, (32, 32), dtype=np.uint8)
-        Image.fromarray(ids).save(tmp_path / f"own/masks/{index}.png")
-        Image.fromarray(np.stack([80 * ids] * 3, axis=-1)).save(tmp_path / f"own/images/{index}.png")
-    (tmp_path / "classes.txt").write_text("ground\nleaf\nroot\n")
+    write_flat_data(tmp_path)
     (tmp_path / "merge.csv").write_text("from,to\nroot,ground\n")
     (tmp_path / "weights.json").write_text("[1, 2]")
     own = RECIPE.replace("synthetic", "own") + "merge_classes: merge.csv\nclass_weights: weights.json\n"

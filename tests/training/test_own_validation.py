@@ -4,9 +4,8 @@ import dataclasses
 import json
 import logging
 
-import numpy as np
 import pytest
-from PIL import Image
+from own_data import write_flat_data
 from short_runs import leave_out_pictures
 
 from cmdl_hf.training import CMDLTrainingArguments, run, training_run
@@ -29,13 +28,7 @@ def train(tmp_path, monkeypatch):
     """Train on ten flat pairs; keywords change the recipe. Returns the facts of the run and its scores."""
     leave_out_pictures(monkeypatch.setattr)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    for kind in ("images", "masks"):
-        (tmp_path / "own" / kind).mkdir(parents=True)
-    for index in range(10):
-        ids = np.random.default_rng(index).integers(0, 3, (32, 32), dtype=np.uint8)
-        Image.fromarray(ids).save(tmp_path / f"own/masks/{index}.png")
-        Image.fromarray(np.stack([80 * ids] * 3, axis=-1)).save(tmp_path / f"own/images/{index}.png")
-    (tmp_path / "classes.txt").write_text("ground\nleaf\nroot\n")
+    write_flat_data(tmp_path)
 
     def train(name="run", **changes):
         args = dataclasses.replace(ARGS, **changes)
