@@ -89,11 +89,11 @@ def _check_finished(
     id2label: Path | None,
 ) -> None:
     """Refuse to count runs as finished that used other data."""
-    from ..sweep import check_data
+    from ..sweep import check_finished
 
     if finished := [run for run in runs if run.state == "finished"]:
         print(f"checking that the data of {len(finished)} finished runs are the same", file=sys.stderr, flush=True)
-        check_data(finished, parse, data_dir, id2label)
+        check_finished(finished, parse, data_dir, id2label)
 
 
 def _end(outcome: "Outcome", folder: Path) -> None:

@@ -36,7 +36,7 @@ def predict_files(
     max_pixels: int = MAX_PIXELS,
     trust_remote_code: bool = False,
 ) -> dict[Path, str]:
-    """Segment image and video files: write class ids, overlays with a legend, and `summary.json`, as the README lists.
+    """Segment image and video files: write class ids, overlays with a legend, and `summary.json`.
 
     Args:
         model (`str` or `Path`): Folder or Hub name of a semantic segmenter that transformers loads.

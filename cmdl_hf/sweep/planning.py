@@ -89,7 +89,7 @@ def plan(
     return list(runs.values())
 
 
-def check_data(
+def check_finished(
     runs: Sequence[PlannedRun],
     parse: Callable[[Sequence[str]], CMDLTrainingArguments],
     data_dir: str | Path | None,
