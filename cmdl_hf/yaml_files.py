@@ -12,7 +12,7 @@ _LARGEST = 2**20  # bytes; a recipe has about two thousand
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, without repeated names, and without aliases: few bytes of them can be billions of values."""
+    """PyYAML's safe loader without repeated names and without aliases, which can make few bytes expand to billions."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
