@@ -29,7 +29,7 @@ DEFINITIONS = {
     "agreement": "How often a pixel belongs to the same distribution in a mirrored and recoloured copy of its image.",
     "chance_agreement": "How often two independent pixels of a class belong to the same distribution.",
     "probe_gain": "Mean IoU of a linear classifier on class probabilities that are divided among the distributions, "
-    "minus that of one on the class probabilities. Both learn from half of the compared images.",
+    "minus that of one on equally divided ones. Both learn from the first half of the compared images.",
     "permutation_effect": "Change of the mean IoU if the distributions of each class vote in each other's place.",
     "num_used": "Effective number of distributions that the class uses: exp of the entropy of their shares.",
     "dead": "No pixel has ever moved this distribution in training, but another distribution of the class was moved.",

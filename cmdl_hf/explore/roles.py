@@ -30,7 +30,7 @@ class _Pixels:
         - `similarity`: (N, K, M).
         - `ids`: (N,), the most similar distribution of the true class.
         - `ids_in_copy`: (N,), the same in the mirrored and recoloured copy of the image.
-        - `is_even`: (N,), bool, whether the pixel is of every second image.
+        - `is_early`: (N,), bool, whether the pixel is of the first half of the images.
     """
 
     labels: Tensor
@@ -38,7 +38,7 @@ class _Pixels:
     similarity: Tensor
     ids: Tensor
     ids_in_copy: Tensor
-    is_even: Tensor
+    is_early: Tensor
 
 
 def measure_roles(
@@ -58,7 +58,8 @@ def measure_roles(
         `agreement`: how often a pixel has the same distribution in a mirrored and recoloured copy of its image.
         `chance_agreement`: how often two pixels of a class have the same.
         `probe_gain`: mean IoU of a linear classifier on class probabilities that are divided among the distributions,
-        minus that of one on the class probabilities. Both learn from every second image and are scored on the others.
+        minus that of one on equally divided ones. Both learn from the first half of the images and are scored on the
+        others.
         `permutation_effect`: change of the mean IoU if the distributions of each class vote in each other's place;
         measured where votes depend on the distribution (`voting="posterior"`).
     """
@@ -98,7 +99,7 @@ def _gather(network: Callable[[Image.Image, str], Any], images: Sequence[Labelle
                 similarity,
                 of_own_class(similarity, of_pixel).argmax(dim=1),
                 of_own_class(mirrored[chosen].float(), of_pixel).argmax(dim=1),
-                torch.full_like(of_pixel, place % 2 == 0, dtype=torch.bool),
+                torch.full_like(of_pixel, 2 * place < len(images), dtype=torch.bool),
             )
         )
     return _Pixels(*(torch.cat(column) for column in zip(*rows, strict=True)))
@@ -111,15 +112,16 @@ def make_copy(image: Image.Image) -> Image.Image:
 
 def _probe_gain(pixels: _Pixels, temperature: float, num_labels: int) -> float | None:
     """Gain of a linear classifier by the distributions; None if only one image has pixels."""
-    if pixels.is_even.all() or not pixels.is_even.any():
+    first, second = pixels.is_early, ~pixels.is_early
+    if not (first.any() and second.any()):
         return None
-    divided = divide_probabilities(pixels.probabilities, pixels.similarity, temperature)
 
-    def score(inputs: Tensor) -> float:
-        first, second = (pixels.is_even, ~pixels.is_even)
+    def score(similarity: Tensor) -> float:
+        inputs = divide_probabilities(pixels.probabilities, similarity, temperature)
         return probe((inputs[first], pixels.labels[first]), (inputs[second], pixels.labels[second]), num_labels)
 
-    return score(divided) - score(pixels.probabilities)
+    # The comparison has as many inputs of the same size: with fewer, its training alone would differ.
+    return score(pixels.similarity) - score(torch.zeros_like(pixels.similarity))
 
 
 def _permutation_effect(
