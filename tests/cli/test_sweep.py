@@ -193,7 +193,7 @@ def test_finished_runs_on_other_data_do_not_count(own, tmp_path, trained, capsys
 
 @pytest.mark.slow
 def test_a_sweep_on_own_data_is_kept_until_a_mask_changes(own, capfd):
-    words = [*own, "--set", "validation_fraction=0.2,0.3"]
+    words = [*own, "--set", "learning_rate=0.02,0.05"]
     assert _run(*words) == 0
     assert _run(*words) == 0
     assert "2 of 2 runs are finished already" in capfd.readouterr().out
