@@ -10,7 +10,7 @@ from study import COUNTS
 from cmdl_hf.comparison import Interval, resample, seed_interval, subtract
 
 Arms = Mapping[str, Sequence[Mapping[str, Any]]]  # the rows of the runs of each arm
-DISTINCT = ("assigned", "assigned-votes")  # arms of distinct distributions, also compared with CMDL's defaults
+OF_DISTRIBUTIONS = ("m1", "assigned", "assigned-votes")  # arms that are also compared with CMDL's defaults
 
 
 class Difference(NamedTuple):
@@ -29,12 +29,12 @@ class Difference(NamedTuple):
 
 
 def pair_arms(arms: Iterable[str]) -> list[tuple[str, str]]:
-    """Pair every arm with the plain network and the control of its framework, and the distinct ones with `cmdl`."""
+    """Pair every arm with the plain network and the control of its framework, and some with `cmdl`."""
     names = list(arms)
     pairs = []
     for name in names:
         framework, _, arm = name.partition("-")
-        others = () if arm == "plain" else ("plain", "control", *(("cmdl",) if arm in DISTINCT else ()))
+        others = () if arm == "plain" else ("plain", "control", *(("cmdl",) if arm in OF_DISTRIBUTIONS else ()))
         pairs += [(name, f"{framework}-{other}") for other in others if other != arm]
     return [pair for pair in pairs if pair[1] in names]
 

@@ -14,6 +14,7 @@ COLOURS = {
     "unscaled": "#a23e48",
     "control": "#c9a227",
     "cmdl": "#1f6f8b",
+    "m1": "#6aa84f",
     "assigned": "#7a4fa3",
     "assigned-votes": "#2a9d6f",
 }

@@ -32,7 +32,7 @@ MODEL_CARDS = FOLDER.parents[1] / "model_cards"
 CLASSES = list(BENCHMARKS["camvid"].id2label.values())
 RARE = ("Pole", "SignSymbol", "Fence", "Pedestrian", "Bicyclist")  # under 2 % of the training pixels each
 DRIVES = {"0001TP": (0, 62), "Seq05VD": (62, 233)}  # positions in the list of test images
-ORDER = ("plain", "unscaled", "control", "cmdl", "assigned", "assigned-votes")
+ORDER = ("plain", "unscaled", "control", "cmdl", "m1", "assigned", "assigned-votes")
 EARLIER_PAIRS = (
     ("pspnet-direct-control", "pspnet-plain"),
     ("pspnet-direct-cmdl", "pspnet-plain"),

@@ -77,6 +77,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "unscaled": {"model_options": CONTROL | UNSCALED},  # the control in the method's own form
     "reference-contrast": {"model_options": REFERENCE_CONTRAST},
     "cmdl": {"model_options": CMDL},
+    "m1": {"model_options": CMDL | {"num_distributions": 1}},
     "assigned": {"model_options": CMDL | ASSIGNED},
     "assigned-votes": {"model_options": CMDL | ASSIGNED | {"voting": "posterior"}},
 }
@@ -135,7 +136,7 @@ def _full_size() -> dict[str, dict[str, Any]]:
 GROUPS = {
     "fcn": _arms("fcn", ("plain", "control", "unscaled", "cmdl")),
     "pspnet": _arms("pspnet", ("plain", "control", "cmdl")),
-    "distinct": _arms("fcn", ("assigned", "assigned-votes")),
+    "distinct": _arms("fcn", ("assigned", "assigned-votes", "m1")),
     "ablations": _ablations(),
     "full-size": _full_size(),
 }
