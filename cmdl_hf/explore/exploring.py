@@ -11,7 +11,6 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from .findings import collect_findings
 from .layout import check_scikit_learn, lay_out
 from .pictures import cut_patch, draw_strip, shrink, to_data_uri
 from .report import MapPanels, Pictures, render_report
-from .roles import ROLE_FIGURES, LabelledImage, measure_roles
+from .roles import ROLE_FIGURES, LabelledImage, labels_on, measure_roles
 from .statistics import Cell, DistributionStatistics
 
 logger = logging.getLogger(__name__)
@@ -172,7 +171,7 @@ def _gather(network: _Network, images: _Images, description: str) -> tuple[Distr
         output = network(image, names[place])
         grid = tuple(output.distribution_ids.shape[1:])
         outliers = statistics.update(
-            output.pixel_embeddings, output.similarity, _labels_on(label, grid, output.logits.device), grid, place
+            output.pixel_embeddings, output.similarity, labels_on(label, grid, output.logits.device), grid, place
         )
         scores.append(torch.quantile(outliers[:1_000_000], _UNUSUAL))
     order = torch.stack(scores).argsort(descending=True, stable=True)
@@ -199,13 +198,7 @@ class _LabelledImages(Sequence[LabelledImage]):
 
     def __getitem__(self, index: Any) -> Any:
         image, label = self.images[self.places[index]]
-        return self.names[self.places[index]], image, partial(_labels_on, label)
-
-
-def _labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Resize labels to a feature grid as in training: (H, W) to (h·w,)."""
-    values = torch.from_numpy(label).to(device)[None, None].float()
-    return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
+        return self.names[self.places[index]], image, partial(labels_on, label)
 
 
 def _draw(

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
@@ -14,7 +16,8 @@ from ..progress import progress_bar
 
 _NUM_PIXELS = 20_000  # of all images together
 
-ROLE_FIGURES = ("posterior_entropy", "agreement", "chance_agreement", "probe_gain", "permutation_effect")
+AGREEMENT_FIGURES = ("posterior_entropy", "agreement", "chance_agreement")
+ROLE_FIGURES = (*AGREEMENT_FIGURES, "probe_gain", "permutation_effect")
 
 LabelledImage = tuple[str, Image.Image, Callable[[Sequence[int]], Tensor]]
 """Name, RGB image, and a function from the size (h, w) of a grid to its classes (h·w,), int64."""
@@ -53,10 +56,7 @@ def measure_roles(
         num_labels (`int`): Number of classes K.
 
     Returns:
-        `dict`: figures in [0, 1], or None where there is nothing to measure.
-        `posterior_entropy`: of the softmax over the distributions of a pixel's class, divided by log M.
-        `agreement`: how often a pixel has the same distribution in a mirrored and recoloured copy of its image.
-        `chance_agreement`: how often two pixels of a class have the same.
+        `dict`: the figures of [`measure_agreement`], and two more in [-1, 1]; None where there is nothing to measure.
         `probe_gain`: mean IoU of a linear classifier on class probabilities that are divided among the distributions,
         minus that of one on equally divided ones. Both learn from the first half of the images and are scored on the
         others.
@@ -64,19 +64,52 @@ def measure_roles(
         measured where votes depend on the distribution (`voting="posterior"`).
     """
     config = cast(Any, model.config)
-    M = config.num_distributions
     pixels = _gather(network, images, max(_NUM_PIXELS // len(images), 1))
     if not len(pixels.labels):
         return dict.fromkeys(ROLE_FIGURES)
-    num_pixels = torch.bincount(pixels.labels * M + pixels.ids, minlength=num_labels * M).view(num_labels, M)
-    own = of_own_class(pixels.similarity, pixels.labels)
     return {
-        "posterior_entropy": posterior_entropy(own, config.voting_temperature).item(),
-        "agreement": (pixels.ids == pixels.ids_in_copy).float().mean().item(),
-        "chance_agreement": chance_agreement(num_pixels).item(),
+        **_describe_agreement(pixels, config.voting_temperature),
         "probe_gain": _probe_gain(pixels, config.voting_temperature, num_labels),
         "permutation_effect": _permutation_effect(network, model, images, num_labels),
     }
+
+
+def measure_agreement(
+    network: Callable[[Image.Image, str], Any], images: Sequence[LabelledImage], temperature: float
+) -> dict[str, float | None]:
+    """Measure how surely a pixel belongs to one distribution of its class.
+
+    Args:
+        network (`Callable`): From an image and its name to a model's output, with at least two distributions in a
+            class.
+        images (`Sequence` of `LabelledImage`): A few are enough.
+        temperature (`float`): The temperature of the posterior over the distributions.
+
+    Returns:
+        `dict`: figures in [0, 1], or None if no pixel is labelled.
+        `posterior_entropy`: of the softmax over the distributions of a pixel's class, divided by log M.
+        `agreement`: how often a pixel has the same distribution in a mirrored and recoloured copy of its image.
+        `chance_agreement`: how often two pixels of a class have the same.
+    """
+    pixels = _gather(network, images, max(_NUM_PIXELS // len(images), 1))
+    return _describe_agreement(pixels, temperature) if len(pixels.labels) else dict.fromkeys(AGREEMENT_FIGURES)
+
+
+def _describe_agreement(pixels: _Pixels, temperature: float) -> dict[str, float | None]:
+    _, K, M = pixels.similarity.shape
+    num_pixels = torch.bincount(pixels.labels * M + pixels.ids, minlength=K * M).view(K, M)
+    own = of_own_class(pixels.similarity, pixels.labels)
+    return {
+        "posterior_entropy": posterior_entropy(own, temperature).item(),
+        "agreement": (pixels.ids == pixels.ids_in_copy).float().mean().item(),
+        "chance_agreement": chance_agreement(num_pixels).item(),
+    }
+
+
+def labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Resize labels to a feature grid as in training: (H, W) to (h·w,)."""
+    values = torch.from_numpy(label).to(device)[None, None].float()
+    return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
 
 
 @torch.no_grad()

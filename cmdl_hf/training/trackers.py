@@ -21,6 +21,9 @@ _GROUPS = {
     "duplicate_": "distributions",
     "distinct_": "distributions",
     "cosine_within_": "distributions",
+    "posterior_entropy": "distributions",
+    "agreement": "distributions",
+    "chance_agreement": "distributions",
     "class_margin_": "loss",
 }
 

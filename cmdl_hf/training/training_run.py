@@ -15,7 +15,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..data import SegmentationDataset
-from ..diagnostics import cosine_within_class, effective_number
 from ..evaluation import ImageCounts
 from ..files import write_files
 from ..hub import HubPusher, write_card
@@ -23,6 +22,7 @@ from ..image_processing import make_image_processor
 from ..models import CMDLForSemanticSegmentation
 from .arguments import CMDLTrainingArguments
 from .checkpoints import Checkpoints
+from .distributions import compare_validation, describe_bank
 from .folder import LAST_MODEL, PICTURE_FILE, TRACKERS, RunFolder
 from .log import TrainingLog
 from .loop import TrainingLoop
@@ -236,8 +236,7 @@ class TrainingRun:
     def _evaluate(self) -> None:
         """Save the model as the last one, score it on the validation split, and save it as the best if it is.
 
-        The row has `validation_*` scores, the numbers of `dead_distributions` and `duplicate_distributions`, and as
-        means over the classes `distinct_distributions` and `cosine_within_class`, as `cmdl_hf.diagnostics` has them.
+        The row has `validation_*` scores, and the figures of `describe_bank` and `compare_validation`.
         """
         loop, metric = self.loop, self.args.best_metric
         loop.share_model()
@@ -258,11 +257,9 @@ class TrainingRun:
             row |= {f"validation_{name}": value for name, value in scores.items() if isinstance(value, float)}
             self._show(model, scores)
         if self.args.use_distributions:
-            bank = cast(CMDLForSemanticSegmentation, loop.model).memory_bank
-            row["dead_distributions"] = int(bank.find_dead().sum())
-            row["duplicate_distributions"] = int(bank.find_duplicates().sum())
-            row["distinct_distributions"] = float(effective_number(bank.prototypes).mean())
-            row["cosine_within_class"] = float(cosine_within_class(bank.prototypes).mean())
+            row |= describe_bank(cast(CMDLForSemanticSegmentation, loop.model).memory_bank)
+            if has_labels(self.dataset, "validation"):
+                row |= compare_validation(model, self.dataset, self.args)
         if loop.accelerator.is_main_process:
             if is_best:
                 save(model, self.folder, self.args)

@@ -159,6 +159,8 @@ class TestCommandLine:
         measures = {"cosine_within_class": cosine_within_class, "distinct_distributions": effective_number}
         for name, measure in measures.items():
             assert row[name] == pytest.approx(float(measure(bank.prototypes).mean()), abs=1e-5)
+        for name in ("agreement", "chance_agreement", "posterior_entropy"):
+            assert 0 < row[name] <= 1
 
     @pytest.mark.parametrize(
         ("line", "flags", "message"),

@@ -19,6 +19,7 @@ ROW = {
     "validation_mean_dice": math.nan,
     "dead_distributions": 3,
     "cosine_within_class": 0.75,
+    "chance_agreement": 0.25,
 }
 
 
@@ -75,6 +76,7 @@ def test_what_a_run_logs_is_in_groups(make_log):
                 "validation/mean_iou": 0.5,
                 "distributions/dead": 3,
                 "distributions/cosine_within_class": 0.75,
+                "distributions/chance_agreement": 0.25,
             },
         ),
         (2, {"validation_iou/road": 0.9, "validation_iou/traffic-light": 0.25}),
