@@ -22,7 +22,7 @@ from segmenter import MAX_IMAGE_BYTES, Result, classes_present, read_image, segm
 
 logger = logging.getLogger("space")
 
-MAX_WAITING = 16
+MAX_WAITING = 32
 """Maximum number of waiting requests. The app rejects all others."""
 
 MAX_THREADS = 8
@@ -116,10 +116,11 @@ def build_page() -> gr.Blocks:
             try:
                 given = read_image(path)
                 image = shrink(given)
+                is_shrunk, given = image is not given, image  # a large one is not held while the model runs
                 new = segment(*load(name if isinstance(name, str) else ""), image)
             except Exception as error:
                 raise explain(error) from error
-            if image is not given:
+            if is_shrunk:
                 gr.Info(f"The image is shrunk to {image.width} × {image.height} pixels.")
             present = classes_present(new)
             shown = [class_id for class_id, _ in present]

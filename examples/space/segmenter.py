@@ -24,8 +24,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_IMAGE_BYTES = 20_000_000
 """Larger files are rejected during the upload."""
 
-MAX_PIXELS = 50_000_000
-"""Images with more pixels are rejected before they are decoded."""
+MAX_PIXELS = 100_000_000
+"""Images with more pixels are rejected before they are decoded. Decoding takes up to 8 bytes a pixel."""
 
 MAX_WORK_PIXELS = 2048 * 1024
 """Images with more pixels are shrunk to this number of pixels."""
@@ -86,7 +86,8 @@ def read_image(path: str | None) -> Image.Image:
                 raise Image.DecompressionBombError
             _refuse_what_would_be_lost(file)
             file.draft("RGB", (4096, 4096))  # a large JPEG is decoded at a smaller size
-            return ImageOps.exif_transpose(file).convert("RGB")
+            ImageOps.exif_transpose(file, in_place=True)  # so that there are two copies at most
+            return file.convert("RGB")
     except _UnfitImageError as error:
         raise RefusedError(f"{name!r} cannot be segmented: {error}.") from error
     except Image.DecompressionBombError as error:
