@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..escaping import one_line
+from ..escaping import isolate, one_line
 from ..files import new_file
-from ..visualization import VOID_COLOR, Palette, colorize
+from ..visualization import VOID_COLOR, Palette, choose_legend, colorize
 from .inspection import DoubtfulLabel, WorstImage
 from .summary import confused_shares
 
@@ -22,6 +22,7 @@ _MOST_CLASSES = 25  # of a confusion matrix
 _NAME = 24  # letters of a name in a picture
 _PANEL = 4.0  # inches, of an image
 _MOST_DOUBTFUL = 12
+_MOST_LISTED = 50  # classes in a legend
 _MARK = (1.0, 0.0, 1.0)
 
 
@@ -100,6 +101,8 @@ def draw_worst_images(
 ) -> None:
     """Draw the worst images, each beside its label and its prediction, and a legend of their classes.
 
+    Of more than 50 classes, it lists the largest.
+
     Args:
         worst (`Sequence`): The images, the worst first.
         load_image (`Callable`): Takes an id and returns the image.
@@ -109,16 +112,20 @@ def draw_worst_images(
         ignore_index (`int`): Label of void pixels.
     """
     heights = [_PANEL * min(each.labels.shape[0] / each.labels.shape[1], 1.5) for each in worst]
-    present = sorted({int(id_) for each in worst for ids in (each.labels, each.class_ids) for id_ in np.unique(ids)})
-    entries = [(one_line(id2label[id_], _NAME), palette[id_]) for id_ in present if id_ != ignore_index]
+    maps = (ids for each in worst for ids in (each.labels, each.class_ids))
+    present, num_others = choose_legend(maps, _MOST_LISTED)
+    entries: list[tuple[str, Sequence[int] | None]] = [
+        (one_line(id2label[id_], _NAME), palette[id_]) for id_ in present if id_ != ignore_index
+    ]
     entries += [("void", VOID_COLOR)] if ignore_index in present else []
+    entries += [(f"and {num_others} more", None)] if num_others else []
     legend = 0.25 * -(-len(entries) // 5) + 0.2
     figure = _make_figure(3 * _PANEL + 0.4, sum(heights) + 0.35 * len(worst) + legend + 0.2)
     top = 0.1
     for each, height in zip(worst, heights, strict=True):
         image = load_image(each.id).convert("RGB")
         panels = [image, *(colorize(ids, palette, ignore_index) for ids in (each.labels, each.class_ids))]
-        title = f"{one_line(each.id, 70)}: {100 * each.accuracy:.1f} % of the pixels are correct"
+        title = f"{isolate(one_line(each.id, 70))}: {100 * each.accuracy:.1f} % of the pixels are correct"
         for column, (panel, name) in enumerate(zip(panels, (title, "label", "prediction"), strict=True)):
             axes = _place(figure, 0.1 + column * (_PANEL + 0.1), top + 0.3, _PANEL, height)
             axes.set_axis_off()
@@ -149,9 +156,9 @@ def draw_doubtful_labels(
     for index, each in enumerate(shown):
         left, top = 0.1 + index % 2 * (half + 0.1), 0.1 + index // 2 * row
         image = load_image(each.id).convert("RGB")
-        names = [one_line(id2label[id_], _NAME) for id_ in (each.label, each.predicted)]
+        names = [isolate(one_line(id2label[id_], _NAME)) for id_ in (each.label, each.predicted)]
         what = f"label {names[0]}, prediction {names[1]} ({100 * each.confidence:.0f} %), {each.area:,} pixels"
-        _write(figure, left, top + 0.15, f"{index + 1}. {one_line(each.id, 50)}")
+        _write(figure, left, top + 0.15, f"{index + 1}. {isolate(one_line(each.id, 50))}")
         _write(figure, left, top + 0.35, what)
         _draw_region(_place(figure, left, top + 0.42, _PANEL * 0.8, row - 0.5), image, each, None)
         _draw_region(
@@ -190,14 +197,15 @@ def _draw_region(
     axes.contour(np.pad(mask, 1)[1:-1, 1:-1], [0.5], colors=[_MARK], linewidths=1.5)
 
 
-def _draw_legend(figure: "Figure", entries: Sequence[tuple[str, Sequence[int]]], top: float) -> None:
+def _draw_legend(figure: "Figure", entries: Sequence[tuple[str, Sequence[int] | None]], top: float) -> None:
     from matplotlib.patches import Rectangle
 
     for index, (name, color) in enumerate(entries):
         left, line = 0.1 + index % 5 * 2.4, top + index // 5 * 0.25
-        box = _box(figure, left, line, 0.2, 0.17)
-        swatch = Rectangle(box[:2], *box[2:], facecolor=np.array(color) / 255, transform=figure.transFigure)
-        figure.add_artist(swatch)
+        if color is not None:
+            box = _box(figure, left, line, 0.2, 0.17)
+            swatch = Rectangle(box[:2], *box[2:], facecolor=np.array(color) / 255, transform=figure.transFigure)
+            figure.add_artist(swatch)
         _write(figure, left + 0.3, line + 0.14, name)
 
 

@@ -1,5 +1,6 @@
 """The sections of a model card. They contain only facts from the model's folder and measured scores."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,10 +60,10 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
     recipe, run = folder.recipe, folder.run
     weights = run.get("weights")
     start = "not recorded" if "weights" not in run else "timm's weights" if weights == "timm" else weights
-    images = ", ".join(f"{count:,} {split}" for split, count in (run.get("num_images") or {}).items())
+    images = _list(f"{count:,} {_name(split)}" for split, count in (run.get("num_images") or {}).items())
     precision = run.get("mixed_precision", recipe.get("mixed_precision"))
     rows = {
-        "data": folder.data_title + (f" ({images} images)" if images else ""),
+        "data": Markdown(_name(folder.data_title) + (f" ({images} images)" if images else "")),
         "validation": _validation(run),
         "merged classes": _merged(run),
         "network": f"{folder.network} on {folder.backbone}",
@@ -74,8 +75,8 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "random scale": "–".join(map(str, recipe.get("scale_range") or ())),
         "transform": recipe.get("transform") if recipe.get("transform") != "papers" else None,
         "mirrored": _flips(recipe),
-        "classes swapped in a mirror": "; ".join(
-            " and ".join(map(str, p)) for p in recipe.get("swapped_classes") or ()
+        "classes swapped in a mirror": _list(
+            (" and ".join(map(_name, pair)) for pair in recipe.get("swapped_classes") or ()), "; "
         ),
         "rotation": f"up to {recipe['rotation']:g}°" if recipe.get("rotation") else None,
         "change of colours": f"{strength:g} times" if (strength := recipe.get("color_strength", 1)) != 1 else None,
@@ -97,7 +98,22 @@ def _recipe_rows(folder: ModelFolder) -> Iterable[tuple[str, str]]:
         "training time": _duration(run.get("seconds")),
         "versions": ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items()),
     }
-    return ((name, str(value)) for name, value in rows.items() if value not in (None, ""))
+    shown = ((name, value) for name, value in rows.items() if value not in (None, ""))
+    return ((name, value if isinstance(value, Markdown) else str(value)) for name, value in shown)
+
+
+def _name(name: object) -> Markdown:
+    """Escape a name that stands beside others in a cell; if it runs from right to left, they keep their order."""
+    return for_markdown(name, MAX_NAME)
+
+
+def _list(items: Iterable[str], separator: str = ", ") -> Markdown:
+    """Join items that are Markdown. Those for which a cell has no room are counted."""
+    words = list(items)
+    lengths = itertools.accumulate(map(len, words))
+    fitting = max(1, sum(length <= _MOST_LETTERS for length in lengths))
+    more = [f"and {len(words) - fitting} more"] if len(words) > fitting else []
+    return Markdown(separator.join(words[:fitting] + more))
 
 
 def _validation(run: Mapping[str, Any]) -> str | None:
@@ -110,7 +126,7 @@ def _validation(run: Mapping[str, Any]) -> str | None:
 def _merged(run: Mapping[str, Any]) -> str | None:
     """List which classes became which."""
     merged = run.get("merged_classes") or {}
-    return "; ".join(f"{name} → {target or 'ignored'}" for name, target in merged.items()) or None
+    return _list((f"{_name(name)} → {_name(target or 'ignored')}" for name, target in merged.items()), "; ") or None
 
 
 def _name_plugin(plugin: str) -> str:

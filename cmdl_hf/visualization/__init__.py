@@ -3,7 +3,7 @@
 from .colors import VOID_COLOR, Palette, default_palette, distribution_shades, value_colors
 from .figure import draw_prediction
 from .ids import ClassIds
-from .legend import LegendEntry, add_legend, format_share
+from .legend import LegendEntry, add_legend, choose_legend, format_share
 from .painting import colorize, overlay, paint_distributions, paint_values
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LegendEntry",
     "Palette",
     "add_legend",
+    "choose_legend",
     "colorize",
     "default_palette",
     "distribution_shades",

@@ -13,6 +13,7 @@ from ..escaping import MAX_NAME, one_line
 from ..files import new_file
 from .colors import VOID_COLOR, Palette, distribution_shades
 from .ids import ClassIds, check_size, to_ids
+from .legend import choose_legend
 from .painting import colorize, paint_distributions
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _WIDTH = 16.0  # inches at 100 dots each
 _LEGEND_WIDTH = 3.5
 _LEGEND_ROW = 0.24
+_MOST_CLASSES = 40  # of the legend
 _MARGIN = 0.15
 _TITLE = 0.32  # room above a panel
 
@@ -40,7 +42,8 @@ def draw_prediction(
 ) -> None:
     """Save one PNG with an image, its labels, its prediction, and the class distribution of each pixel.
 
-    Every distribution has a shade of its class's colour. The legend lists the classes and the shades.
+    Every distribution has a shade of its class's colour. The legend lists the classes and the
+    shades; of more than 40 classes in the picture, it lists the largest, and says how many others there are.
 
     Args:
         image (PIL image): Of any mode.
@@ -63,11 +66,11 @@ def draw_prediction(
     predicted = to_ids(prediction, "prediction")
     check_size(image, predicted, "prediction")
     panels = {"Image": image.convert("RGB"), "Prediction": colorize(predicted, palette, ignore_index)}
-    present = set(np.unique(predicted).tolist())
+    maps = [predicted]
     if label is not None:
         truth = to_ids(label, "label")
         check_size(image, truth, "label")
-        present |= set(np.unique(truth).tolist())
+        maps.append(truth)
         panels = {"Image": panels["Image"], "Truth": colorize(truth, palette, ignore_index)} | panels
     M = 0
     if distribution_ids is not None:
@@ -75,7 +78,10 @@ def draw_prediction(
         title = f"Distributions of the predicted classes ({M} each)"
         panels[title] = paint_distributions(predicted, distribution_ids, palette, M, ignore_index)
 
-    rows = _legend_rows(sorted(present), id2label, palette, per_class_iou, M, ignore_index)
+    present, num_others = choose_legend(maps, _MOST_CLASSES)
+    rows = _legend_rows(present, id2label, palette, per_class_iou, M, ignore_index)
+    if num_others:
+        rows.append(_LegendRow(f"and {num_others} more", None, [], ""))
     figure, panel_axes, legend_axes = _lay_out(len(panels), image.height / image.width, len(rows))
     for axes, (title, picture) in zip(panel_axes, panels.items(), strict=True):
         axes.imshow(picture, interpolation="antialiased" if title == "Image" else "nearest")

@@ -1,10 +1,12 @@
 """A legend beside a picture: a swatch, the name and the share of each class."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..escaping import one_line
@@ -60,6 +62,23 @@ def add_legend(picture: Image.Image, entries: Sequence[LegendEntry], may_grow: b
     for line in more:
         draw.text((left + size + margin, margin + len(shown) * row + size / 2), line, _INK, font, "lm")
     return whole
+
+
+def choose_legend(maps: Iterable[np.ndarray], most: int) -> tuple[list[int], int]:
+    """Choose the classes that a legend lists: those with pixels or, if there are too many, the largest.
+
+    Args:
+        maps (`Iterable` of arrays): Class ids.
+        most (`int`): Largest number of lines. If they do not suffice, the last one is for the number of the others.
+
+    Returns:
+        The ids in their order, and how many others have pixels.
+    """
+    counts: Counter[int] = Counter()
+    for ids in maps:
+        counts.update(dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True)))
+    chosen = counts.most_common(len(counts) if len(counts) <= most else most - 1)
+    return sorted(id_ for id_, _ in chosen), len(counts) - len(chosen)
 
 
 def format_share(share: float | None) -> str:

@@ -125,7 +125,7 @@ def build_page() -> gr.Blocks:
             present = classes_present(new)
             shown = [class_id for class_id, _ in present]
             choices = [
-                (f"{new.names[class_id]} {f'{share:.0%}' if share >= 0.005 else '<1%'}", class_id)
+                (f"\u2068{new.names[class_id]}\u2069 {f'{share:.0%}' if share >= 0.005 else '<1%'}", class_id)
                 for class_id, share in present
             ]
             return dict(zip(pictures, views.draw(new, None, shown, opacity), strict=True)) | {

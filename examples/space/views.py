@@ -111,7 +111,7 @@ def describe_pixel(result: Result, x: int, y: int) -> str:
         _bar_row(result.palette[i], result.names[i], float(probabilities[i]))
         for i in probabilities.topk(min(5, len(probabilities))).indices.tolist()
     ]
-    text = f"<h3>{html.escape(name)} <span class='muted'>at x {x}, y {y}</span></h3>"
+    text = f"<h3>{_bdi(name)} <span class='muted'>at x {x}, y {y}</span></h3>"
     text += _table("pixel-classes", ["Class", "", "probability"], rows)
     similarity = distribution_similarity(result, x, y)
     if similarity is None:
@@ -119,7 +119,7 @@ def describe_pixel(result: Result, x: int, y: int) -> str:
     own = similarity[class_id]
     shares = (own / result.epsilon).softmax(dim=0)
     rows = [
-        _bar_row(color, f"{name} {m + 1}", float(shares[m]), f"{own[m]:.3f}")
+        _bar_row(color, name, float(shares[m]), f"{own[m]:.3f}", number=str(m + 1))
         for m, color in enumerate(shades(result.palette[class_id], len(own)))
     ]
     best_class, m = divmod(int(similarity.argmax()), len(own))
@@ -128,7 +128,7 @@ def describe_pixel(result: Result, x: int, y: int) -> str:
         + _table("pixel-distributions", ["Distribution", "", "probability", "cosine"], rows)
         + f"<p class='muted'>The probabilities of the distributions are the softmax of their cosine similarities, "
         f"divided by the model's sinkhorn_epsilon, {result.epsilon:g}. This is the assignment before Sinkhorn "
-        f"balances it. The most similar distribution is {html.escape(result.names[best_class])} {m + 1}: cosine "
+        f"balances it. The most similar distribution is {_bdi(result.names[best_class])} {m + 1}: cosine "
         f"{similarity.max():.3f}, outlier value {1 - similarity.max():.3f}.</p>"
     )
 
@@ -147,7 +147,7 @@ def describe_distributions(result: Result) -> str:
             for m, shade in enumerate(shades(result.palette[class_id], M))
             if counts[m]
         )
-        name = html.escape(result.names[class_id])
+        name = _bdi(result.names[class_id])
         rows.append([name, f"<div class='shares'>{bars}</div>", f"{np.count_nonzero(counts)} of {M}"])
     return (
         f"<p>{M} distributions describe each class. Their shades go from dark (1) to light ({M}). A pixel has the "
@@ -178,11 +178,11 @@ def toggle_colors(result: Result) -> str:
     return f"<style>{rules}</style>"
 
 
-def _bar_row(color: Sequence[int], name: str, share: float, *more: str) -> list[str]:
-    """Make the cells of a table row: colour and name, a bar for the share, the share, and more numbers."""
+def _bar_row(color: Sequence[int], name: str, share: float, *more: str, number: str = "") -> list[str]:
+    """Make the cells of a table row: colour, name and number, a bar for the share, the share, and more numbers."""
     swatch = f"<span class='swatch' style='background: {_css(color)}'></span>"
     bar = f"<div class='bar' style='background: {_css(color)}; width: {share:.1%}'></div>"
-    return [swatch + html.escape(name), bar, f"{share:.1%}", *more]
+    return [f"{swatch}{_bdi(name)} {number}".rstrip(), bar, f"{share:.1%}", *more]
 
 
 def _table(element: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -190,6 +190,11 @@ def _table(element: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) 
     lines = ["".join(f"<th{' class=wide' * (i == 1)}>{header}</th>" for i, header in enumerate(headers))]
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
     return f"<table class='table' id='{element}'>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _bdi(name: str) -> str:
+    """Escape a name, and isolate it: if it runs from right to left, what stands beside it keeps its place."""
+    return f"<bdi>{html.escape(name)}</bdi>"
 
 
 def _css(color: Sequence[int]) -> str:

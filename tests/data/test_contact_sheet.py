@@ -54,3 +54,21 @@ def test_without_matplotlib_the_cure_is_named(monkeypatch):
     contact_sheet.load_font.cache_clear()
     with pytest.raises(ImportError, match=r"pip install matplotlib"):
         contact_sheet.load_font()
+
+
+def test_of_300_classes_the_largest_are_listed_and_the_others_counted(monkeypatch):
+    written = []
+    monkeypatch.setattr(contact_sheet, "_write", lambda picture, place, text, width: written.append(text))
+    label = Image.fromarray(np.repeat(np.arange(255, dtype=np.uint8), np.arange(255) + 1)[None])
+    names = {i: f"class {i}" for i in range(255)}
+    sheet = draw_contact_sheet([("a", Image.new("RGB", label.size), label)], names, [[i, i, 0] for i in range(255)])
+    assert written[-70:] == [*(f"class {i}" for i in range(186, 255)), "and 186 more"]
+    assert sheet.height < 600
+
+
+def test_the_size_of_an_image_stands_apart_from_its_name(monkeypatch):
+    """Beside a name from right to left, 40×30 would read as 30×40."""
+    written = []
+    monkeypatch.setattr(contact_sheet, "_write", lambda picture, place, text, width: written.append(text))
+    draw_contact_sheet([_sample("שלום")], NAMES, PALETTE)
+    assert written[:2] == ["40×30", "שלום"]

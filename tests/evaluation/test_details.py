@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from cmdl_hf.data import load_synthetic
-from cmdl_hf.evaluation import ImageCounter, ImageCounts, Prediction
+from cmdl_hf.evaluation import ImageCounter, ImageCounts, Prediction, pictures
 from cmdl_hf.evaluation.confidence import segment_confidently
 from cmdl_hf.evaluation.details import tabulate_images, write_details
-from cmdl_hf.evaluation.inspection import Inspector
-from cmdl_hf.evaluation.pictures import choose_classes, draw_confusion
+from cmdl_hf.evaluation.inspection import Inspector, WorstImage
+from cmdl_hf.evaluation.pictures import choose_classes, draw_confusion, draw_worst_images
 from cmdl_hf.evaluation.protocols import Protocol
+from cmdl_hf.visualization import default_palette
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,17 @@ def test_images_without_labelled_pixels_have_no_score():
         ["b", 0, "", "", "", ""],
     ]
     assert len(header) == 6
+
+
+def test_of_300_classes_a_legend_lists_the_largest_and_counts_the_others(tmp_path, monkeypatch):
+    ids = np.repeat(np.arange(300), np.arange(300) + 1)[None].repeat(80, axis=0)
+    written = []
+    monkeypatch.setattr(pictures, "_write", lambda figure, left, bottom, text: written.append(text))
+    worst = [WorstImage("שלום", 0.5, ids, ids)]
+    names, palette = {i: f"class {i}" for i in range(300)}, default_palette(300)
+    draw_worst_images(worst, lambda _: Image.new("RGB", ids.shape[::-1]), names, palette, tmp_path / "w.png", -100)
+    assert written[0] == "\u2068שלום\u2069: 50.0 % of the pixels are correct"  # or the number would go astray
+    assert written[3:] == [*(f"class {i}" for i in range(251, 300)), "and 251 more"]
 
 
 def test_of_300_classes_the_most_confused_are_drawn(tmp_path):

@@ -103,6 +103,33 @@ def test_300_classes_of_any_writing_stay_readable(tmp_path):
     assert text.count("\u2068") == text.count("\u2069")
 
 
+def test_names_from_right_to_left_keep_their_order_beside_others(tmp_path):
+    """Without isolates, what became of which class reads the wrong way round."""
+    _write_files(tmp_path, ["road", "sky"])
+    run = json.loads((tmp_path / "run.json").read_text())
+    run |= {"num_images": {"שלום": 3, "val": 4}, "merged_classes": {"כלב": "חיה", "b|*": None}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"swapped_classes": [["ימין", "שמאל"]]}))
+    cells = render(write_card(tmp_path).read_text()).cells
+    for cell in (
+        "unknown data (3 \u2068שלום\u2069, 4 val images)",
+        "\u2068כלב\u2069 → \u2068חיה\u2069; b|* → ignored",
+        "\u2068ימין\u2069 and \u2068שמאל\u2069",
+    ):
+        assert cell in cells
+
+
+def test_a_long_list_of_merged_classes_says_how_many_more_there_are(tmp_path):
+    _write_files(tmp_path, ["road", "sky"])
+    run = json.loads((tmp_path / "run.json").read_text())
+    run["merged_classes"] = {f"class {place}": "road" for place in range(300)}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    (cell,) = (cell for cell in render(write_card(tmp_path).read_text()).cells if "→" in cell)
+    shown, _, more = cell.rpartition("; ")
+    assert more == f"and {300 - shown.count('→')} more"
+    assert len(cell) < 400
+
+
 @pytest.mark.parametrize("repo_id", ['me/toy"); evil("', "me/toy\n```\n# heading", "../../etc", "a/b/c"])
 def test_the_examples_of_a_card_take_names_of_the_hub_only(tmp_path, repo_id):
     _write_files(tmp_path, ["road", "sky"])

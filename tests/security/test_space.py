@@ -284,6 +284,18 @@ def test_names_of_classes_stay_text_in_the_page_s_tables(space):
     assert pages[0].tags == pages[1].tags
 
 
+def test_names_from_right_to_left_leave_numbers_in_their_place(space):
+    names = dict(enumerate(["שלום", "طريق", "sky"]))
+    config = CMDLConfig(backbone_config=dict(TINY_BACKBONE), hidden_size=16, attention_size=8, id2label=names)
+    result = space["segmenter"].segment(
+        CMDLForSemanticSegmentation(config).eval(), make_image_processor(), Image.new("RGB", (64, 64))
+    )
+    text = space["views"].describe_pixel(result, 3, 4) + space["views"].describe_distributions(result)
+    for name in names.values():
+        assert text.count(name) == text.count(f"<bdi>{name}</bdi>")
+    assert "<bdi>שלום</bdi>" in text
+
+
 def find_space_python():
     if named := os.environ.get("CMDL_SPACE_PYTHON"):
         return named

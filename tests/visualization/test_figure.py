@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cmdl_hf.visualization import VOID_COLOR, default_palette, distribution_shades, draw_prediction
+from cmdl_hf.visualization import VOID_COLOR, default_palette, distribution_shades, draw_prediction, figure
 
 PALETTE = [[255, 0, 0], [0, 128, 0], [0, 0, 255]]
 ID2LABEL = {0: "sky", 1: "a road, the name of which is very long", 2: "caché $x$"}
@@ -104,3 +104,15 @@ def test_missing_matplotlib_names_the_extra(prediction, tmp_path, monkeypatch):
 def test_figures_leave_no_global_state(prediction, tmp_path):
     draw_prediction(**prediction, path=tmp_path / "figure.png")
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+@pytest.mark.parametrize(("count", "num_shown"), [(40, 40), (41, 39), (300, 39)])
+def test_of_many_classes_the_largest_are_listed_and_the_others_counted(tmp_path, monkeypatch, count, num_shown):
+    ids = np.repeat(np.arange(count), np.arange(count) + 1)[None]
+    rows = []
+    monkeypatch.setattr(figure, "_draw_legend", lambda axes, shown: rows.extend(shown))
+    names, palette = {i: f"class {i}" for i in range(count)}, default_palette(count)
+    draw_prediction(Image.new("RGB", ids.shape[::-1]), None, ids, None, names, palette, tmp_path / "figure.png")
+    assert [row.name for row in rows[1 : 1 + num_shown]] == [f"class {i}" for i in range(count - num_shown, count)]
+    assert [row.name for row in rows[1 + num_shown :]] == ([f"and {count - num_shown} more"] if count > 40 else [])
+    assert colors_of(tmp_path / "figure.png")[0][0] < 1200
