@@ -16,6 +16,7 @@ from .data import check_data, prepare
 from .doctor import doctor
 from .evaluate import evaluate
 from .look import explore, predict
+from .recipe_errors import name_recipe
 from .share import convert, export, push
 from .sweep import sweep
 from .train import demo, read_recipe, train
@@ -49,6 +50,11 @@ for command in (
 _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError, HTTPError, StrictDataclassError)
 
 
+def _say(error: Exception) -> str:
+    """Return the message of an error; for one of a strict configuration, what its rule says."""
+    return str(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
+
+
 class _Announcement:
     """Says that PyTorch is being imported, which takes seconds, when it is. A finder of modules that finds none."""
 
@@ -60,16 +66,17 @@ class _Announcement:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A user error prints its message and exits with status 1."""
+    words = sys.argv[1:] if arguments is None else arguments
     announcement = _Announcement()
     if os.environ.get("RANK", "0") == "0":
         sys.meta_path.insert(0, announcement)
     try:
         app(arguments, result_action="return_value", exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        print(f"cmdl: {explain_usage(error)}", file=sys.stderr)
+        print(f"cmdl: {name_recipe(explain_usage(error), words)}", file=sys.stderr)
         sys.exit(1 if is_about_file(error) else 2)
     except _USER_ERRORS as error:
-        sys.exit(lines(f"cmdl: {error}"))
+        sys.exit(lines(f"cmdl: {name_recipe(_say(error), words)}"))
     finally:
         if announcement in sys.meta_path:
             sys.meta_path.remove(announcement)

@@ -1,5 +1,6 @@
 import pytest
 from cyclopts.exceptions import CoercionError
+from PIL import Image
 
 from cmdl_hf.cli import main
 from cmdl_hf.cli.train import parse_recipe
@@ -52,3 +53,65 @@ def test_a_sweep_names_the_key_and_the_recipe_as_the_training_does(write, tmp_pa
     with pytest.raises(SystemExit) as stopped:
         main(["sweep", file, "--dry-run", "--output-dir", str(tmp_path / "out")])
     assert f"{file}: [resize] takes 2 values" in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps: 0", "max_steps must be at least 1, found 0"),
+        ("warmup_steps: 9\nmax_steps: 4", "warmup_steps must be below max_steps=4, found 9"),
+        ("learning_rate: 1.0e-5", r"min_learning_rate must lie in \[0, 1e-05\)"),
+        ("framework: x", r"there is no context_module \(framework\) 'x'"),
+        ("benchmark: x", "there is no benchmark 'x'"),
+        pytest.param("model_options: {dropout: 7}", r"dropout must lie in \[0, 1\), got 7", marks=pytest.mark.slow),
+        pytest.param(
+            "model_options: {hidden_size: 7}",
+            "model_options: hidden_size is set by another key",
+            marks=pytest.mark.slow,
+        ),
+        ("plugin: [nowhere.py]", r"there is no plug-in .*nowhere.py"),
+        pytest.param(
+            "class-weights: nowhere.json", "class_weights must be auto or a JSON file", marks=pytest.mark.slow
+        ),
+        ("transform: ''", "there is no transform ''"),
+    ],
+)
+def test_a_message_about_a_value_names_the_recipe(write, tmp_path, text, message):
+    file = write(text)
+    with pytest.raises(SystemExit, match=rf"^cmdl: {file}: {message}") as stopped:
+        main(["train", file, "--output-dir", str(tmp_path / "out")])
+    assert "\n" not in str(stopped.value)
+
+
+def test_a_message_about_a_flag_or_another_key_does_not(write, tmp_path):
+    for flags, text in ((["--max-steps", "0"], "max_steps: 4"), (["--momentum", "2"], "max_steps: 4\nseed: 2")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", write(text), "--output-dir", str(tmp_path / "out"), *flags])
+        assert "recipe.yaml" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "content"),
+    [
+        ("--id2label", "classes.json", '["sky", 3]'),
+        ("--id2label", "classes.csv", "id,name\n0,sky\n0,road\n"),
+        ("--merge-classes", "merge.csv", "from,to\nnobody,road\n"),
+    ],
+)
+def test_so_do_messages_about_files_of_classes_and_merged_classes(tmp_path, option, name, content):
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        Image.new(mode, (40, 30)).save(tmp_path / "data" / kind / "a.png")
+    (tmp_path / "right.txt").write_text("sky\nroad")
+    (tmp_path / name).write_text(content)
+    options = {"--id2label": tmp_path / "right.txt", option: tmp_path / name}
+    words = [str(word) for pair in options.items() for word in pair]
+    with pytest.raises(SystemExit, match=name):
+        main(["check-data", str(tmp_path / "data"), *words, "--contact-sheet", str(tmp_path / "sheet.png")])
+
+
+def test_so_does_a_message_about_a_list_of_pairs(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"image": 3, "mask": "a.png"}')
+    (tmp_path / "right.txt").write_text("sky\nroad")
+    with pytest.raises(SystemExit, match=r"pairs\.jsonl"):
+        main(["check-data", str(tmp_path / "pairs.jsonl"), "--id2label", str(tmp_path / "right.txt")])
