@@ -17,7 +17,7 @@ from .colour_masks import ColourReader, read_colour_table
 from .label_table import COLUMNS, IGNORE_INDEX, LabelTable
 from .listing import absolute, index_by_id
 from .parquet import CLASSES_FILE, new_folder
-from .reading import IMAGE_SUFFIXES, decode, image_value
+from .reading import IMAGE_SUFFIXES, decode_colour_mask, image_value
 from .sets.folder_shapes import SPLIT_OF, recognise
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def prepare_from_colours(
         for split, sample in progress_bar(pairs, desc="masks", unit="mask"):
             if sample.mask is None:
                 continue
-            mask = decode(sample.mask)
+            mask = decode_colour_mask(sample.mask)
             image_value(sample.image, None, mask.size)
             place = "" if is_flat else split
             _add(folder, place, sample.id, sample.image)

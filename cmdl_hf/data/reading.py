@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = tuple(sorted(SUFFIXES))
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)  # not of the disk
 _IMAGE_MODES = ("RGB", "L", "P", "1", "LA", "RGBA", "CMYK", "YCbCr")
+_TURNS = range(2, 9)  # EXIF orientations that rotate or mirror
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 LEAVING_OUT = (
@@ -94,12 +95,38 @@ def decode(path: Path, content: bytes | None = None) -> Image.Image:
     return image
 
 
+def decode_colour_mask(path: Path) -> Image.Image:
+    """Decode a mask of colours.
+
+    Raises:
+        BadFileError: if it cannot be decoded, has more bits or bands, or an EXIF orientation that turns it.
+    """
+    with _decoding(path, None) as image:
+        check_depth(image)
+        _refuse_turned(path, image)
+        load_whole(image)
+    return image
+
+
 def _decode_ids(path: Path, content: bytes | None) -> Image.Image:
     """Decode a mask whose numbers Pillow leaves as they are."""
     with _decoding(path, content) as image:
         check_ids(image)
+        _refuse_turned(path, image)
         load_whole(image)
     return image
+
+
+def _refuse_turned(path: Path, mask: Image.Image) -> None:
+    """Refuse a mask with an EXIF orientation: tools that draw masks write none, so it may be a copy of the image's."""
+    orientation = _orientation(mask)
+    if orientation in _TURNS:
+        raise BadFileError(
+            path,
+            f"its EXIF orientation {orientation} would rotate or mirror the mask, and it is unknown whether its ids "
+            "are stored before or after that",
+            "apply the orientation to the mask, or remove the tag",
+        )
 
 
 def open_mask(path: Path, content: bytes | None = None) -> Image.Image:
@@ -114,7 +141,7 @@ def open_mask(path: Path, content: bytes | None = None) -> Image.Image:
         `Image` of mode L with the stored ids.
 
     Raises:
-        BadFileError: if the file cannot be decoded or does not hold ids.
+        BadFileError: if the file cannot be decoded, does not hold ids, or has an EXIF orientation that turns it.
     """
     mask = _decode_ids(path, content)
     if mask.format == "JPEG":
@@ -209,9 +236,10 @@ def image_value(path: Path, content: bytes | None, mask_size: tuple[int, int] | 
             "before or after that",
             "apply the orientation to the pixels, or remove the tag",
         )
+    turned = f" (its EXIF orientation {orientation} rotates or mirrors it)" if orientation in _TURNS else ""
     raise BadFileError(
         path,
-        f"image and mask must have the same size, found {width}×{height} and {mask_size[0]}×{mask_size[1]}",
+        f"image and mask must have the same size, found {width}×{height}{turned} and {mask_size[0]}×{mask_size[1]}",
         "resize the mask with nearest-neighbour interpolation, or restore the file it belongs to",
     )
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from cmdl_hf.data import BadDataError, load_benchmark, load_folder
+from cmdl_hf.data.reading import BadFileError, decode_colour_mask
 
 
 def _load(root, cache_dir, **options):
@@ -133,6 +134,49 @@ def test_a_turn_that_cannot_be_judged_is_refused(photos, cache_dir, write_mask, 
     with pytest.raises(
         BadDataError, match=rf"EXIF orientation {orientation} rotates or mirrors it.*apply the orientation"
     ):
+        _load_photos(photos, cache_dir)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_mask_that_would_be_turned_is_refused(photos, cache_dir, write_mask, suffix, orientation):
+    """No reading of it is sure: tools write masks without the tag, and copy it with the image's."""
+    write_mask(photos / "masks/turned.png", [0], size=(8, 6))
+    _save_turned(photos / "images/turned.png", 1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(photos / "masks/turned.png") as mask:
+        mask.load()
+    (photos / "masks/turned.png").unlink()
+    path = photos / f"masks/turned.{suffix}"
+    mask.save(path, exif=exif)
+    with pytest.raises(BadDataError, match=rf"EXIF orientation {orientation} would .*; apply the ori") as error:
+        _load_photos(photos, cache_dir)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_an_orientation_that_turns_nothing_is_no_matter(photos, cache_dir, write_mask, orientation):
+    write_mask(photos / "masks/upright.png", [1], size=(8, 6))
+    _save_turned(photos / "images/upright.png", 1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(photos / "masks/upright.png") as mask:
+        mask.load()
+    mask.save(photos / "masks/upright.png", exif=exif)
+    assert _load_photos(photos, cache_dir)["train"].num_rows == 3
+
+
+def test_a_mask_of_colours_that_would_be_turned_is_refused(tmp_path):
+    _save_turned(tmp_path / "mask.png", 6)
+    with pytest.raises(BadFileError, match=r"mask\.png: its EXIF orientation 6 would rotate"):
+        decode_colour_mask(tmp_path / "mask.png")
+
+
+def test_a_size_that_does_not_fit_names_the_turn(photos, cache_dir, write_mask):
+    _save_turned(photos / "images/turned.jpg", 6)
+    write_mask(photos / "masks/turned.png", [0], size=(9, 9))
+    with pytest.raises(BadDataError, match=r"found 8×6 \(its EXIF orientation 6 rotates or mirrors it\) and 9×9"):
         _load_photos(photos, cache_dir)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..label_table import IGNORE_INDEX, LabelTable
 from ..listing import Layout, SplitFiles, index_by_id, list_files, pair_files, read_stems
-from ..reading import IMAGE_SUFFIXES, BadFileError, decode, describe_counts, ids_to_image
+from ..reading import IMAGE_SUFFIXES, BadFileError, decode_colour_mask, describe_counts, ids_to_image
 from .benchmark import Benchmark, BenchmarkBuilder, register_benchmark
 
 _NUM_IMAGES = {"train": 367, "validation": 101, "test": 233}
@@ -143,7 +143,7 @@ def _colour_to_raw_id() -> np.ndarray:
 
 def _read_colours(path: Path) -> Image.Image:
     """Read a mask of label colours as an image (mode L) of raw ids."""
-    mask = decode(path)
+    mask = decode_colour_mask(path)
     if mask.mode != "RGB":
         raise BadFileError(path, f"a mask must hold RGB label colours, found mode {mask.mode}", "fetch it again")
     red, green, blue = np.moveaxis(np.asarray(mask, dtype=np.uint32), 2, 0)
