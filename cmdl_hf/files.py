@@ -3,6 +3,7 @@
 A file is replaced whole: a reader, or an interruption, never meets half of one. Nothing is written through a link.
 """
 
+import json
 import math
 import os
 import secrets
@@ -219,6 +220,30 @@ def read_utf8(path: Path) -> str:
             f"{path} must be a text file in UTF-8, found the byte 0x{content[error.start]:02x} at position "
             f"{error.start}; save it as UTF-8"
         ) from error
+
+
+def read_json(path: Path, cure: str) -> dict[str, Any]:
+    """Read a JSON file of names and values, such as `run.json`. A missing file is empty.
+
+    Args:
+        path (`Path`): The file.
+        cure (`str`): What to do if it is damaged, for the message.
+
+    Raises:
+        OSError, NotRegularError: as of `open_regular`.
+        ValueError: if it is not JSON in UTF-8, or holds no names.
+    """
+    try:
+        text = read_utf8(path)
+    except FileNotFoundError:
+        return {}
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); {cure}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must contain names and values, found {type(content).__name__}; {cure}")
+    return content
 
 
 class NotRegularError(ValueError):

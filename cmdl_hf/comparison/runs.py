@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts
+from ..files import read_json
 from ..training import CMDLTrainingArguments, describe_start, find_differences, flatten, format_value
 
+_RESTORE = "restore the file, or leave the run out"
 _ORDER = ("validation", "test")
 
 
@@ -70,7 +72,7 @@ def read_run(folder: str | Path) -> ScoredRun:
         ValueError: if the run is unfinished, was scored before there were counts, or a file cannot be read.
     """
     folder = Path(folder)
-    facts = _read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    facts = read_json(folder / "run.json", _RESTORE)
     if "recipe" not in facts:
         what = "has no run.json" if folder.is_dir() else "is no folder"
         raise FileNotFoundError(f"{folder} {what}: it is no run; name output folders of cmdl train")
@@ -85,7 +87,9 @@ def read_run(folder: str | Path) -> ScoredRun:
             f"{folder} has no {COUNTS_FILE}, the pixel counts of every image; score it with "
             f"cmdl evaluate {folder} --benchmark {facts['recipe'].get('benchmark')} --update-card"
         )
-    scores = _read_json(folder / "scores.json")
+    scores = read_json(folder / "scores.json", _RESTORE)
+    if not scores:
+        raise ValueError(f"{folder} has no scores in scores.json; {_RESTORE}")
     names = [name for name in (*_ORDER, *counts) if name in counts and name in scores]
     data = facts.get("data", {})
     digests = data.get("contents") or data.get("splits") or {}  # of an earlier version those of the names
@@ -143,16 +147,6 @@ def _name(firsts: Sequence[ScoredRun]) -> list[str]:
         ", ".join(f"{name.rpartition('.')[2]}={format_value(each.get(name, 'default'))}" for name in differing)
         for each in settings
     ]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}); restore the file, or leave the run out") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must contain names and values; restore the file, or leave the run out")
-    return content
 
 
 def _read_rows(folder: Path) -> list[dict[str, Any]]:

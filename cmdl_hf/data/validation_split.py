@@ -4,7 +4,6 @@ Reference of the division: "On the Stratification of Multi-Label Data" (Sechidis
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..files import read_json, read_utf8
 from .sets.base import SegmentationDataset
 from .statistics import label_histogram
 from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fraction
@@ -21,6 +21,7 @@ from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fra
 logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 16  # labels decoded at a time
+_RESTORE = "restore the file, or move it away"
 
 
 def set_apart_validation(
@@ -87,17 +88,18 @@ def divide_as_trained(
         models, a fifth is set apart if the validation split is read.
 
     Raises:
-        ValueError: if the validation split is read, and the data hold no image that the run set apart.
+        ValueError: if the validation split is read, and the data hold no image that the run set apart, or the files
+            of the run are damaged.
     """
-    file, ids_file = Path(model) / "run.json", Path(model) / VALIDATION_FILE
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if facts.get("recipe", {}).get("benchmark") != "own":
+    ids_file = Path(model) / VALIDATION_FILE
+    benchmark, fraction = _read_division(Path(model) / "run.json")
+    if benchmark != "own":
         return set_apart_validation(dataset, title=title) if split == "validation" else dataset
-    if not facts.get("set_apart"):
+    if fraction is None:
         return dataset
     if not ids_file.is_file():  # which is not pushed to the Hub
-        return set_apart_validation(dataset, float(facts["set_apart"]["fraction"]), title)
-    apart = ids_file.read_text(encoding="utf-8").splitlines()
+        return set_apart_validation(dataset, fraction, title)
+    apart = read_utf8(ids_file).splitlines()
     is_apart = np.isin(list(map(str, dataset["train"]["id"][:])), apart)
     if not is_apart.any():
         if split == "train":
@@ -114,6 +116,16 @@ def divide_as_trained(
         title,
     )
     return _select_parts(dataset, is_apart)
+
+
+def _read_division(file: Path) -> tuple[str | None, float | None]:
+    """Read the data set of a run, and the fraction that it set apart, from its `run.json`."""
+    facts = read_json(file, _RESTORE)
+    recipe, apart = facts.get("recipe") or {}, facts.get("set_apart") or {}
+    fraction = apart.get("fraction") if isinstance(apart, dict) else apart
+    if not isinstance(recipe, dict) or (apart and not isinstance(fraction, float)):
+        raise ValueError(f"{file}: recipe must hold names and values, and set_apart a fraction; {_RESTORE}")
+    return recipe.get("benchmark"), fraction if apart else None
 
 
 def _select_parts(dataset: SegmentationDataset, is_apart: np.ndarray) -> SegmentationDataset:

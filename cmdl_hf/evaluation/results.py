@@ -1,6 +1,7 @@
 """The results of an evaluation, written as a table, a file, images of class ids, and to the model card."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, content_digest, ids_digest
-from ..files import check_can_write, without_nan, write_image, write_text
+from ..files import check_can_write, read_json, without_nan, write_image, write_text
 from ..hub import write_card
 from .counts import COUNTS_FILE, ImageCounts, add_counts, write_counts
 from .details import describe_doubtful, details_folder, write_details
@@ -19,6 +20,8 @@ from .inspection import Findings, Inspector
 from .protocols import Protocol
 from .scoring import Prediction
 from .summary import describe_confused, describe_worst, format_classes
+
+_RESTORE = "restore the file, or move it away"
 
 
 @dataclass
@@ -88,10 +91,10 @@ class ScoredSplit:
         Data are the same if the model's run had exactly these images and masks in this split.
         """
         file = model / "run.json"
-        run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        data = run.get("data", {})
-        names, contents = (data.get(digests, {}).get(self.split) for digests in ("splits", "contents"))
-        is_same = run.get("recipe", {}).get("benchmark") == self.benchmark and names == ids_digest(self.images)
+        run = read_json(file, _RESTORE)
+        data = _part(file, run, "data")
+        names, contents = (_part(file, data, digests).get(self.split) for digests in ("splits", "contents"))
+        is_same = _part(file, run, "recipe").get("benchmark") == self.benchmark and names == ids_digest(self.images)
         if is_same and contents in (None, content_digest(self.images)):  # None: of an earlier version
             return self.split
         title = BENCHMARKS[self.benchmark].title if self.benchmark in BENCHMARKS else self.benchmark
@@ -231,10 +234,18 @@ class PredictionWriter:
         write_image(file, Image.fromarray(self.raw_ids[prediction.class_ids.cpu().numpy()]), root=self.folder)
 
 
+def _part(file: Path, content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the names and values below a name; empty if the file has none."""
+    part = content.get(name) or {}
+    if not isinstance(part, dict):
+        raise ValueError(f"{file}: {name} must hold names and values, found {type(part).__name__}; {_RESTORE}")
+    return part
+
+
 def _update_card(folder: Path, name: str, evaluation: Evaluation) -> None:
     """Add scores and pixel counts to those of a model's folder, and rewrite its model card."""
     file = folder / "scores.json"
-    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    there = read_json(file, _RESTORE)
     if evaluation.counts is not None:
         add_counts(folder / COUNTS_FILE, name, evaluation.counts)
     scores = there | {name: evaluation.scores}

@@ -1,6 +1,5 @@
 """The facts about a model in the files of its folder."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..data import BENCHMARKS
 from ..escaping import MAX_NAME, one_line
+from ..files import read_json
 from ..models import CONTEXT_MODULES
 from ..yaml_files import read_yaml
 
@@ -111,10 +111,4 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     if path.suffix == ".yaml":
         return read_yaml(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must contain names and values, found {type(content).__name__}")
-    return content
+    return read_json(path, "restore the file, or move it away")

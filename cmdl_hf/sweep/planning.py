@@ -1,6 +1,5 @@
 """The runs of a sweep: which there are, and how far each is."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ..files import read_json
 from ..training import (
     SHARING,
     CMDLTrainingArguments,
@@ -150,9 +150,5 @@ def _check_place(
 
 def _read_facts(folder: Path) -> dict[str, Any]:
     """Read `run.json` of a run; empty if there is none."""
-    file = folder / "run.json"
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}); remove {folder}") from error
+    facts = read_json(folder / "run.json", f"remove {folder}")
     return facts if "recipe" in facts and "is_finished" in facts else {}

@@ -12,7 +12,7 @@ import yaml
 
 from ..data import MERGE_FILE, VALIDATION_FILE, SegmentationDataset, format_merge
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
-from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
+from ..files import make_folder, read_json, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
 from .arguments import FREE_TO_CHANGE, SHARING
 from .same_data import name_other_data
 
@@ -172,7 +172,4 @@ def describe_start(start: Mapping[str, Any] | None) -> str | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}); restore the file, or name a new folder") from error
+    return read_json(file, "restore the file, or name a new folder")

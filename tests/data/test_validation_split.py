@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cmdl_hf.data import SegmentationDataset, load_folder, load_split, load_synthetic, set_apart_validation
-from cmdl_hf.data.validation_split import choose_validation
+from cmdl_hf.data.validation_split import choose_validation, divide_as_trained
 
 
 def _chosen(ids, present, fraction=0.2):
@@ -126,3 +126,13 @@ def test_a_model_is_scored_on_the_images_that_its_run_set_apart(
     with pytest.raises(ValueError, match=r"has none of the 1 images that the training of .* set apart for validation"):
         load_split(*options, run)
     assert len(load_split("own", "train", *options[2:], run)["train"]) == 11  # the cure that the message names
+
+
+DAMAGED = ["{", "[1]", '{"recipe": 3}', '{"recipe": {"benchmark": "own"}, "set_apart": {"fraction": "x"}}', "\x00"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_run_is_named(scenes, tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run\.json.*; restore the file, or move it away"):
+        divide_as_trained(scenes, tmp_path, "validation")
