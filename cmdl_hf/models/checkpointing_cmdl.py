@@ -80,6 +80,14 @@ class CheckpointingMixin:
         except NotImplementedError:
             return None
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the layer of the backbone that embeds patches.
+
+        Raises:
+            NotImplementedError: if the backbone has none.
+        """
+        self.backbone.set_input_embeddings(value)
+
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **kwargs: Any
     ) -> None:

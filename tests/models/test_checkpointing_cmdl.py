@@ -110,5 +110,13 @@ def test_the_segmenter_of_an_adapter_moves_its_statistics_once(make_batch):
 
 @pytest.mark.parametrize(("backbone", "has_patches"), [(RESNET, False), (SWIN, True)], ids=["resnet", "swin"])
 def test_the_embeddings_of_patches_are_the_backbones(make, backbone, has_patches):
-    embeddings = make(backbone).get_input_embeddings()
+    model = make(backbone)
+    embeddings = model.get_input_embeddings()
     assert isinstance(embeddings, torch.nn.Module) if has_patches else embeddings is None
+    if has_patches:
+        other = copy.deepcopy(embeddings)
+        model.set_input_embeddings(other)
+        assert model.get_input_embeddings() is model.backbone.get_input_embeddings() is other
+    else:
+        with pytest.raises(NotImplementedError):
+            model.set_input_embeddings(torch.nn.Identity())

@@ -12,7 +12,7 @@ from tiny_models import CONTEXT_MODULES, LIVE_AGGREGATION
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 
 CANNOT_PASS = {
-    "test_model_get_set_embeddings": "it wants an embedding of tokens; transformers' own UperNet skips it, too",
+    "test_model_get_set_embeddings": "it wants an nn.Embedding of tokens; a backbone embeds patches, by convolutions",
 }
 CANNOT_PASS_WITH_CMDL = {
     "test_init_weights_can_init_buffers": "it wants buffers without randomness; prototypes start at random",
