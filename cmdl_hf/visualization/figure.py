@@ -78,10 +78,7 @@ def draw_prediction(
         title = f"Distributions of the predicted classes ({M} each)"
         panels[title] = paint_distributions(predicted, distribution_ids, palette, M, ignore_index)
 
-    present, num_others = choose_legend(maps, _MOST_CLASSES)
-    rows = _legend_rows(present, id2label, palette, per_class_iou, M, ignore_index)
-    if num_others:
-        rows.append(_LegendRow(f"and {num_others} more", None, [], ""))
+    rows = _legend_rows(maps, id2label, palette, per_class_iou, M, ignore_index)
     figure, panel_axes, legend_axes = _lay_out(len(panels), image.height / image.width, len(rows))
     for axes, (title, picture) in zip(panel_axes, panels.items(), strict=True):
         axes.imshow(picture, interpolation="antialiased" if title == "Image" else "nearest")
@@ -99,14 +96,15 @@ class _LegendRow(NamedTuple):
 
 
 def _legend_rows(
-    present: Sequence[int],
+    maps: Sequence[np.ndarray],
     id2label: Mapping[int, str],
     palette: Palette,
     per_class_iou: Sequence[float] | None,
     num_distributions: int,
     ignore_index: int,
 ) -> list[_LegendRow]:
-    """Make the rows of the legend: the titles, each class that is present, and void."""
+    """Make the rows of the legend: the titles, each class that is present or the largest ones, and void."""
+    present, num_others = choose_legend(maps, _MOST_CLASSES)
     rows = [_LegendRow("Class", None, [], "" if per_class_iou is None else "IoU")]
     for class_id in present:
         if class_id == ignore_index:
@@ -116,6 +114,8 @@ def _legend_rows(
         rows.append(_LegendRow(one_line(id2label[class_id], MAX_NAME), palette[class_id], shades, score))
     if ignore_index in present:
         rows.append(_LegendRow("void", VOID_COLOR, [], ""))
+    if num_others:
+        rows.append(_LegendRow(f"and {num_others} more", None, [], ""))
     return rows
 
 
