@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..escaping import one_line
 from ..plugins import import_plugins
-from .options import Data, Plugins, logging_to_terminal, name_of_model
+from .options import Data, Plugins, choose_model, logging_to_terminal, name_of_model
 from .predictions import print_predictions
 
 
@@ -56,7 +56,7 @@ _OVERLAYS, _RUNNING = OverlayOptions(), RunningOptions()
 
 
 def predict(
-    model: str,
+    model: str | None = None,
     /,
     *inputs: str,
     out: Path = Path("outputs/predictions"),
@@ -73,7 +73,8 @@ def predict(
     segmented are listed; then the exit status is 1.
 
     Args:
-        model: Folder or Hub name of the model.
+        model: Folder or Hub name of the model. Left out, so that the first argument is an image, a video, a pattern
+            or a folder of them: the small model of street scenes in a clone of this repository, model_cards/camvid.
         inputs: Image or video files, folders, or patterns in quotes. The subfolders of a folder are kept.
         out: Folder to write to.
         outlier_map: Also write an outlier map, for models with class distributions. The value of a pixel is one minus
@@ -82,8 +83,14 @@ def predict(
         trust_remote_code: Run the Python files that come with a model that is not CMDL. Read them first.
     """
     import_plugins(plugin)
-    from ..inference import predict_files
+    from ..inference import is_input, predict_files
 
+    if model is not None and is_input(model):
+        inputs, model = (model, *inputs), None
+    if not inputs:
+        taken = "" if model is None else f" ({model} is taken for the model)"
+        raise ValueError(f"there is nothing to segment{taken}; name image files, folders, or patterns in quotes")
+    model = choose_model(model)
     with logging_to_terminal():
         failures = predict_files(
             model,
@@ -101,7 +108,7 @@ def predict(
 
 
 def explore(
-    model: str,
+    model: str | None = None,
     /,
     *,
     data: Data,
@@ -116,7 +123,8 @@ def explore(
     distributions.json contains all numbers.
 
     Args:
-        model: Folder or Hub name of a CMDL model with distributions.
+        model: Folder or Hub name of a CMDL model with distributions. Default: the small model of street scenes in a
+            clone of this repository, model_cards/camvid.
         out: Folder to write to. Default: a folder in outputs/explore/, named after the model, the data set and the
             split.
         max_images: Largest number of images to read. They are spread evenly over the split.
@@ -124,6 +132,7 @@ def explore(
     import_plugins(plugin)
     from ..explore import explore
 
+    model = choose_model(model)
     split = data.split or "train"
     out = out or Path("outputs/explore") / f"{name_of_model(model)}-{data.benchmark}-{split}"
     with logging_to_terminal():

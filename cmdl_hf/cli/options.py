@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from ..default_model import find_default_model
 from ..escaping import lines
 
 INTERRUPTED = 130  # exit status of shells after Ctrl-C
@@ -74,6 +76,19 @@ def logging_to_terminal() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     with logging_redirect_tqdm():
         yield
+
+
+def choose_model(model: str | None) -> str:
+    """Return the model that a command takes: the named one, or else the small model of street scenes, which is said.
+
+    Raises:
+        FileNotFoundError: if no model is named, and this package was not installed from a clone.
+    """
+    if model is not None:
+        return model
+    folder = str(find_default_model())
+    print(f"model: street scenes of CamVid, {folder}; name another one as the first argument", file=sys.stderr)
+    return folder
 
 
 def name_of_model(model: str) -> str:

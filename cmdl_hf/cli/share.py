@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..plugins import import_plugins
-from .options import Plugins, logging_to_terminal, name_of_model
+from .options import Plugins, choose_model, logging_to_terminal, name_of_model
 
 
 def push(
@@ -33,7 +33,7 @@ def push(
 
 
 def export(
-    model: str,
+    model: str | None = None,
     /,
     *,
     format: Literal["onnx", "torch-export"] = "onnx",
@@ -47,7 +47,8 @@ def export(
     """Export a model to one file that runs without this package, and compare its logits with the model's.
 
     Args:
-        model: Folder or Hub name of the model. It can be any semantic segmenter of transformers.
+        model: Folder or Hub name of the model. It can be any semantic segmenter of transformers. Default: the small
+            model of street scenes in a clone of this repository, model_cards/camvid.
         format: onnx, or torch-export for torch.export.load.
         out: File to write, .onnx or .pt2. Default: a file in outputs/ with the name of the model.
         image_size: Height and width of the only image size that the file will accept. Default: every size that the
@@ -60,6 +61,7 @@ def export(
     import_plugins(plugin)
     from ..export import SUFFIXES, export_model
 
+    model = choose_model(model)
     with logging_to_terminal():
         report = export_model(
             model,

@@ -4,6 +4,7 @@ from .calling import segment
 from .class_maps import class_map, class_map_with_confidence
 from .failures import MODEL_ERRORS, explain_failure, is_out_of_memory
 from .files import predict_files
+from .images import is_input
 from .loading import choose_device, load_segmenter
 from .logits import (
     SCALES,
@@ -30,6 +31,7 @@ __all__ = [
     "default_stride",
     "explain_failure",
     "find_device",
+    "is_input",
     "is_out_of_memory",
     "load_segmenter",
     "match_precision",

@@ -15,10 +15,26 @@ logger = logging.getLogger(__name__)
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Names under which videos are looked for."""
 
+_MODEL_FILES = ("config.json", "adapter_config.json", "*.safetensors", "run.json", "recipe.yaml")
+
 
 def is_video(path: Path) -> bool:
     """Whether a file is a video by its name."""
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_input(given: str) -> bool:
+    """Whether an argument of a command means images or videos, and not a model.
+
+    A folder does if it has images or videos in it and no file of a model or a training. Other arguments do by their
+    name: it ends as that of an image or video, or has wildcards.
+    """
+    path = Path(given)
+    if path.is_dir():
+        return not any(any(path.glob(name)) for name in _MODEL_FILES) and any(
+            map(_is_image_or_video, walk_files(path))
+        )
+    return _is_image_or_video(path) or (re.search(r"[*?\[]", given) is not None and not path.exists())
 
 
 def find_inputs(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Path]]:
@@ -42,7 +58,7 @@ def find_inputs(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
         return
     if root.is_dir():
         below = walk_files(root)
-        found = [path for path in below if path.suffix.lower() in SUFFIXES or is_video(path)]
+        found = list(filter(_is_image_or_video, below))
         _tell_passed_over(sorted(set(below) - set(found)), root, output_dir)
     else:
         found = [path for path in map(Path, glob.glob(str(given), recursive=True)) if not path.is_dir()]
@@ -51,6 +67,10 @@ def find_inputs(given: str | Path, output_dir: Path) -> Iterator[tuple[Path, Pat
     if not paths:
         raise FileNotFoundError(f"{given} is no image file, no folder with images, and no pattern that matches images")
     yield from ((path, path.relative_to(root)) for path in paths)
+
+
+def _is_image_or_video(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or is_video(path)
 
 
 def _tell_passed_over(paths: list[Path], root: Path, output_dir: Path) -> None:

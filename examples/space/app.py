@@ -1,10 +1,11 @@
 """Gradio app that shows the classes, distributions, outliers and pixel probabilities of a semantic segmenter.
 
-    CMDL_MODEL=outputs/demo/model python app.py
+    python app.py
 
-It serves the models that `CMDL_MODEL` lists: CMDL models and any other model that `AutoModelForSemanticSegmentation`
-loads. For models without distributions, it shows classes and pixels only. It does not need cmdl_hf: a CMDL model's
-folder contains its code. It checks whatever visitors send; `models.py` and `segmenter.py` contain the limits.
+It serves the models that `CMDL_MODEL` lists, by default the small model of street scenes: CMDL models and any other
+model that `AutoModelForSemanticSegmentation` loads. For models without distributions, it shows classes and pixels
+only. It does not need cmdl_hf: a CMDL model's folder contains its code. It checks whatever visitors send; `models.py`
+and `segmenter.py` contain the limits.
 """
 
 import html

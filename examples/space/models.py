@@ -16,6 +16,11 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+_HERE = Path(__file__).resolve().parent
+_CLONE = _HERE.parent.parent  # of the repository, if the app was started from there
+
+if (_CLONE / "cmdl_hf" / "__init__.py").is_file():
+    sys.path.append(str(_CLONE))
 if importlib.util.find_spec("cmdl_hf"):
     import cmdl_hf  # noqa: F401 (registers CMDL with the auto classes)
 
@@ -41,7 +46,13 @@ def find_own_models(listed: str) -> dict[str, str]:
     return models
 
 
-OWN_MODELS = find_own_models(os.environ.get("CMDL_MODEL", ""))
+def find_default_model() -> str:
+    """Find the model beside the app, as in a Space by `make_space.py`, or the small one of the clone."""
+    configs = [*sorted(_HERE.glob("*/config.json")), _CLONE / "model_cards" / "camvid" / "config.json"]
+    return next((str(config.parent) for config in configs if config.is_file()), "")
+
+
+OWN_MODELS = find_own_models(os.environ.get("CMDL_MODEL") or find_default_model())
 """Folders or Hub names of the owner's models, by the names that visitors see. No other model's code runs."""
 
 ALLOW_ANY = os.environ.get("CMDL_ALLOW_ANY") == "1"
@@ -66,7 +77,8 @@ def list_models() -> list[str]:
     if not models:
         raise SystemExit(
             "CMDL_MODEL must name the models to serve, and is empty: set it to folders or Hub names, separated by "
-            "commas, or set CMDL_ALLOW_ANY=1 to let visitors name models of the Hub"
+            "commas, or set CMDL_ALLOW_ANY=1 to let visitors name models of the Hub. By default a model beside the "
+            "app is served, or in a clone of cmdl_hf the small one, and there is neither"
         )
     return models
 

@@ -61,7 +61,7 @@ def test_the_quick_start_runs(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_own_data_go_to_the_hub(tmp_path):
+def test_own_data_go_to_the_hub(model, tmp_path):
     with HubDouble() as hub:
         client = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         outputs = run_notebook(
@@ -69,6 +69,7 @@ def test_own_data_go_to_the_hub(tmp_path):
             tmp_path,
             CMDL_REPOSITORY="me/mine",
             CMDL_STEPS="2",
+            CMDL_MODEL=str(model),
             HF_HOME=str(tmp_path / "hf"),
             **client,
         )
