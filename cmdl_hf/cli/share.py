@@ -13,20 +13,22 @@ def push(
     """Push a model to the Hub, with a model card that describes its training and its scores.
 
     The command uploads the model, the model in the subfolder last/, and the recipe, scores, curves and class names. It
-    prints the files first. It uploads no other files, and it refuses a folder with links. It keeps a model card
+    prints the files first, and whether the repository is public. predictions.png, which the model card shows, has
+    images of the validation data. It uploads no other files, and it refuses a folder with links. It keeps a model card
     (README.md) that you have edited. Log in first: hf auth login.
 
     Args:
         folder: Output folder of cmdl train, or any folder that from_pretrained loads.
         repo_id: ORG/NAME on the Hub. The repository is created if it does not exist.
-        private: Whether a new repository is private. Default: the setting of ORG.
+        private: Whether a new repository is private. Default: the setting of ORG, which for most is public.
         dry_run: Print what would be uploaded, and upload nothing.
     """
     import_plugins(plugin)
     from ..hub import preview_push, push
 
     if dry_run:
-        print(f"would be sent to {repo_id}:\n{preview_push(folder)}")
+        kind = {True: "private", False: "public", None: f"public or private by the setting of {repo_id.split('/')[0]}"}
+        print(f"would be sent to {repo_id}, which if new is {kind[private]}:\n{preview_push(folder)}")
         return
     address = push(folder, repo_id, private, tell=print)
     print(f"Pushed to {address}")

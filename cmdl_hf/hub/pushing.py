@@ -42,7 +42,8 @@ def preview_push(folder: str | Path) -> str:
         folder (`str` or `Path`): As `push` takes it.
 
     Returns:
-        `str`: names and sizes of the files, one a line, and the names of those that stay.
+        `str`: names and sizes of the files, one a line; one line for all Python files of this package. Then the names
+            of those that stay.
 
     Raises:
         NotADirectoryError, FileNotFoundError, ValueError: as `push` raises them.
@@ -76,7 +77,8 @@ def push(
         repo_id (`str`): `"organisation/name"`. It is created if it does not exist.
         private (`bool`, *optional*): Whether a new repository is private. By default, the organisation's setting.
         message (`str`): Message of the commit.
-        tell (`Callable`): Called with the list of files before they are sent.
+        tell (`Callable`): Called with the list of files before anything is sent, and with who can see the repository
+            before the files are.
 
     Returns:
         `str`: address of the model.
@@ -95,7 +97,7 @@ def push(
     write_card(folder, repo_id)
     tell(f"sending to {repo_id}:\n{preview_push(folder)}")
     with snapshot_of(folder, list_files(folder)) as snapshot:
-        return _upload(snapshot, repo_id, private, message)
+        return _upload(snapshot, repo_id, private, message, tell)
 
 
 def _files_of_model(folder: Path) -> list[Path]:
@@ -125,7 +127,7 @@ def check_can_push(repo_id: str, private: bool | None = None) -> None:
     _check_token(repo_id)
     api = HfApi(library_name="cmdl_hf")
     try:
-        _make_repo(api, repo_id, private)
+        _make_repo(api, repo_id, private, logger.info)
         api.auth_check(repo_id, write=True)
     except (HTTPError, json.JSONDecodeError, OSError) as error:
         if not is_passing(error):
@@ -236,7 +238,9 @@ class HubPusher:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
 
-def _upload(snapshot: Path, repo_id: str, private: bool | None, message: str) -> str:
+def _upload(
+    snapshot: Path, repo_id: str, private: bool | None, message: str, tell: Callable[[str], None] = logger.debug
+) -> str:
     """Upload the files of a snapshot, and return the address.
 
     All files go into one commit, so that nobody loads a partial upload. `HfApi.upload_folder` would split a commit
@@ -245,7 +249,7 @@ def _upload(snapshot: Path, repo_id: str, private: bool | None, message: str) ->
     api = HfApi(library_name="cmdl_hf")
 
     def upload() -> str:
-        address = _make_repo(api, repo_id, private)
+        address = _make_repo(api, repo_id, private, tell)
         paths = held_files(snapshot)
         if _must_keep_card(api, repo_id, snapshot):
             paths.remove(Path(CARD_FILE))
@@ -282,10 +286,14 @@ def _must_keep_card(api: HfApi, repo_id: str, folder: Path) -> bool:
     return True
 
 
-def _make_repo(api: HfApi, repo_id: str, private: bool | None) -> str:
+def _make_repo(api: HfApi, repo_id: str, private: bool | None, tell: Callable[[str], None]) -> str:
+    """Create the repository if there is none, and tell who can see it."""
     repo = api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.model_info(repo_id).private:
+    is_private = api.model_info(repo_id).private
+    if private and not is_private:
         raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or choose another name")
+    who = "private: only those with access see it" if is_private else "public: everybody can see and download it"
+    tell(f"{repo_id} is {who}")
     return str(repo)
 
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..files import NotRegularError, open_regular, refuse_irregular
 
 MODEL_FILES = (
@@ -43,6 +44,12 @@ DATASET_FILES = ("README.md", "id2label.json", "label_table.csv")
 """What `cmdl prepare` leaves, beside `data/*.parquet`."""
 
 LAST = "last"
+
+_REMARKS = {
+    "README.md": " (the model card)",
+    "predictions.png": " (a picture: it shows images of the validation data)",
+}
+_CODE = Path(models.__file__).parent
 
 _SNAPSHOTS = ".push-"
 _PARSING = threading.Lock()  # Python 3.11 fails where two threads build syntax trees at once
@@ -79,10 +86,20 @@ def list_dataset_files(folder: str | Path) -> list[Path]:
 
 
 def describe_files(folder: str | Path, files: list[Path]) -> str:
-    """Lay out names and sizes of files, one a line."""
-    sizes = [f"{(Path(folder) / path).stat().st_size:,}" for path in files]
-    width = max((len(size) for size in sizes), default=0)
-    return "\n".join(f"  {size:>{width}} bytes  {path.as_posix()}" for size, path in zip(sizes, files, strict=True))
+    """Lay out names and sizes of files, one a line; the Python files of this package, many and known, share a line."""
+    sizes = {path: (Path(folder) / path).stat().st_size for path in files}
+    entries = [(sizes[path], path.as_posix() + _REMARKS.get(path.name, "")) for path in files if not _is_ours(path)]
+    for parent in sorted({path.parent for path in files}):
+        code = [sizes[path] for path in files if path.parent == parent and _is_ours(path)]
+        where = "" if parent == Path() else f", in {parent.as_posix()}"
+        entries += [(sum(code), f"{len(code)} Python files of cmdl_hf, the model's code{where}")] if code else []
+    width = max((len(f"{size:,}") for size, _ in entries), default=0)
+    return "\n".join(f"  {size:>{width},} bytes  {name}" for size, name in entries)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file has the name of a Python file of this package that travels with a model."""
+    return path.suffix == ".py" and (_CODE / path.name).is_file()
 
 
 def list_left(folder: str | Path, files: list[Path]) -> list[str]:

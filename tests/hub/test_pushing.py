@@ -469,11 +469,19 @@ def test_cmdl_push(hub, folder, capfd):
     main(["push", str(folder), "me/toy", "--private"])
     printed = capfd.readouterr().out.splitlines()
     assert printed[0] == "sending to me/toy:"
-    assert printed[-1] == f"Pushed to {hub.url}/me/toy"
-    sent = {line.split()[-1] for line in printed[1:-1] if "bytes" in line}
-    assert sent == set(hub.repos["models", "me/toy"].files)
+    assert printed[-2:] == ["me/toy is private: only those with access see it", f"Pushed to {hub.url}/me/toy"]
     assert hub.repos["models", "me/toy"].private
     _assert_holds(hub.repos["models", "me/toy"], folder)
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("private", [None, True])
+def test_who_can_see_the_repository_is_told_before_the_files_go(hub, folder, private):
+    told = []
+    push(folder, "me/toy", private, tell=lambda text: told.append((text, [*hub.stored_bytes()])))
+    text, stored = told[-1]
+    assert text.startswith(f"me/toy is {'private' if private else 'public'}: ")
+    assert (folder / "config.json").read_bytes() not in stored
 
 
 @pytest.mark.parametrize(

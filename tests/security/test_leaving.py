@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from hub_double import TOKEN, connected_hub
 from run_folder import SCORES, make_run_folder
 
+from cmdl_hf import models
 from cmdl_hf.cli import main
 from cmdl_hf.hub import HubPusher, list_files, preview_push, push, push_dataset, sending, uploading
 
@@ -186,10 +188,20 @@ def test_a_dry_run_prints_and_sends_nothing_and_needs_no_token(hub, folder, monk
 def test_what_is_sent_is_told_before(hub, folder):
     told = []
     push(folder, "me/toy", tell=lambda text: told.append((text, list(hub.log))))
-    ((text, log),) = told
+    (text, log), _ = told  # then, who can see it
     assert not log
-    assert set(re.findall(r"bytes  (\S+)", text)) == set(hub.repos["models", "me/toy"].files)
+    sent = set(hub.repos["models", "me/toy"].files)
+    of_package = {name for name in sent if (Path(models.__file__).parent / Path(name).name).is_file()}
+    assert set(re.findall(r"bytes  (?!\d+ Python files)(\S+)", text)) == sent - of_package
+    assert sum(map(int, re.findall(r"bytes  (\d+) Python files of cmdl_hf", text))) == len(of_package) > 40
+    assert "predictions.png (a picture: it shows images of the validation data)" in text
     assert preview_push(folder) in text
+
+
+def test_python_files_of_others_are_named(folder):
+    (folder / "modeling_cmdl.py").write_text("from .my_context import Mine")
+    (folder / "my_context.py").write_text("class Mine: pass")
+    assert "bytes  my_context.py" in preview_push(folder)
 
 
 def test_no_machine_path_and_no_user_is_in_what_is_sent(hub, folder, tmp_path):
