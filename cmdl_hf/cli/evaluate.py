@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ..plugins import import_plugins
-from .options import Data, Plugins, logging_to_terminal, name_of_model
+from .options import Data, Plugins, logging_to_terminal, name_of_data, name_of_model
 
 
 @dataclass(kw_only=True)
@@ -57,8 +57,9 @@ def evaluate(
 
     Args:
         model: Folder or Hub name of the model.
-        out: JSON file for the scores. Default: a file in outputs/scores/. A folder beside it, NAME-details, gets
-            tables and pictures: scores of every image, confused classes, the worst images, and doubtful labels.
+        out: JSON file for the scores. Default: a file in outputs/scores/, named after model, data set, split and
+            protocol. A folder beside it, NAME-details, gets tables and pictures: scores of every image, confused
+            classes, the worst images, and doubtful labels. The same evaluation replaces them; any other is refused.
         save_predictions: Folder for PNG files with the class ids of the data set's owner, for upload to a test server.
             This also works for splits without labels.
         update_card: Add the scores to the model's folder and rewrite its model card.
@@ -70,7 +71,8 @@ def evaluate(
     from ..evaluation import details_folder, run_evaluation
 
     split = data.split or "validation"
-    out = out or Path("outputs/scores") / f"{name_of_model(model)}-{data.benchmark}-{split}-{scoring.protocol}.json"
+    name = f"{name_of_model(model)}-{name_of_data(data, split)}-{scoring.protocol}.json"
+    out = out or Path("outputs/scores") / name
     with logging_to_terminal():
         evaluation = run_evaluation(
             model,
@@ -88,6 +90,10 @@ def evaluate(
     processes = PartialState()
     if processes.is_main_process:
         print(evaluation.format_table() if evaluation.scores else "no scores: the labels of this split are not public")
-        places = {"scores": out, "details": evaluation.scores and details_folder(out), "predictions": save_predictions}
+        places = {
+            "scores": out,
+            "details": evaluation.scores and f"{details_folder(out)}/",
+            "predictions": save_predictions,
+        }
         print("\n".join(f"{name}: {place}" for name, place in places.items() if place))
     processes.destroy_process_group()

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from ..escaping import one_line
 from ..plugins import import_plugins
-from .options import Data, Plugins, choose_model, logging_to_terminal, name_of_model
+from .options import Data, Plugins, choose_model, logging_to_terminal, name_of_data, name_of_model
 from .predictions import print_predictions
 
 
@@ -134,7 +134,7 @@ def explore(
 
     model = choose_model(model)
     split = data.split or "train"
-    out = out or Path("outputs/explore") / f"{name_of_model(model)}-{data.benchmark}-{split}"
+    out = out or Path("outputs/explore") / f"{name_of_model(model)}-{name_of_data(data, split)}"
     with logging_to_terminal():
         findings = explore(
             model,

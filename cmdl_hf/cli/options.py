@@ -92,5 +92,18 @@ def choose_model(model: str | None) -> str:
 
 
 def name_of_model(model: str) -> str:
-    """Name a model after its folder or its repository on the Hub, for use in file names."""
-    return Path(model).resolve().name if Path(model).is_dir() else model.replace("/", "-")
+    """Name a model after its folder or its repository on the Hub, for use in file names.
+
+    A folder `model` or `last` has the name of the folder that it lies in before its own.
+    """
+    if not Path(model).is_dir():
+        return model.replace("/", "-")
+    folder = Path(model).resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name in ("model", "last") else folder.name
+
+
+def name_of_data(data: DataOptions, split: str) -> str:
+    """Name a split after the data set, for own data with the folder or the list, for use in file names."""
+    place = [] if data.benchmark != "own" or data.data_dir is None else [data.data_dir.resolve()]
+    names = [path.name if path.is_dir() else path.stem for path in place]
+    return "-".join([data.benchmark, *names, split])

@@ -15,9 +15,11 @@ from ..escaping import one_line
 from ..files import write_text
 from .counts import ImageCounts
 from .inspection import LEAST_CONFIDENCE, LEAST_SHARE, Findings
-from .pictures import draw_confusion, draw_doubtful_labels, draw_worst_images
+from .pictures import MOST_DOUBTFUL, draw_confusion, draw_doubtful_labels, draw_worst_images
 
 logger = logging.getLogger(__name__)
+
+_WORST, _DOUBTFUL = "worst_images.png", "doubtful_labels.png"
 
 
 def details_folder(out: Path) -> Path:
@@ -48,9 +50,11 @@ def write_details(
     def load_image(id_: str) -> Image.Image:
         return data[split][places[id_]]["image"]
 
+    for name in (_WORST, _DOUBTFUL):  # pictures of an earlier evaluation, if this one has nothing to show
+        (folder / name).unlink(missing_ok=True)
     if findings.worst_images:
-        path = folder / "worst_images.png"
-        draw_worst_images(findings.worst_images, load_image, data.id2label, data.palette, path, data.ignore_index)
+        style = data.id2label, data.palette, folder / _WORST, data.ignore_index
+        draw_worst_images(findings.worst_images, load_image, *style, num_images=len(counts.ids))
     header = ["id", "left", "top", "right", "bottom", "label", "prediction", "pixels", "confidence"]
     rows = (
         [each.id, *each.box, names[each.label], names[each.predicted], each.area, f"{each.confidence:.4f}"]
@@ -58,7 +62,8 @@ def write_details(
     )
     _write_table(folder / "doubtful_labels.csv", header, rows)
     if findings.doubtful_labels:
-        draw_doubtful_labels(findings.doubtful_labels, load_image, data.id2label, folder / "doubtful_labels.png")
+        place = data.id2label, folder / _DOUBTFUL
+        draw_doubtful_labels(findings.doubtful_labels, load_image, *place, num_regions=findings.num_doubtful)
     if findings.num_without_confidence:
         logger.warning(
             f"{findings.num_without_confidence} images are too large to look for doubtful labels in them: their "
@@ -68,11 +73,15 @@ def write_details(
 
 def describe_doubtful(findings: Findings) -> str:
     """Say how many labels may be wrong, and by what measure."""
-    number = len(findings.doubtful_labels)
+    number, listed = findings.num_doubtful, len(findings.doubtful_labels)
     measure = (
         f"{100 * LEAST_SHARE:g} % of an image or more, predicted as another class with {LEAST_CONFIDENCE:g} or more"
     )
-    return f"{number} regions whose label may be wrong ({measure})" if number else f"no doubtful labels ({measure})"
+    if not number:
+        return f"no doubtful labels ({measure})"
+    rest = f"; the table has the {listed} most doubtful" if number > listed else ""
+    rest += f"; the picture shows {MOST_DOUBTFUL} of {number}" if number > MOST_DOUBTFUL else ""
+    return f"{number} regions whose label may be wrong ({measure}){rest}"
 
 
 def tabulate_images(counts: ImageCounts, names: Sequence[str]) -> tuple[list[str], list[list[Any]]]:

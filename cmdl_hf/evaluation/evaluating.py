@@ -5,30 +5,23 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from transformers import PreTrainedModel
 
-from ..data import check_classes, load_split
+from ..data import check_classes, ids_digest, load_split
 from ..inference import SCALES, load_segmenter
 from ..metrics import SegmentationMetrics
 from ..processes import start_processes
 from .confidence import segment_confidently
 from .counts import ImageCounter, describe_protocol
-from .inspection import Inspector
+from .earlier import check_earlier
 from .protocols import ProcessorTransform, Protocol, ProtocolName, make_protocol, processor_resize
 from .results import Evaluation, ResultFiles, ScoredSplit
 from .scoring import Prediction, evaluate, predict
-
-
-class Notes(NamedTuple):
-    """Who takes the predictions, beside the scores: a writer, and an inspector."""
-
-    save: Callable[[Prediction], None] | None
-    inspector: Inspector | None
 
 
 def run_evaluation(
@@ -65,8 +58,7 @@ def run_evaluation(
         merge_classes (`str` or `Path`, *optional*): File that merges classes; see `merge_classes`.
         resize (`tuple[int, int]`, *optional*): Shorter edge and limit of the longer edge of images, never of labels;
             by default those of the model's image processor, or the papers' if that would distort images.
-        crop_size (`tuple[int, int]`, *optional*): Height and width of the windows; by default the model's or papers'
-            crop, and with `"ms-flip"` no windows.
+        crop_size (`tuple[int, int]`, *optional*): Size of windows; by default the model's or papers', or no windows.
         stride (`tuple[int, int]`, *optional*): Step between windows. By default, two thirds of the crop.
         scales (`tuple[float, ...]`): Scales of `"ms-flip"`.
         num_workers (`int`): Processes that read images.
@@ -78,6 +70,7 @@ def run_evaluation(
         trust_remote_code (`bool`): Whether to run Python files that come with the model.
 
     Raises:
+        FileExistsError: if `out` has scores of another evaluation.
         FileNotFoundError, ValueError: if model, data or public labels are missing, or classes or options contradict.
     """
     start_processes()
@@ -87,8 +80,8 @@ def run_evaluation(
     files.check_labels(data)
     own_resize = processor_resize(processor, benchmark)
     steps = make_protocol(protocol, model, benchmark, resize or own_resize, crop_size, stride, scales)
-    notes = Notes(files.prediction_writer(data), files.inspector(data))
-    evaluation = _score(str(model), segmenter, processor, data, steps, mixed_precision, num_workers, notes)
+    check_earlier(out, facts := _describe(str(model), data, steps, mixed_precision))
+    evaluation = _score(facts, segmenter, processor, data, steps, mixed_precision, num_workers, files)
     files.write(evaluation, data, steps, own_resize)
     return evaluation
 
@@ -111,21 +104,36 @@ def _load(
     return segmenter, processor, ScoredSplit(benchmark, split, data_dir, dataset)
 
 
+def _describe(model: str, data: ScoredSplit, protocol: Protocol, mixed_precision: str) -> dict[str, Any]:
+    """Record what is scored, and how."""
+    return {
+        "model": model,
+        "benchmark": data.benchmark,
+        "split": data.split,
+        "data_folder": None if data.data_dir is None else Path(data.data_dir).resolve().name,
+        "num_images": len(data.images),
+        "image_ids": ids_digest(data.images),
+        "protocol": asdict(protocol),
+        "mixed_precision": mixed_precision,
+        "num_processes": PartialState().num_processes,
+        "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
+    }
+
+
 def _score(
-    model: str,
+    facts: dict[str, Any],
     segmenter: PreTrainedModel,
     processor: Any,
     data: ScoredSplit,
     protocol: Protocol,
     mixed_precision: str,
     num_workers: int,
-    notes: Notes,
+    files: ResultFiles,
 ) -> Evaluation:
-    """Score a split with a protocol, and record the settings."""
-    state = PartialState()
+    """Score a split with a protocol."""
+    save, inspector = files.prediction_writer(data), files.inspector(data)
     transform = ProcessorTransform(None if protocol.name == "ms-flip" else protocol.resize, processor)
     counter = ImageCounter(data.dataset.num_labels, data.dataset.ignore_index)
-    inspector = notes.inspector
     segment_images = segment_confidently(protocol, data.dataset.num_labels) if inspector else protocol.segment_images()
     options = {"segment_images": segment_images, "num_workers": num_workers}
 
@@ -134,18 +142,9 @@ def _score(
         if inspector:
             inspector(prediction)
 
-    with _autocast(state.device, mixed_precision):
-        scores, pixel_shares = _measure(segmenter.to(state.device), data, transform, notes.save, note, options)
-    facts = {
-        "model": model,
-        "benchmark": data.benchmark,
-        "split": data.split,
-        "num_images": len(data.images),
-        "protocol": asdict(protocol),
-        "mixed_precision": mixed_precision,
-        "num_processes": state.num_processes,
-        "versions": {name: version(name) for name in ("cmdl_hf", "torch", "transformers")},
-    }
+    device = PartialState().device
+    with _autocast(device, mixed_precision):
+        scores, pixel_shares = _measure(segmenter.to(device), data, transform, save, note, options)
     counts = counter.collect(describe_protocol(protocol, mixed_precision)) if data.has_labels else None
     findings = inspector.collect() if inspector else None
     return Evaluation(facts, dict(data.dataset.id2label), scores, pixel_shares, counts, findings)

@@ -74,11 +74,13 @@ class Findings:
     Args:
         worst_images (`list`): The images with the smallest share of correct pixels, the worst first.
         doubtful_labels (`list`): The regions with the largest area times confidence, the largest first.
+        num_doubtful (`int`): Number of all such regions.
         num_without_confidence (`int`): Number of images too large to find their confidence, and so doubtful labels.
     """
 
     worst_images: list[WorstImage] = field(default_factory=list)
     doubtful_labels: list[DoubtfulLabel] = field(default_factory=list)
+    num_doubtful: int = 0
     num_without_confidence: int = 0
 
 
@@ -95,7 +97,7 @@ class Inspector:
         self._images: list[tuple[float, int, WorstImage]] = []  # heaps, with the least interesting one on top
         self._labels: list[tuple[float, int, DoubtfulLabel]] = []
         self._count = itertools.count()
-        self._num_without_confidence = 0
+        self._num_doubtful = self._num_without_confidence = 0
 
     def __call__(self, prediction: Prediction) -> None:
         """Look at one image."""
@@ -114,19 +116,22 @@ class Inspector:
             self._num_without_confidence += 1
             return
         for found in self._find_doubtful(str(prediction.id), labels, class_ids, is_wrong, prediction.confidence):
+            self._num_doubtful += 1
             self._keep(self._labels, found.weight, found, _MOST_LABELS)
 
     def collect(self) -> Findings:
         """Return the findings of all processes. Every process must call this."""
-        own = Findings(_in_order(self._images), _in_order(self._labels), self._num_without_confidence)
+        images, labels = _in_order(self._images), _in_order(self._labels)
+        own = Findings(images, labels, self._num_doubtful, self._num_without_confidence)
         shares: list[Any] = [own]
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             shares = [None] * dist.get_world_size()
             dist.all_gather_object(shares, own)
         worst = sorted((each for share in shares for each in share.worst_images), key=lambda each: each.accuracy)
         doubtful = sorted((each for share in shares for each in share.doubtful_labels), key=lambda each: -each.weight)
+        num_doubtful = sum(share.num_doubtful for share in shares)
         num_left_out = sum(share.num_without_confidence for share in shares)
-        return Findings(worst[:_MOST_IMAGES], doubtful[:_MOST_LABELS], num_left_out)
+        return Findings(worst[:_MOST_IMAGES], doubtful[:_MOST_LABELS], num_doubtful, num_left_out)
 
     def _find_doubtful(
         self, id_: str, labels: np.ndarray, class_ids: np.ndarray, is_wrong: np.ndarray, confidence: torch.Tensor

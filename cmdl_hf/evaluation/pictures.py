@@ -21,8 +21,11 @@ _DPI = 100
 _MOST_CLASSES = 25  # of a confusion matrix
 _NAME = 24  # letters of a name in a picture
 _PANEL = 4.0  # inches, of an image
-_MOST_DOUBTFUL = 12
 _MOST_LISTED = 50  # classes in a legend
+MOST_DOUBTFUL = 12
+"""Number of regions that the picture of doubtful labels shows at most."""
+
+_TITLE = 0.35  # inches, above the panels
 _MARK = (1.0, 0.0, 1.0)
 
 
@@ -44,26 +47,31 @@ def draw_confusion(confusion: np.ndarray, id2label: Mapping[int, str], path: Pat
     if len(chosen) < len(confusion):
         shown = np.hstack([shown, (totals - shown.sum(axis=1))[:, None]])
         columns.append(f"{len(confusion) - len(chosen)} others")
+    which = f", the {len(chosen)} most confused of {len(confusion)} classes" if len(chosen) < len(confusion) else ""
+    title = f"% of each label's pixels{which}"
     percent = np.divide(100 * shown, totals[:, None], out=np.full(shown.shape, np.nan), where=totals[:, None] > 0)
 
-    cell, margin = 0.42, 0.09 * max(map(len, columns)) + 0.5
+    cell, name_width = float(np.clip(3.6 / len(columns), 0.42, 1.0)), 0.08 * max(map(len, columns))
+    is_flat = name_width < cell  # the names of columns fit side by side
+    left, bottom = name_width + 0.5, 0.7 if is_flat else name_width + 0.5
     width, height = cell * len(columns), cell * len(names)
-    figure = _make_figure(width + margin + 0.3, height + margin + 0.8)
-    axes = _place(figure, margin, 0.8, width, height)
+    figure = _make_figure(max(width + left + 0.3, 0.085 * len(title) + 0.2), height + bottom + 0.6)
+    axes = _place(figure, left, 0.6, width, height)
     axes.imshow(np.nan_to_num(percent), cmap="Blues", vmin=0, vmax=100, aspect="auto")
     for row, column in np.ndindex(*percent.shape):
         value = percent[row, column]
         if value >= 0.5:
             color = "white" if value > 55 else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
+            axes.text(
+                column, row, f"{value:.0f}", ha="center", va="center", fontsize=8 if cell < 0.6 else 11, color=color
+            )
     style: dict[str, Any] = {"fontsize": 9, "parse_math": False}
-    axes.set_xticks(range(len(columns)), columns, rotation=90, **style)
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if is_flat else 90, **style)
     axes.set_yticks(range(len(names)), names, **style)
     axes.set_ylabel("label", fontsize=10)
     axes.set_xlabel("prediction", fontsize=10)
     axes.tick_params(length=0)
-    which = f", the {len(chosen)} most confused of {len(confusion)} classes" if len(chosen) < len(confusion) else ""
-    figure.text(0.1 / figure.get_figwidth(), 1 - 0.45 / figure.get_figheight(), f"% of each label's pixels{which}")
+    figure.text(0.1 / figure.get_figwidth(), 1 - 0.35 / figure.get_figheight(), title)
     _save(figure, path)
 
 
@@ -98,6 +106,8 @@ def draw_worst_images(
     palette: Palette,
     path: Path,
     ignore_index: int = 255,
+    *,
+    num_images: int,
 ) -> None:
     """Draw the worst images, each beside its label and its prediction, and a legend of their classes.
 
@@ -110,6 +120,7 @@ def draw_worst_images(
         palette (`Sequence` of K rows): Colours of the classes.
         path (`Path`): PNG file to write.
         ignore_index (`int`): Label of void pixels.
+        num_images (`int`): Number of all images, for the title.
     """
     heights = [_PANEL * min(each.labels.shape[0] / each.labels.shape[1], 1.5) for each in worst]
     maps = (ids for each in worst for ids in (each.labels, each.class_ids))
@@ -120,8 +131,9 @@ def draw_worst_images(
     entries += [("void", VOID_COLOR)] if ignore_index in present else []
     entries += [(f"and {num_others} more", None)] if num_others else []
     legend = 0.25 * -(-len(entries) // 5) + 0.2
-    figure = _make_figure(3 * _PANEL + 0.4, sum(heights) + 0.35 * len(worst) + legend + 0.2)
-    top = 0.1
+    figure = _make_figure(3 * _PANEL + 0.4, _TITLE + sum(heights) + 0.35 * len(worst) + legend + 0.2)
+    _write_title(figure, f"The {len(worst)} worst of {num_images:,} images")
+    top = _TITLE + 0.1
     for each, height in zip(worst, heights, strict=True):
         image = load_image(each.id).convert("RGB")
         panels = [image, *(colorize(ids, palette, ignore_index) for ids in (each.labels, each.class_ids))]
@@ -141,6 +153,8 @@ def draw_doubtful_labels(
     load_image: Callable[[str], Image.Image],
     id2label: Mapping[int, str],
     path: Path,
+    *,
+    num_regions: int,
 ) -> None:
     """Draw up to twelve regions whose label may be wrong: the place in the image, and the region outlined.
 
@@ -149,12 +163,14 @@ def draw_doubtful_labels(
         load_image (`Callable`): Takes an id and returns the image.
         id2label (`Mapping`): Name of every class.
         path (`Path`): PNG file to write.
+        num_regions (`int`): Number of all regions, for the title.
     """
-    shown = doubtful[:_MOST_DOUBTFUL]
+    shown = doubtful[:MOST_DOUBTFUL]
     row, half = 2.9, 2 * _PANEL * 0.8 + 0.2
-    figure = _make_figure(2 * half + 0.3, row * -(-len(shown) // 2) + 0.2)
+    figure = _make_figure(2 * half + 0.3, _TITLE + row * -(-len(shown) // 2) + 0.2)
+    _write_title(figure, f"{len(shown)} of {num_regions:,} regions whose label may be wrong, the most doubtful first")
     for index, each in enumerate(shown):
-        left, top = 0.1 + index % 2 * (half + 0.1), 0.1 + index // 2 * row
+        left, top = 0.1 + index % 2 * (half + 0.1), _TITLE + 0.1 + index // 2 * row
         image = load_image(each.id).convert("RGB")
         names = [isolate(one_line(id2label[id_], _NAME)) for id_ in (each.label, each.predicted)]
         what = f"label {names[0]}, prediction {names[1]} ({100 * each.confidence:.0f} %), {each.area:,} pixels"
@@ -235,6 +251,11 @@ def _write(figure: "Figure", left: float, bottom: float, text: str) -> None:
     """Write a line whose base lies some inches below the top."""
     x, y, _, _ = _box(figure, left, bottom, 0, 0)
     figure.text(x, y, text, fontsize=9, parse_math=False)
+
+
+def _write_title(figure: "Figure", text: str) -> None:
+    x, y, _, _ = _box(figure, 0.1, 0.3, 0, 0)
+    figure.text(x, y, text, fontsize=11, fontweight="bold", parse_math=False)
 
 
 def _save(figure: "Figure", path: Path) -> None:

@@ -10,8 +10,8 @@ from PIL import Image
 from cmdl_hf.data import load_synthetic
 from cmdl_hf.evaluation import ImageCounter, ImageCounts, Prediction, pictures
 from cmdl_hf.evaluation.confidence import segment_confidently
-from cmdl_hf.evaluation.details import tabulate_images, write_details
-from cmdl_hf.evaluation.inspection import Inspector, WorstImage
+from cmdl_hf.evaluation.details import describe_doubtful, tabulate_images, write_details
+from cmdl_hf.evaluation.inspection import Findings, Inspector, WorstImage
 from cmdl_hf.evaluation.pictures import choose_classes, draw_confusion, draw_worst_images
 from cmdl_hf.evaluation.protocols import Protocol
 from cmdl_hf.visualization import default_palette
@@ -65,6 +65,59 @@ def test_what_is_found_is_written_for_people(scenes, tmp_path):
     for name in ("confusion", "worst_images", "doubtful_labels"):
         with Image.open(tmp_path / "a" / "b" / f"{name}.png") as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB").resize((80, 80))).reshape(-1, 3), axis=0)) > 20
+
+
+def test_what_is_not_shown_is_counted():
+    inspector = Inspector(3)
+    labels, sure = torch.zeros(40, 100, dtype=torch.long), torch.ones(40, 100)
+    class_ids = torch.zeros_like(labels)
+    class_ids[::4, ::4] = 1
+    class_ids[1::4, ::4] = 1
+    class_ids[::4, 1::4] = 1
+    class_ids[1::4, 1::4] = 1  # 250 regions of four pixels
+    inspector(Prediction("many", class_ids, labels, sure))
+    findings = inspector.collect()
+    assert (findings.num_doubtful, len(findings.doubtful_labels)) == (250, 100)
+    assert describe_doubtful(findings).endswith("; the table has the 100 most doubtful; the picture shows 12 of 250")
+    assert describe_doubtful(Findings([], findings.doubtful_labels[:12], 12)).endswith("0.95 or more)")
+
+
+@pytest.mark.parametrize("kind", ["worst", "doubtful"])
+def test_the_title_says_how_many_of_how_many(scenes, tmp_path, monkeypatch, kind):
+    titles = []
+    monkeypatch.setattr(pictures, "_write_title", lambda figure, text: titles.append(text))
+    counter, inspector = ImageCounter(4), Inspector(4)
+    for prediction in predict_with_faults(scenes):
+        counter(prediction)
+        inspector(prediction)
+    write_details(tmp_path, counter.collect("whole"), inspector.collect(), scenes, "validation")
+    expected = {
+        "worst": "The 8 worst of 12 images",
+        "doubtful": "1 of 1 regions whose label may be wrong, the most doubtful",
+    }
+    assert any(title.startswith(expected[kind]) for title in titles)
+
+
+def test_pictures_of_an_earlier_evaluation_do_not_stay(scenes, tmp_path):
+    (tmp_path / "doubtful_labels.png").touch()
+    counter, inspector = ImageCounter(4), Inspector(4)
+    for prediction in predict_with_faults(scenes)[:1]:
+        counter(prediction)
+        inspector(prediction)
+    write_details(tmp_path, counter.collect("whole"), inspector.collect(), scenes, "validation")
+    assert not (tmp_path / "doubtful_labels.png").exists()
+    assert (tmp_path / "worst_images.png").exists()
+
+
+@pytest.mark.parametrize("names", ["ab", ["background", "leaf", "disease"], [f"class {id_}" for id_ in range(30)]])
+def test_most_of_the_confusion_matrix_is_the_matrix(tmp_path, names):
+    K = len(names)
+    draw_confusion(np.eye(K, dtype=np.int64) + 1, dict(enumerate(names)), tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    frame = grey < 60  # the black frame is the longest line of dark pixels
+    width, height = frame.sum(axis=1).max(), frame.sum(axis=0).max()
+    assert width * height > 0.35 * grey.size
 
 
 def test_void_pixels_and_unsure_ones_are_not_doubtful():
