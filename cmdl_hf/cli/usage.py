@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any, get_args
 
 from cyclopts import App, ArgumentCollection
-from cyclopts.exceptions import CoercionError, CycloptsError, MissingArgumentError
+from cyclopts.exceptions import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError
 
 from ..escaping import one_line
 
@@ -16,6 +16,9 @@ _EXAMPLES = {
     "MODEL": "outputs/MY_RUN",
 }
 """What a required option could be; others are named with what they take."""
+
+_PLACES = ("--out", "--output-dir")
+"""Where a command writes, by the option that it has."""
 
 
 def explain_usage(error: CycloptsError) -> str:
@@ -30,6 +33,8 @@ def explain_usage(error: CycloptsError) -> str:
     elif argument is not None and isinstance(error, CoercionError) and error.token is None and argument.tokens:
         source, values = argument.tokens[0].source, [token.value for token in argument.tokens]
         text = f"{source}: {_explain_count(argument.tokens[0].keyword or argument.name, argument, values)}"
+    elif isinstance(error, UnknownOptionError) and (place := _find_place(error)):
+        text = f"Unknown option: {error.token.keyword or error.token.value}. Did you mean {place}?"
     else:
         text = re.sub(r"(?<!\.)\.$", "", str(error))
     return one_line(f"{text}; {' '.join(['cmdl', *(error.command_chain or ())])} --help tells more")
@@ -58,6 +63,15 @@ def is_about_file(error: CycloptsError) -> bool:
     """Whether a recipe is wrong, and not the command."""
     tokens = [getattr(error, "token", None), *(error.argument.tokens if error.argument is not None else ())]
     return any(token is not None and token.source not in ("", "cli") for token in tokens)
+
+
+def _find_place(error: UnknownOptionError) -> str | None:
+    """Find the option for the place to write to of the command that was given another command's."""
+    given = (error.token.keyword or error.token.value).split("=")[0]
+    if error.token.source != "cli" or not re.fullmatch(r"-o|--out(put)?([-_](dir|folder|file))?", given):
+        return None
+    names = {name for argument in error.argument_collection for name in argument.names}
+    return next((place for place in _PLACES if place in names), None)
 
 
 def _explain_missing(name: str, argument: Any, given: list[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS
-from ..escaping import MAX_NAME, Markdown, for_markdown, markdown_table
+from ..escaping import MAX_NAME, Markdown, for_markdown, markdown_table, one_line
 from .model_folder import ModelFolder
 
 METRICS = {
@@ -20,6 +20,8 @@ METRICS = {
 """Scores of a model card, with the names that it shows."""
 
 _MOST_LETTERS = 300  # of a value in the recipe's table
+_FEW_IMAGES = 50  # of a split, below which its scores are rough
+_FEW_CLASSES = 4  # that a title names
 
 
 def summarize(folder: ModelFolder) -> str:
@@ -40,6 +42,13 @@ def summarize(folder: ModelFolder) -> str:
         "prototype for each. Each pixel weights the prototypes by its class probabilities, and the result refines its "
         "features."
     )
+
+
+def name_some_classes(folder: ModelFolder) -> str:
+    """Name the classes in a few words, but not a background: all if they are few, or else the first ones."""
+    names = [one_line(name, MAX_NAME) for name in folder.classes if name.lower() != "background"]
+    few = ", ".join(names[:_FEW_CLASSES])
+    return few if len(names) <= _FEW_CLASSES else f"{len(folder.classes)} classes such as {few}"
 
 
 def name_start(folder: ModelFolder) -> Markdown:
@@ -221,7 +230,10 @@ def describe_data(folder: ModelFolder) -> str:
             "terms of use."
         )
     if folder.benchmark == "own":
-        return "Data of the model's owner. Their content and their terms of use are not recorded."
+        return (
+            "Images and masks of the model's owner, with the classes above. They are not published with the model. "
+            "What they show, where they come from and their terms of use are not recorded; the owner can add it here."
+        )
     return "The training data and their terms of use are not recorded."
 
 
@@ -232,7 +244,13 @@ def list_limits(folder: ModelFolder) -> list[str]:
         trained = "" if folder.run.get("model") else "It was trained only on drawn scenes. "
         limits.append(f"{trained}It was not tested on photographs.")
     elif folder.benchmark:
-        limits.append(f"It was not tested on images that differ from those of {folder.data_title}.")
+        others = "the training and validation images" if folder.benchmark == "own" else f"those of {folder.data_title}"
+        limits.append(f"It was not tested on images that differ from {others}.")
+    limits += [
+        f"The scores of the {split} split are of {count} images, so they say little about other images."
+        for split, count in (folder.run.get("num_images") or {}).items()
+        if split in folder.scores and count < _FEW_IMAGES
+    ]
     if "num_images" in folder.run and "validation" not in folder.run["num_images"]:
         limits.append("No validation split chose it: it is the model of the last step, whether or not it is the best.")
     if not folder.scores:

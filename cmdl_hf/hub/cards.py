@@ -18,6 +18,7 @@ from .card_sections import (
     find_license,
     is_measured,
     list_limits,
+    name_some_classes,
     summarize,
     tabulate_class_scores,
     tabulate_recipe,
@@ -87,7 +88,8 @@ def _mark(text: str) -> str:
 def _make_card(folder: ModelFolder, repo_id: str | None) -> ModelCard:
     benchmark = BENCHMARKS.get(folder.benchmark or "")
     has_code = bool(folder.config.get("auto_map"))
-    title = f"{folder.network} with {folder.backbone}" + (f", {folder.data_title}" if folder.benchmark else "")
+    subject = name_some_classes(folder) if folder.benchmark == "own" else folder.benchmark and folder.data_title
+    title = f"{folder.network} with {folder.backbone}" + (f", {subject}" if subject else "")
     return ModelCard.from_template(
         _metadata(folder, repo_id),
         template_path=str(_TEMPLATE),

@@ -59,7 +59,9 @@ class ModelFolder:
         """Name of the data set for use in sentences."""
         if benchmark := BENCHMARKS.get(self.benchmark or ""):
             return benchmark.title
-        return {"synthetic": "generated street scenes", "own": "own data"}.get(self.benchmark or "", "unknown data")
+        return {"synthetic": "generated street scenes", "own": "its owner's own images"}.get(
+            self.benchmark or "", "unknown data"
+        )
 
     @property
     def network(self) -> str:

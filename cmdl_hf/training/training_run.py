@@ -292,8 +292,8 @@ class TrainingRun:
         if "dead_distributions" in row:
             total = self.model.memory_bank.num_updates.numel()
             parts.append(
-                f"of {total} distributions {row['dead_distributions']} dead, "
-                f"{row['duplicate_distributions']} duplicate; "
+                f"of {total} distributions {row['dead_distributions']} dead (never moved), "
+                f"{row['duplicate_distributions']} duplicate (near another of their class, which is usual); "
                 f"{row['distinct_distributions']:.1f} distinct in a class"
             )
         return "; ".join(parts)

@@ -35,6 +35,19 @@ def _run(capsys, *arguments):
         ("train --data-dir own", "cmdl train own_small --data-dir FOLDER --id2label FILE (your own data)"),
         ("train --max-steps 9", "or add --benchmark NAME for the default settings, 40,000 steps; cmdl train --help"),
         ("train --seed", "--seed is missing; add --seed INT; cmdl train --help tells more"),
+        *(
+            (f"{words} {given} x", f"Unknown option: {given}. Did you mean {meant}?; ")
+            for words, meant in (
+                ("train synthetic", "--output-dir"),
+                ("evaluate m --benchmark camvid", "--out"),
+                ("predict photo.jpg", "--out"),
+                ("explore m --benchmark camvid", "--out"),
+                ("export m", "--out"),
+            )
+            for given in ("--out", "--output-dir", "--output-folder", "-o")
+            if given != meant
+        ),
+        ("push a b --out x", "Unknown option: --out; cmdl push --help tells more"),
         ("trian", 'Unknown command "trian"'),
     ],
 )

@@ -128,6 +128,30 @@ def test_a_folder_that_is_no_run_says_what_is_not_known(make_model, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (["background", "leaf", "rust", "soil", "stem"], "leaf, rust, soil, stem"),
+        (["a", "b", "c", "d", "e"], "5 classes such as a, b, c, d"),
+    ],
+)
+def test_a_stranger_learns_what_a_model_of_own_data_is(make_model, tmp_path, names, title):
+    facts = FACTS | {"num_images": {"train": 32, "validation": 8}}
+    scores = {"validation": SCORES}
+    folder = make_run_folder(tmp_path, make_model(id2label=dict(enumerate(names))), scores, facts, benchmark="own")
+    card, text = _write(folder)
+    for expected in (
+        f", {title}\n",
+        "trained on its owner's own images.",
+        "They are not published with the model.",
+        "It was not tested on images that differ from the training and validation images.",
+        "The scores of the validation split are of 8 images, so they say little about other images.",
+    ):
+        assert expected in text
+    assert "own data" not in text
+    assert {result.dataset_name for result in card.data.eval_results} == {"its owner's own images"}
+
+
+@pytest.mark.parametrize(
     ("data", "weights", "license"),
     [
         ("synthetic", None, "apache-2.0"),
