@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...escaping import MAX_NAME, one_line
 from ...files import walk_files
 from ..listing import SplitFiles, index_by_id, pair_files
 from ..reading import IMAGE_SUFFIXES
 from .folder_tree import draw_tree
+from .name_endings import SEPARATORS, Endings, find_endings_of_both, suffix_of_masks
 
 SPLIT_OF = {
     "train": "train",
@@ -31,11 +31,9 @@ DIR/images/SPLIT/X.jpg  and  DIR/masks/SPLIT/X.png     images first
 DIR/SPLIT/images/X.jpg  and  DIR/SPLIT/masks/X.png     split first
 DIR/X.jpg  and  DIR/X_mask.png or DIR/X.png            one folder, also DIR/SPLIT/...
 SPLIT is train, val (or valid, validation) or test. masks may be called labels or annotations. A mask has the name of
-its image, or that name and one ending throughout, such as _mask, _label, _gt or _L."""
+its image, or that name and one ending throughout, such as _mask, _label, _gt or _L. Images may have one ending
+throughout, too, as X_sat.jpg with X_mask.png."""
 """The shapes that are recognised, as messages show them."""
-
-_SEPARATORS = "_-. "  # one of them begins the ending of masks' names
-_JPEG = {".jpg", ".jpeg", ".jpe"}
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,20 @@ def recognise(data_dir: Path) -> FolderShape:
         raise FileNotFoundError(f"{_explain(data_dir)}\nThe folder of own data must hold one of\n{RULE}")
     name, piles = found
     indices = {split: _index(pile) for split, pile in piles.items()}
-    ending, naming = _take_apart(list(indices.values()))
-    files = {split: _pair(index, ending) for split, index in indices.items()}
+    try:
+        endings = _take_apart(list(indices.values()))
+    except ValueError as error:
+        raise ValueError(f"{data_dir}: {error}") from None
+    files = {split: _pair(index, endings) for split, index in indices.items()}
     used = {
         path
         for index in indices.values()
         for paths in (*index.images.values(), *index.masks.values())
         for path in paths
     }
-    return FolderShape(f"{name}, {naming}", files, [path for path in _list_files(name, piles) if path not in used])
+    return FolderShape(
+        f"{name}, {endings.describe()}", files, [path for path in _list_files(name, piles) if path not in used]
+    )
 
 
 def _find_piles(data_dir: Path) -> tuple[str, dict[str, _Pile]] | None:
@@ -196,48 +199,45 @@ def _both(folder: Path) -> tuple[Path, Path] | None:
     return folders["images"], masks[0]
 
 
-def _take_apart(indices: Sequence[_Index]) -> tuple[str, str]:
-    """Find the ending of the masks' names, and take the masks out of folders that hold both.
-
-    Returns:
-        The ending, one throughout, and how masks are named in words.
-    """
+def _take_apart(indices: Sequence[_Index]) -> Endings:
+    """Find the endings of names, one of each throughout, and take the masks out of folders that hold both."""
     mixed = [index for index in indices if index.is_mixed]
-    suffixes = {_suffix_of_masks(index.images) for index in mixed}
+    suffixes = {suffix_of_masks(index.images) for index in mixed}
     if mixed and None not in suffixes and len(suffixes) == 1:
         (suffix,) = suffixes
         for index in mixed:
             index.masks = _select(index.images, lambda path: path.suffix.lower() == suffix)
             index.images = _select(index.images, lambda path: path.suffix.lower() != suffix)
-    elif ending := _find_ending(indices):
+        return Endings("", "")
+    endings = Endings("", _find_ending(indices))
+    if not endings.masks and not _num_same(indices):
+        endings = _find_both(indices) or endings
+    if endings.masks:
         for index in mixed:
-            index.masks = {id_: paths for id_, paths in index.images.items() if id_.endswith(ending)}
-            index.images = {id_: paths for id_, paths in index.images.items() if not id_.endswith(ending)}
-        return ending, f"names of masks end in {one_line(ending, MAX_NAME)}"
-    return "", "masks have the names of their images"
+            index.masks = {id_: paths for id_, paths in index.images.items() if id_.endswith(endings.masks)}
+            index.images = {id_: paths for id_, paths in index.images.items() if not id_.endswith(endings.masks)}
+    return endings
 
 
-def _find_ending(indices: Iterable[_Index]) -> str:
+def _find_both(indices: Iterable[_Index]) -> Endings | None:
+    return find_endings_of_both((index.images, None if index.is_mixed else index.masks) for index in indices)
+
+
+def _num_same(indices: Iterable[_Index]) -> int:
+    """Count the images that have a mask of the same name."""
+    return sum(0 if index.is_mixed else len(index.images.keys() & index.masks.keys()) for index in indices)
+
+
+def _find_ending(indices: Sequence[_Index]) -> str:
     """Return what most masks' names have beyond those of their images; nothing if most have the same name."""
     endings: Counter[str] = Counter()
-    num_same = 0
     for index in indices:
-        num_same += 0 if index.is_mixed else len(index.images.keys() & index.masks.keys())
         for id_ in index.images if index.is_mixed else index.masks:
             endings.update(
-                id_[end:] for end in range(1, len(id_)) if id_[end] in _SEPARATORS and id_[:end] in index.images
+                id_[end:] for end in range(1, len(id_)) if id_[end] in SEPARATORS and id_[:end] in index.images
             )
     ending, count = max(endings.items(), key=lambda item: (item[1], -len(item[0])), default=("", 0))
-    return ending if count > num_same else ""
-
-
-def _suffix_of_masks(files: Mapping[str, Sequence[Path]]) -> str | None:
-    """Return the suffix of the masks in a folder in which most names occur twice, as X.jpg and X.png; else None."""
-    pairs = [{path.suffix.lower() for path in paths} for paths in files.values() if len(paths) == 2]
-    if not pairs or 2 * len(pairs) < len(files):
-        return None
-    common = set.intersection(*pairs) - _JPEG  # with whose losses class ids do not survive
-    return ".png" if ".png" in common else common.pop() if len(common) == 1 else None
+    return ending if count > _num_same(indices) else ""
 
 
 def _select(files: Mapping[str, Sequence[Path]], is_wanted: Callable[[Path], bool]) -> dict[str, list[Path]]:
@@ -245,23 +245,37 @@ def _select(files: Mapping[str, Sequence[Path]], is_wanted: Callable[[Path], boo
     return {id_: paths for id_, paths in kept.items() if paths}
 
 
-def _pair(index: _Index, ending: str) -> SplitFiles:
-    masks = {id_.removesuffix(ending): paths for id_, paths in index.masks.items() if id_.endswith(ending)}
-    files = pair_files(index.images, masks)
+def _pair(index: _Index, endings: Endings) -> SplitFiles:
+    images = _without_ending(index.images, endings.images, is_strict=False)
+    files = pair_files(images, _without_ending(index.masks, endings.masks))
     files.masks_without_image += [
-        path for id_, paths in index.masks.items() if not id_.endswith(ending) for path in paths
+        path for id_, paths in index.masks.items() if not id_.endswith(endings.masks) for path in paths
     ]
     return files
+
+
+def _without_ending(files: Mapping[str, list[Path]], ending: str, is_strict: bool = True) -> dict[str, list[Path]]:
+    """Name files without their ending; strictly, those without it are left out."""
+    named: dict[str, list[Path]] = {}
+    for id_, paths in files.items():
+        if id_.endswith(ending) or not is_strict:
+            named.setdefault(id_.removesuffix(ending), []).extend(paths)
+    return named
 
 
 def _has_pairs(folder: Path) -> bool:
     """Whether a folder itself holds images and masks that belong together: at least half of its images."""
     index = _index(_Pile(folder, None))
-    if _suffix_of_masks(index.images):
+    if suffix_of_masks(index.images):
         return True
     ending = _find_ending([index])
     num_pairs = sum(id_.endswith(ending) and id_.removesuffix(ending) in index.images for id_ in index.images)
-    return bool(ending) and 4 * num_pairs >= len(index.images)
+    if ending and 4 * num_pairs >= len(index.images):
+        return True
+    try:
+        return _find_both([index]) is not None
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
 
 
 def _list_files(name: str, piles: Mapping[str, _Pile]) -> Iterator[Path]:

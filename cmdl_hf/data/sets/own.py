@@ -77,10 +77,11 @@ def load_folder(
     Args:
         data_dir (`str` or `Path`): A folder with `images` and `masks` (or `labels`, `annotations`). Both may have
             folders `train`, `val` (or `valid`, `validation`) and `test`; or such folders hold `images` and `masks`;
-            without them, all files belong to the train split. Images and masks may also lie in one folder, as
-            `X.jpg` and `X_mask.png`, or as `X.jpg` and `X.png`. A mask has the name of its image, or that name and one
-            ending throughout, such as `_mask`. Below `images` and `masks` of a split there may be further folders,
-            alike for both; ids are paths in the folder of the split.
+            without them, all files belong to the train split. Images and masks may also lie in one folder, as `X.jpg`
+            and `X_mask.png`, or as `X.jpg` and `X.png`. A mask has the name of its image, or that name and one ending
+            throughout, such as `_mask`. Images may have one, too, such as `_sat`, which ids leave out. Below `images`
+            and `masks` of a split there may be further folders, alike for both; ids are paths in the folder of the
+            split.
         id2label (`str`, `Path`, `LabelTable`, `Mapping[int, str]` or `Sequence[str]`): The classes: a .txt, .json or
             .csv file, or the names. Masks hold the class ids 0..K-1, and 255 for pixels to ignore. If your masks hold
             other ids, a table of raw and train ids (`LabelTable`) maps them.

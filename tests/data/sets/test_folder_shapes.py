@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from cmdl_hf.data.check_report import format_report
 from cmdl_hf.data.checking import check_files
 from cmdl_hf.data.sets.folder_shapes import recognise
 from cmdl_hf.data.sets.folder_tree import draw_tree
+from cmdl_hf.data.sets.name_endings import find_endings_of_both
 from cmdl_hf.data.sets.own import find_folder
 
 NAMES = ["background", "leaf"]
@@ -63,6 +65,87 @@ def test_flat_shapes_are_the_train_split(fill, cache_dir, caplog, image, mask, w
     stems = [image.rpartition("/")[2].partition(".")[0].replace("X", name) for name in "ab"]
     assert dataset["train"]["id"][:] == stems
     assert set(np.asarray(dataset["train"][0]["label"]).ravel().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "words"),
+    [
+        (
+            "X_sat.jpg",
+            "X_mask.png",
+            "flat, images and masks in one folder, names of images end in _sat, of masks in _mask",
+        ),
+        ("X_sat.png", "X_label.png", "in one folder, names of images end in _sat, of masks in _label"),
+        ("X-photo.jpg", "X-truth.png", "in one folder, names of images end in -photo, of masks in -truth"),
+        ("images/X_sat.jpg", "masks/X_mask.png", "images and masks, names of images end in _sat, of masks in _mask"),
+        ("images/X_rgb.png", "masks/X_depth.png", "images and masks, names of images end in _rgb, of masks in _depth"),
+        ("images/X_sat.jpg", "masks/X.png", "images and masks, names of images end in _sat, masks have none"),
+        (
+            "train/X_sat.jpg",
+            "train/X_mask.png",
+            "split first, images and masks in one folder, names of images end in _sat",
+        ),
+        ("images/train/in/X_sat.jpg", "masks/train/in/X_mask.png", "masks/SPLIT, names of images end in _sat"),
+    ],
+)
+def test_images_may_have_an_ending_of_their_own(fill, image, mask, words):
+    root = fill(image, mask, ["12", "7_1", "7_2"])
+    shape = recognise(root)
+    assert words in shape.describe()
+    below = "in/" if "/in/" in image else ""
+    assert _ids(shape) == {"train": [f"{below}12", f"{below}7_1", f"{below}7_2"]}
+    assert check_files(find_folder(root, NAMES)).errors == []
+
+
+def test_the_endings_of_all_splits_are_the_same(fill):
+    for split, names in (("train", "abc"), ("val", "d")):
+        root = fill(f"{split}/X_sat.jpg", f"{split}/X_mask.png", names)
+    assert _ids(recognise(root)) == {"train": ["a", "b", "c"], "validation": ["d"]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "others"),
+    [
+        (("X_sat.jpg", "X_mask.png"), ["X_label.png"]),
+        (("X_sat.jpg", "X_mask.png"), ["X_infrared.jpg"]),
+        (("images/X_sat.jpg", "masks/X_mask.png"), ["masks/X_label.png"]),
+        (("images/X_sat.jpg", "masks/X_mask.png"), ["images/X_infrared.jpg"]),
+    ],
+)
+def test_endings_that_pair_in_several_ways_are_refused(fill, write_image, shape, others):
+    root = fill(*shape, "abc")
+    for other in others:
+        for name in "abc":
+            write_image(root / other.replace("X", name))
+    with pytest.raises(
+        ValueError, match=r"own.*: names of images and masks pair in several ways, as X_\w+ with X_\w+ or"
+    ):
+        recognise(root)
+
+
+def test_an_image_or_mask_without_its_ending_has_no_partner(fill, write_image):
+    root = fill("images/X_sat.jpg", "masks/X_mask.png", "abcd")
+    (root / "images/d_sat.jpg").rename(root / "images/d_infrared.jpg")
+    with pytest.raises(
+        FileNotFoundError, match=r"1 image\(s\) without mask .*d_infrared\.jpg.*1 mask\(s\) without.*d_mask"
+    ):
+        load_folder(root, NAMES)
+
+
+@pytest.mark.parametrize("names", [["img_1.jpg", "img_2.png"], ["a_x.jpg", "a_y.jpg", "b_x.jpg", "b_y.jpg"]])
+def test_photos_with_endings_are_not_taken_for_data(write_image, tmp_path, names):
+    for name in names:
+        write_image(tmp_path / "own" / name)
+    with pytest.raises(FileNotFoundError, match="no images and masks in a shape that is recognised"):
+        recognise(tmp_path / "own")
+
+
+def test_many_numbered_files_are_paired_at_once():
+    names = [f"drive_{number:04}" for number in range(300)]
+    files = {f"{name}_sat": [Path(f"{name}_sat.jpg")] for name in names}
+    masks = {f"{name}_mask": [Path(f"{name}_mask.png")] for name in names}
+    assert find_endings_of_both([(files, masks)]) == ("_sat", "_mask")
+    assert find_endings_of_both([(files | masks, None)]) == ("_sat", "_mask")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Valid"])
