@@ -88,8 +88,8 @@ def predict(
     if model is not None and is_input(model):
         inputs, model = (model, *inputs), None
     if not inputs:
-        taken = "" if model is None else f" ({model} is taken for the model)"
-        raise ValueError(f"there is nothing to segment{taken}; name image files, folders, or patterns in quotes")
+        cure = "name image files, folders, or patterns in quotes"
+        raise ValueError(f"there is nothing to segment{_explain_taken(model)}; {cure}")
     model = choose_model(model)
     with logging_to_terminal():
         failures = predict_files(
@@ -105,6 +105,15 @@ def predict(
     for path, reason in failures.items():
         print(one_line(f"not segmented: {path}: {reason}"), file=sys.stderr)
     sys.exit(1 if failures else 0)
+
+
+def _explain_taken(model: str | None) -> str:
+    """Say why the only argument was not taken for images."""
+    if model is None:
+        return ""
+    if not Path(model).exists():
+        return f": {one_line(model)} is not here, and is taken for a model of the Hub"
+    return f": {one_line(model)} holds no images or videos, or is the model"
 
 
 def explore(

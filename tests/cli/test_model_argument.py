@@ -53,7 +53,11 @@ def test_predict_without_a_model_takes_the_small_one_and_says_so(folder, capsys)
     ("words", "message"),
     [
         (["predict"], "there is nothing to segment; name image files"),
-        (["predict", "run"], r"nothing to segment \(run is taken for the model\); name image files"),
+        (["predict", "run"], "nothing to segment: run holds no images or videos, or is the model; name image files"),
+        (
+            ["predict", "missing/"],
+            "nothing to segment: missing/ is not here, and is taken for a model of the Hub; name",
+        ),
         (["predict", "run", "photos"], "run contains no model: it has no config.json"),
         (["predict", "photos", "missing.jpg"], "missing.jpg is no image file, no folder with images"),
     ],
