@@ -73,8 +73,8 @@ def predict(
     segmented are listed; then the exit status is 1.
 
     Args:
-        model: Folder or Hub name of the model. Left out, so that the first argument is an image, a video, a pattern
-            or a folder of them: the small model of street scenes in a clone of this repository, model_cards/camvid.
+        model: Folder or Hub name of the model. Default, if the first argument is an image, a video, a pattern or a
+            folder of them: the small model of street scenes in a clone of this repository, model_cards/camvid.
         inputs: Image or video files, folders, or patterns in quotes. The subfolders of a folder are kept.
         out: Folder to write to.
         outlier_map: Also write an outlier map, for models with class distributions. The value of a pixel is one minus

@@ -154,7 +154,8 @@ def trace(
             "that the model takes: image_size, --image-size HEIGHT WIDTH"
         ) from error
     if image_size is None:
-        logger.info("The file accepts only images of %d×%d, because this backbone needs one size (%s)", *size, reason)
+        text = "The file accepts only images of %d×%d, because this backbone needs one size (%s); --image-size sets it"
+        logger.info(text, *size, reason)
     return program, (size[0], size[1])
 
 
