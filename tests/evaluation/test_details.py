@@ -166,7 +166,8 @@ def test_of_300_classes_a_legend_lists_the_largest_and_counts_the_others(tmp_pat
     monkeypatch.setattr(pictures, "_write", lambda figure, left, bottom, text: written.append(text))
     worst = [WorstImage("שלום", 0.5, ids, ids)]
     names, palette = {i: f"class {i}" for i in range(300)}, default_palette(300)
-    draw_worst_images(worst, lambda _: Image.new("RGB", ids.shape[::-1]), names, palette, tmp_path / "w.png", -100)
+    image = Image.new("RGB", ids.shape[::-1])
+    draw_worst_images(worst, lambda _: image, names, palette, tmp_path / "w.png", -100, num_images=1)
     assert written[0] == "\u2068שלום\u2069: 50.0 % of the pixels are correct"  # or the number would go astray
     assert written[3:] == [*(f"class {i}" for i in range(251, 300)), "and 251 more"]
 
