@@ -34,7 +34,12 @@ def finished(study, tmp_path, monkeypatch):
     counts = tmp_path / "test_counts"
     shutil.copytree(STUDY / "test_counts", counts)
     monkeypatch.setattr(study("differences"), "COUNTS", counts)
-    rows = [row for row in study("report").read_rows("results.jsonl") if "assigned" not in row["name"]]
+    others = study("differences").OF_DISTRIBUTIONS
+    rows = [
+        row
+        for row in study("report").read_rows("results.jsonl")
+        if row["name"].rpartition("-seed")[0].partition("-")[2] not in others
+    ]
     for row in [row for row in rows if row["name"].startswith("fcn-cmdl-")]:
         for arm, seeds in (("assigned", (0, 1, 2)), ("assigned-votes", (0,))):
             if row["seed"] in seeds:

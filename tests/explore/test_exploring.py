@@ -18,7 +18,7 @@ from transformers import DPTImageProcessor, SegformerConfig, SegformerForSemanti
 
 from cmdl_hf import CMDLForSemanticSegmentation, make_image_processor
 from cmdl_hf.cli import main
-from cmdl_hf.explore import explore, exploring
+from cmdl_hf.explore import explore, exploring, labels_on
 from cmdl_hf.explore.pictures import PATCH_SIZE, cell_box, cut_patch, shrink, to_data_uri
 from cmdl_hf.explore.statistics import Cell
 from cmdl_hf.inference import load_segmenter
@@ -357,7 +357,7 @@ def test_missing_scikit_learn_names_the_extra(folder, data, monkeypatch):
 
 def test_labels_are_brought_to_the_grid_as_in_training():
     label = torch.randint(0, 5, (45, 61))
-    found = exploring._labels_on(label.byte().numpy(), (6, 8), torch.device("cpu"))
+    found = labels_on(label.byte().numpy(), (6, 8), torch.device("cpu"))
     assert torch.equal(found, F.interpolate(label[None, None].float(), size=(6, 8)).long().flatten())
 
 
