@@ -133,10 +133,10 @@ def main() -> None:
                         continue
                     options = RULES[rule] | {"voting": voting}
                     results = [train(options, num_distributions, SHARES[shares], args.steps, s) for s in args.seeds]
-                    information, cosine = torch.tensor(results).mean(dim=0).tolist()
-                    said = "" if information != information else f"{information:.2f}"  # of one mode there is none
-                    row = f"| {shares} | {num_distributions} | {rule} | {voting} | {said} | {cosine:.2f} |"
-                    print(row, flush=True)
+                    # A class of one mode has no information, and one distribution no cosine.
+                    means = ["" if mean.isnan() else f"{mean:.2f}" for mean in torch.tensor(results).mean(dim=0)]
+                    row = [shares, str(num_distributions), rule, voting, *means]
+                    print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
