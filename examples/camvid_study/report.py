@@ -207,7 +207,7 @@ def describe_distinct(arms: dict[str, Rows], differences: Sequence[Difference], 
         f"{format_interval(each.over_images)}, over seeds {format_interval(each.over_seeds)})"
         for each in found
     ]
-    return "\n".join([f"From `fcn-cmdl`, {', and '.join(parts)} on the test split.", "", *lines])
+    return "\n".join([f"From `fcn-cmdl`, on the test split, {'; '.join(parts)}.", "", *lines])
 
 
 def fill_page(page: str, distinct: str) -> str:
