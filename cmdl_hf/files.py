@@ -222,12 +222,16 @@ def read_utf8(path: Path) -> str:
         ) from error
 
 
-def read_json(path: Path, cure: str) -> dict[str, Any]:
+RESTORE = "restore the file, or move it away"
+"""The cure for a damaged file of a model's folder."""
+
+
+def read_json(path: Path, cure: str = RESTORE) -> dict[str, Any]:
     """Read a JSON file of names and values, such as `run.json`. A missing file is empty.
 
     Args:
         path (`Path`): The file.
-        cure (`str`): What to do if it is damaged, for the message.
+        cure (`str`): What to do if it is damaged, for the message. By default, the general cure.
 
     Raises:
         OSError, NotRegularError: as of `open_regular`.

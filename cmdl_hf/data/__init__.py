@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .reading import BadDataError as BadDataError
     from .reading import BadFileError as BadFileError
     from .rows import read_row as read_row
+    from .rows import spread_indices as spread_indices
     from .scale_crop import check_resize as check_resize
     from .sets.base import SegmentationDataset as SegmentationDataset
     from .sets.benchmark import BENCHMARKS as BENCHMARKS
@@ -121,6 +122,7 @@ _MODULE_OF = {
     "prepare_from_coco": "own_preparing",
     "prepare_from_colours": "own_preparing",
     "read_row": "rows",
+    "spread_indices": "rows",
     "read_stems": "listing",
     "register_benchmark": "sets.benchmark",
     "register_transform": "augmentation",

@@ -17,6 +17,7 @@ from .listing import Sample
 from .loading import BENCHMARKS, make_builder
 from .merging import ClassMerge, read_merge
 from .reading import BadFileError, decode, image_value, map_ids
+from .rows import spread_indices
 from .sets.base import FEATURES, SegmentationBuilder
 from .sets.benchmark import BenchmarkBuilder
 from .sets.own import find_folder, find_pairs
@@ -159,8 +160,7 @@ def _samples_to_draw(
     """Read readable samples with labels, spread evenly over every split."""
     labelled = {split: found.readable for split, found in report.splits.items() if found.pixels.any()}
     for split, samples in labelled.items():
-        count = min(len(samples), _SHEET_SIZE // len(labelled))
-        for index in np.linspace(0, len(samples) - 1, count).round().astype(int):
+        for index in spread_indices(len(samples), _SHEET_SIZE // len(labelled)):
             sample = FEATURES.decode_example(FEATURES.encode_example(builder.read_sample(samples[index])))
             label = sample["label"] if merge is None else merge.apply_to_image(sample["label"])
             yield f"{split}  {sample['id']}", sample["image"], label

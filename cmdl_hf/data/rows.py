@@ -5,6 +5,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..images import explain_unreadable
 from .reading import BadFileError
 
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
     import datasets
 
 _UNDECODED = (OSError, SyntaxError, EOFError, struct.error, zlib.error)  # a ValueError is a transform's own
+
+
+def spread_indices(length: int, count: int | None) -> list[int]:
+    """Choose `count` indices, spread evenly over `length`; all with `None`, or where there are no more."""
+    if count is None or count >= length:
+        return list(range(length))
+    return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
 def read_row(rows: "datasets.Dataset", index: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..files import read_json, read_utf8
+from ..files import RESTORE, read_json, read_utf8
 from .sets.base import SegmentationDataset
 from .statistics import label_histogram
 from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fraction
@@ -21,7 +21,6 @@ from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fra
 logger = logging.getLogger(__name__)
 
 _BATCH_SIZE = 16  # labels decoded at a time
-_RESTORE = "restore the file, or move it away"
 
 
 def set_apart_validation(
@@ -120,11 +119,11 @@ def divide_as_trained(
 
 def _read_division(file: Path) -> tuple[str | None, float | None]:
     """Read the data set of a run, and the fraction that it set apart, from its `run.json`."""
-    facts = read_json(file, _RESTORE)
+    facts = read_json(file)
     recipe, apart = facts.get("recipe") or {}, facts.get("set_apart") or {}
     fraction = apart.get("fraction") if isinstance(apart, dict) else apart
     if not isinstance(recipe, dict) or (apart and not isinstance(fraction, float)):
-        raise ValueError(f"{file}: recipe must hold names and values, and set_apart a fraction; {_RESTORE}")
+        raise ValueError(f"{file}: recipe must hold names and values, and set_apart a fraction; {RESTORE}")
     return recipe.get("benchmark"), fraction if apart else None
 
 

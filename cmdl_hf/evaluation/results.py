@@ -12,7 +12,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, content_digest, ids_digest
-from ..files import check_can_write, read_json, without_nan, write_image, write_text
+from ..files import RESTORE, check_can_write, read_json, without_nan, write_image, write_text
 from ..hub import write_card
 from .counts import COUNTS_FILE, ImageCounts, add_counts, write_counts
 from .details import describe_doubtful, details_folder, write_details
@@ -20,8 +20,6 @@ from .inspection import Findings, Inspector
 from .protocols import Protocol
 from .scoring import Prediction
 from .summary import describe_confused, describe_worst, format_classes
-
-_RESTORE = "restore the file, or move it away"
 
 
 @dataclass
@@ -91,7 +89,7 @@ class ScoredSplit:
         Data are the same if the model's run had exactly these images and masks in this split.
         """
         file = model / "run.json"
-        run = read_json(file, _RESTORE)
+        run = read_json(file)
         data = _part(file, run, "data")
         names, contents = (_part(file, data, digests).get(self.split) for digests in ("splits", "contents"))
         is_same = _part(file, run, "recipe").get("benchmark") == self.benchmark and names == ids_digest(self.images)
@@ -238,14 +236,14 @@ def _part(file: Path, content: Mapping[str, Any], name: str) -> Mapping[str, Any
     """Return the names and values below a name; empty if the file has none."""
     part = content.get(name) or {}
     if not isinstance(part, dict):
-        raise ValueError(f"{file}: {name} must hold names and values, found {type(part).__name__}; {_RESTORE}")
+        raise ValueError(f"{file}: {name} must hold names and values, found {type(part).__name__}; {RESTORE}")
     return part
 
 
 def _update_card(folder: Path, name: str, evaluation: Evaluation) -> None:
     """Add scores and pixel counts to those of a model's folder, and rewrite its model card."""
     file = folder / "scores.json"
-    there = read_json(file, _RESTORE)
+    there = read_json(file)
     if evaluation.counts is not None:
         add_counts(folder / COUNTS_FILE, name, evaluation.counts)
     scores = there | {name: evaluation.scores}

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import check_classes, load_split, read_row
+from ..data import check_classes, load_split, read_row, spread_indices
 from ..files import check_can_write, write_text
 from ..inference import MODEL_ERRORS, choose_device, class_map, explain_failure, load_segmenter, outlier_map
 from ..progress import progress_bar
@@ -82,7 +82,7 @@ def explore(
     _check_model(segmenter, processor, model)
     dataset = load_split(benchmark, split, segmenter.config.num_labels, data_dir, id2label, merge_classes, model)
     check_classes(segmenter.config, dataset, benchmark, model)
-    images = _Images(dataset[split], _spread(len(dataset[split]), max_images))
+    images = _Images(dataset[split], spread_indices(len(dataset[split]), max_images))
     network = _Network(segmenter.to(choose_device()), processor)
 
     statistics, unusual = _gather(network, images, f"Exploring {split}")
@@ -183,7 +183,7 @@ def _measure_roles(network: _Network, images: _Images) -> dict[str, float | None
     config = cast(Any, network.model.config)
     if config.num_distributions == 1:
         return dict.fromkeys(ROLE_FIGURES)
-    compared = _LabelledImages(images, _spread(len(images), _NUM_COMPARED))
+    compared = _LabelledImages(images, spread_indices(len(images), _NUM_COMPARED))
     return measure_roles(network, network.model, compared, config.num_labels)
 
 
@@ -226,7 +226,7 @@ def _draw(
         if cells
     }
     low, high = statistics.outlier_quantile(0.01), statistics.outlier_quantile(0.999)
-    usual = _spread(len(images), _NUM_MAPS)
+    usual = spread_indices(len(images), _NUM_MAPS)
     shown = [*usual, *[place for place in unusual if place not in usual][:_NUM_OUTLIER_MAPS]]
     maps = [
         _draw_maps(network, *images[place], images.names[place], palette, (low, high), place not in usual)
@@ -303,13 +303,6 @@ def _name_of(model: str | Path) -> str:
         return str(model)
     folder = Path(model).resolve()
     return f"{folder.parent.name}/{folder.name}" if folder.name in ("model", "last") else folder.name
-
-
-def _spread(length: int, count: int | None) -> list[int]:
-    """Choose `count` indices, spread evenly over `length`."""
-    if count is None or count >= length:
-        return list(range(length))
-    return np.unique(np.linspace(0, length - 1, count).round().astype(int)).tolist()
 
 
 def _check_distributions(segmenter: nn.Module, model: str | Path) -> None:

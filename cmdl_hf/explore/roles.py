@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
 from ..diagnostics import chance_agreement, divide_probabilities, of_own_class, posterior_entropy, probe
+from ..models import labels_on_grid
 from ..progress import progress_bar
 
 _NUM_PIXELS = 20_000  # of all images together
@@ -108,8 +108,7 @@ def _describe_agreement(pixels: _Pixels, temperature: float) -> dict[str, float 
 
 def labels_on(label: np.ndarray, grid: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Resize labels to a feature grid as in training: (H, W) to (h·w,)."""
-    values = torch.from_numpy(label).to(device)[None, None].float()
-    return F.interpolate(values, size=tuple(grid), mode="nearest").long().flatten()
+    return labels_on_grid(torch.from_numpy(label).to(device)[None], grid).flatten()
 
 
 @torch.no_grad()

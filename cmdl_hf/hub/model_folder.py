@@ -113,4 +113,4 @@ def _read_file(path: Path) -> dict[str, Any]:
         return {}
     if path.suffix == ".yaml":
         return read_yaml(path)
-    return read_json(path, "restore the file, or move it away")
+    return read_json(path)

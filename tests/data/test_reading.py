@@ -137,19 +137,24 @@ def test_a_turn_that_cannot_be_judged_is_refused(photos, cache_dir, write_mask, 
         _load_photos(photos, cache_dir)
 
 
+def _tag_mask(path, orientation, target):
+    """Move a mask, with an EXIF orientation in the new file."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(path) as mask:
+        mask.load()
+    path.unlink()
+    mask.save(target, exif=exif)
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_mask_that_would_be_turned_is_refused(photos, cache_dir, write_mask, suffix, orientation):
     """No reading of it is sure: tools write masks without the tag, and copy it with the image's."""
     write_mask(photos / "masks/turned.png", [0], size=(8, 6))
     _save_turned(photos / "images/turned.png", 1)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    with Image.open(photos / "masks/turned.png") as mask:
-        mask.load()
-    (photos / "masks/turned.png").unlink()
     path = photos / f"masks/turned.{suffix}"
-    mask.save(path, exif=exif)
+    _tag_mask(photos / "masks/turned.png", orientation, path)
     with pytest.raises(BadDataError, match=rf"EXIF orientation {orientation} would .*; apply the ori") as error:
         _load_photos(photos, cache_dir)
     assert str(path) in str(error.value)
@@ -159,11 +164,7 @@ def test_a_mask_that_would_be_turned_is_refused(photos, cache_dir, write_mask, s
 def test_an_orientation_that_turns_nothing_is_no_matter(photos, cache_dir, write_mask, orientation):
     write_mask(photos / "masks/upright.png", [1], size=(8, 6))
     _save_turned(photos / "images/upright.png", 1)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    with Image.open(photos / "masks/upright.png") as mask:
-        mask.load()
-    mask.save(photos / "masks/upright.png", exif=exif)
+    _tag_mask(photos / "masks/upright.png", orientation, photos / "masks/upright.png")
     assert _load_photos(photos, cache_dir)["train"].num_rows == 3
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 from cmdl_hf.data import EvalTransform, load_synthetic
 from cmdl_hf.diagnostics import of_own_class, posterior_entropy
@@ -33,6 +34,13 @@ def test_the_figures_are_of_all_labelled_pixels_of_the_validation_images(make_mo
         own.append(of_own_class(output.similarity[is_labelled], labels[is_labelled]))
     expected = posterior_entropy(torch.cat(own), model.config.voting_temperature)
     assert figures["posterior_entropy"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_compiled_model_is_not_translated_for_it(make_model, scenes):
+    model, counter = make_model(), CompileCounter()
+    model.compile(backend=counter)
+    assert compare_validation(model, scenes, ARGS)
+    assert counter.frame_count == 0
 
 
 def test_an_image_that_equals_its_copy_agrees_with_it(make_model):

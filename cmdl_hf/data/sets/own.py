@@ -16,6 +16,7 @@ from ..csv_rows import read_csv_rows
 from ..label_table import IGNORE_INDEX, Classes, LabelTable, to_label_table
 from ..listing import SplitFiles, absolute, pair_files
 from ..reading import IMAGE_SUFFIXES
+from ..rows import spread_indices
 from ..statistics import label_histogram
 from .base import SegmentationDataset
 from .folder_shapes import SPLIT_OF, recognise
@@ -187,8 +188,8 @@ def describe_unused(paths: Sequence[Path], limit: int = 10) -> str:
 def _look_at_masks(rows: datasets.Dataset) -> set[int]:
     """Collect train ids from masks spread evenly over a split, until two classes are found."""
     labels, ids = rows.select_columns("label"), set[int]()
-    for index in np.linspace(0, len(rows) - 1, min(len(rows), _MASKS_LOOKED_AT)).round().astype(int):
-        ids |= set(np.flatnonzero(label_histogram(labels[int(index)]["label"])).tolist())
+    for index in spread_indices(len(rows), _MASKS_LOOKED_AT):
+        ids |= set(np.flatnonzero(label_histogram(labels[index]["label"])).tolist())
         if len(ids - {IGNORE_INDEX}) > 1:
             break
     return ids
