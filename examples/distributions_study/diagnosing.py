@@ -106,11 +106,9 @@ def diagnose(model: CMDLForSemanticSegmentation, splits: dict[str, Any], device:
     config, prototypes = model.config, model.memory_bank.prototypes
     K, M = config.num_labels, config.num_distributions
     held_out = [splits["val"], splits["test"]]
-    row: dict[str, float] = {}
-    if config.use_nearest_distribution:
-        row["gamma"] = model.nearest_weight.item()
     if M == 1:
-        return row
+        return {}
+    row: dict[str, float] = {}
     samples = [sample_pixels(model, split, device) for split in held_out]
     seen = {name: torch.cat([sample[name] for sample in samples]) for name in samples[0]}
     usage = torch.bincount(seen["labels"] * M + seen["ids"], minlength=K * M).view(K, M)

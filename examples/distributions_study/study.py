@@ -5,7 +5,8 @@ r"""Train and score the arms of the study of distributions, several runs at a ti
         --weights mobilenetv2_100.safetensors --groups main --seeds 0 1 2 --jobs 4
 
 `train` needs only torch, timm and transformers. Each finished run is a row of `results.jsonl` and a file of counts in
-`counts/`; a run that has a row is not repeated. On CUDA a training step is one recorded graph.
+`counts/`; a run that has a row is not repeated. If a run fails or finds no time, the exit status is 1. On CUDA a
+training step is one recorded graph. On a CPU it takes some two seconds on each core.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from transformers import TimmBackboneConfig
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
 from cmdl_hf.data import IMAGENET_MEAN, IMAGENET_STD
+from cmdl_hf.training.depthwise import replace_dilated_depthwise, restore_dilated_depthwise
+from cmdl_hf.training.precision import bf16_slowdown
 
 HERE = Path(__file__).parent
 NEW: dict[str, Any] = {"contrast_target": "assigned", "intra_class_negative_weight": 0.2}
@@ -177,7 +180,8 @@ class Batches:
         classes = self.labels[ids][:, None]
         shifted = torch.where(classes == VOID, 0.0, 1.0 + classes)  # so that 0 is void, as outside
         labels = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)[:, 0].long() - 1
-        return (pixels - self.mean) / self.std, torch.where(labels < 0, VOID, labels)
+        pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return pixels, torch.where(labels < 0, VOID, labels)
 
 
 def make_model(arm: dict[str, Any], num_labels: int, weights: Path, seed: int) -> CMDLForSemanticSegmentation:
@@ -189,7 +193,7 @@ def make_model(arm: dict[str, Any], num_labels: int, weights: Path, seed: int) -
         CMDLConfig(backbone_config=backbone, backbone_kwargs={"pad_type": "same"}, **settings)
     )
     model.load_backbone_weights(weights)
-    return model
+    return model.to(memory_format=torch.channels_last)
 
 
 class Trainer:
@@ -205,13 +209,14 @@ class Trainer:
         others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
         is_cuda = device == "cuda"
+        self.is_bf16 = is_cuda or bf16_slowdown() < 1
         self.rate = torch.tensor(0.0, device=device)
         self.optimizer = torch.optim.AdamW(groups, lr=self.rate, fused=is_cuda, capturable=is_cuda)
 
     def _step(self) -> None:
         self.rate.copy_(self.rates.index_select(0, self.step)[0])
         pixel_values, labels = self.batches.draw(self.step)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda", cache_enabled=False):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.is_bf16, cache_enabled=False):
             loss = self.model(pixel_values, labels=labels).loss
         loss.backward()
         self.optimizer.step()
@@ -253,11 +258,14 @@ def run(name: str, data: dict[str, dict[str, Split]], deadline: float, args: arg
         recipe = recipe._replace(steps=args.steps)
     num_labels = 1 + int(max(split.labels[split.labels != VOID].max() for split in splits.values()))
     model = make_model(ARMS[arm], num_labels, args.weights, int(seed)).to(device)
+    if device == "cpu":
+        replace_dilated_depthwise(model)
     start = time.time()
     trainer = Trainer(model, Batches(splits["train"], recipe, 1000 + int(seed), device), recipe.steps, device)
     torch.backends.cudnn.benchmark = True  # a step has one shape, scoring many
     is_done = trainer.train(deadline)
     torch.backends.cudnn.benchmark = False
+    restore_dilated_depthwise(model)
     last = trainer.losses[-100:].mean().item()
     if not is_done:
         print(f"{name}: no time left", flush=True)
@@ -265,7 +273,14 @@ def run(name: str, data: dict[str, dict[str, Split]], deadline: float, args: arg
     seconds = time.time() - start
     print(f"{name}: trained in {seconds:.0f} s, loss {last:.3f}", flush=True)
     model.eval()
-    row: dict[str, Any] = {"data": data_name, "arm": arm, "seed": int(seed), "loss": last, "seconds": seconds}
+    row: dict[str, Any] = {
+        "data": data_name,
+        "arm": arm,
+        "seed": int(seed),
+        "device": device,
+        "loss": last,
+        "seconds": seconds,
+    }
     counts = {}
     for split in ("val", "test"):
         counts[split] = score(model, splits[split], device)
@@ -297,22 +312,31 @@ def work(queue: Any, data: dict[str, Path], deadline: float, args: argparse.Name
             print(f"{name} failed: {type(error).__name__}: {str(error)[:1500]}", flush=True)
 
 
+def find_done(out: Path) -> set[str]:
+    """Return the names of the runs that have a row."""
+    rows = out / "results.jsonl"
+    if not rows.exists():
+        return set()
+    return {f"{r['data']}/{r['arm']}/{r['seed']}" for r in map(json.loads, rows.read_text().splitlines())}
+
+
 def train(args: argparse.Namespace) -> None:
     """Train all runs that have no row."""
     data = {name: Path(folder) for name, folder in (pair.split("=", 1) for pair in args.data)}
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = args.out / "results.jsonl"
-    done = set()
-    if rows.exists():
-        done = {f"{r['data']}/{r['arm']}/{r['seed']}" for r in map(json.loads, rows.read_text().splitlines())}
+    asked = [
+        f"{name}/{arm}/{seed}"
+        for group in args.groups
+        for seed in args.seeds
+        for arm in GROUPS.get(group, [group])
+        for name in data
+    ]
+    done = find_done(args.out)
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    for group in args.groups:
-        for seed in args.seeds:
-            for arm in GROUPS.get(group, [group]):
-                for name in data:
-                    if f"{name}/{arm}/{seed}" not in done:
-                        queue.put(f"{name}/{arm}/{seed}")
+    for name in asked:
+        if name not in done:
+            queue.put(name)
     for _ in range(args.jobs):
         queue.put(None)
     deadline = time.time() + 60 * args.minutes
@@ -322,6 +346,9 @@ def train(args: argparse.Namespace) -> None:
         worker.start()
     for worker in workers:
         worker.join()
+    done = find_done(args.out)
+    if missing := [name for name in asked if name not in done]:
+        raise SystemExit(f"without a row: {', '.join(missing)}")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 STUDY = Path(__file__).parents[2] / "examples" / "distributions_study"
 
@@ -101,6 +104,57 @@ def test_scores_of_images_of_several_sizes(load, folder):
     counts = load("diagnosing").score(Right(), study.read_split(folder, "val"), "cpu")
     assert counts.tolist() == [[[0, 1200], [1200, 2400]]] * 2
     assert load("diagnosing").mean_iou(counts) == pytest.approx(0.25)
+
+
+@pytest.fixture
+def trial(load, folder, tmp_path, monkeypatch):
+    """Run an arm for two steps; returns its row."""
+    study = load("study")
+    monkeypatch.setitem(study.RECIPES, "msrc", study.Recipe((32, 48), 2))
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "out"
+    save_file(timm.create_model("mobilenetv2_100").state_dict(), weights)
+    args = SimpleNamespace(device="cpu", out=out, steps=None, weights=weights)
+    out.mkdir()
+
+    def run(arm):
+        splits = {split: study.read_split(folder, split) for split in ("train", "val", "test")}
+        study.run(f"msrc/{arm}/0", {"msrc": splits}, math.inf, args)
+        assert f"msrc/{arm}/0" in study.find_done(out)
+        with np.load(out / "counts" / f"msrc-{arm}-0.npz") as counts:
+            assert counts["val"].shape == counts["test"].shape == (2, 2, 2)
+        return json.loads((out / "results.jsonl").read_text().splitlines()[-1])
+
+    return run
+
+
+SCORES = {"data", "arm", "seed", "device", "loss", "seconds", "val", "test"}
+OF_SEVERAL = {"cosine", "effective_number", "effective_number_max", "entropy", "agreement", "chance_agreement"}
+
+
+@pytest.mark.parametrize(
+    ("arm", "keys"),
+    [
+        ("plain", set()),
+        ("all-m1", set()),
+        ("assigned", OF_SEVERAL | {"probe_gain"}),
+        ("assigned-votes", OF_SEVERAL | {"probe_gain", "permuted", "uniform"}),
+    ],
+)
+def test_a_run_ends_in_a_row(trial, arm, keys):
+    row = trial(arm)
+    assert set(row) == SCORES | keys
+    assert row["device"] == "cpu"
+    assert all(math.isfinite(row[key]) for key in SCORES - {"data", "arm", "device"} | keys)
+
+
+def test_runs_without_a_row_are_named(load, folder, tmp_path):
+    study = load("study")
+    args = SimpleNamespace(
+        data=[f"msrc={folder}"], groups=["plain", "all-m1"], seeds=[0], jobs=0, minutes=0, out=tmp_path
+    )
+    (tmp_path / "results.jsonl").write_text('{"data": "msrc", "arm": "plain", "seed": 0}\n')
+    with pytest.raises(SystemExit, match=r"^without a row: msrc/all-m1/0$"):
+        study.train(args)
 
 
 def test_the_rows_are_complete():
