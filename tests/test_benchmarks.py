@@ -25,6 +25,9 @@ ONCE = ["--repetitions", "1"]
         ("metrics.py", ["--num-labels", "5", *ONCE]),
         ("gpu_checks.py", ["--device", "cpu", "--only", "agrees with the CPU, none"]),
         pytest.param("gpu_checks.py", ["--device", "cpu"], marks=pytest.mark.slow),
+        pytest.param("assignment.py", ["--num-distributions", "1", "3", "--steps", "2"], marks=pytest.mark.slow),
+        pytest.param("startup.py", ["--backbone", "resnet18", *ONCE], marks=pytest.mark.slow),
+        pytest.param("inference.py", ["--size", "64", "128", "--num-labels", "5"], marks=pytest.mark.slow),
         pytest.param("transforms.py", ["--samples", "1", *ONCE], marks=pytest.mark.slow),
         pytest.param(
             "network.py",
