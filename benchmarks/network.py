@@ -6,11 +6,13 @@ A training step is forward with all losses and backward, without the optimiser; 
 size. All networks run in turn in one process, on the same random images. Multiply-adds are those torch counts in the
 very step. `mmseg` is an FCN of mmsegmentation's design (two 3×3 convolutions and a third on the concatenation with
 the input, an auxiliary head of 256 channels, losses at image size by interpolation) on the backbone that ours has;
-`plain` is ours without distributions. With `--compile`, one network after the other is compiled and timed alone, then
-all in turn. Rates are fractions of the machine's matrix product in the same run.
+`plain` is ours without distributions. Inference of CMDL-FCN is also timed with its batch norms folded into the
+convolutions, as `segment` and `cmdl predict` do. With `--compile`, one network after the other is compiled and timed
+alone, then all in turn. Rates are fractions of the machine's matrix product in the same run.
 """
 
 import argparse
+import copy
 import itertools
 import statistics
 import time
@@ -35,8 +37,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf.models import fold_batch_norms
 
 IGNORE_INDEX = 255
+FOLDED = "CMDL-FCN, norms folded"
 NETWORKS = ("CMDL-FCN", "plain", "mmseg", "torchvision", "smp")
 
 
@@ -186,6 +190,10 @@ def make_steps(
 ) -> dict[str, Callable]:
     """The steps to time, by name. Compiled ones are done once: how long that took is printed."""
     mode = "default" if args.compile else ""
+    if not is_training and "CMDL-FCN" in networks:
+        folded = copy.deepcopy(networks["CMDL-FCN"]).eval()
+        fold_batch_norms(folded.model)
+        networks = networks | {FOLDED: folded}
     steps = {name: make_step(network, batch, is_training, args, mode) for name, network in networks.items()}
     if args.compile and args.reduce_overhead and not is_training:
         for name, network in networks.items():
@@ -230,6 +238,9 @@ def compare(networks: dict[str, nn.Module], is_training: bool, args: argparse.Na
             f"{peak_memory(steps[name], args.device):.0f} |",
             flush=True,
         )
+    if FOLDED in times:
+        over = [f"{name} {summarize(ratios(times, FOLDED, name))}" for name in networks]
+        print(f"\n{FOLDED}, over {', '.join(over)}", flush=True)
     if {"CMDL-FCN", "plain"} <= times.keys() and not args.compile:
         extra = extra_losses(args, batch[1]) if is_training else [0.0]
         expected = [work["CMDL-FCN"] / work["plain"] * p + statistics.median(extra) for p in times["plain"]]

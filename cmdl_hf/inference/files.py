@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, explain_unreadable, read_image
+from ..models import fold_batch_norms
 from ..progress import progress_bar
 from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
 from .images import is_video
@@ -109,6 +110,7 @@ def _load(
         place,
         str(precision).removeprefix("torch."),
     )
+    fold_batch_norms(network)
     return network.to(place), processor
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..image_processing import make_image_processor
+from ..models import fold_batch_norms
 from .loading import choose_device, load_processor, load_segmenter
 
 MAX_KEPT = 2
@@ -104,6 +105,7 @@ def _keep(
         return loading.result()
     try:
         network, processor = load_segmenter(model, trust_remote_code, dtype)
+        fold_batch_norms(network)
         loaded = (network.to(device), processor)
     except BaseException as error:
         _forget(key)

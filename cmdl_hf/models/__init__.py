@@ -9,6 +9,7 @@ from .assignment_cmdl import sinkhorn
 from .configuration_cmdl import CMDLConfig
 from .context_registry_cmdl import CONTEXT_MODULES, find_context_module, list_frameworks, register_context_module
 from .distributions_cmdl import CMDLDistributionLearning, CMDLProjectionHead, labels_on_grid
+from .folding_cmdl import fold_batch_norms
 from .hub_errors_cmdl import can_reach_hub, check_hub_name, explain_hub_error
 from .memory_cmdl import CMDLMemoryBank
 from .modeling_cmdl import CMDLForSemanticSegmentation, CMDLPreTrainedModel, CMDLSemanticSegmenterOutput
@@ -43,6 +44,7 @@ __all__ = [
     "explain_hub_error",
     "find_context_module",
     "find_logits",
+    "fold_batch_norms",
     "labels_on_grid",
     "list_frameworks",
     "register_context_module",
