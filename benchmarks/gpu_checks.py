@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from cmdl_hf import CMDLConfig, CMDLForSemanticSegmentation
+from cmdl_hf.models import fold_batch_norms
 
 CONTEXT_MODULES = ("none", "ppm", "aspp", "criss_cross", "upernet")
 LOOPS: tuple[dict[str, Any], ...] = (
@@ -85,7 +86,7 @@ def agrees_with_cpu(context_module: str, settings: dict[str, Any], device: str) 
 
 
 def predicts_as_cpu(device: str) -> str:
-    """Logits in eval mode, after a training step, a save and a load on the device."""
+    """Logits in eval mode, after a training step, a save and a load on the device, and with norms folded."""
     model = make_model("none").to(device)
     pixel_values, labels = make_batch(device)
     model(pixel_values, labels=labels)
@@ -96,8 +97,11 @@ def predicts_as_cpu(device: str) -> str:
         loaded = CMDLForSemanticSegmentation.from_pretrained(folder).eval()
         on_cpu = loaded(pixel_values.cpu()).logits
         again = loaded.to(device)(pixel_values).logits
+        assert fold_batch_norms(loaded) > 0
+        folded = loaded(pixel_values).logits
     torch.testing.assert_close(again, logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(on_cpu, logits.cpu(), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(folded, logits, atol=2e-3, rtol=2e-3)
     return "equal logits after save and load"
 
 
