@@ -184,7 +184,7 @@ def test_steps_that_the_metadata_cannot_say_are_refused(make_trained, tmp_path, 
     describe_preprocessing(DPTImageProcessor(), 3)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow)])
 def test_the_classes_of_a_file_are_those_of_post_processing(make_trained, tmp_path, format):
     model = make_trained(context_module="none")
     path = tmp_path / f"model{export.SUFFIXES[format]}"

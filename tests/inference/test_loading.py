@@ -28,7 +28,7 @@ def test_cmdl_models_run_the_code_of_this_package(folder):
     assert choose_device().type == "cpu"
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_loaded_as_float32_by_every_door(make_model, tmp_path, dtype):
     model = make_model().eval().to(dtype)
     model.save_pretrained(tmp_path / "model")

@@ -112,7 +112,7 @@ def test_auto_classes_know_cmdl(folder):
     "code",
     [
         "import cmdl_hf; from transformers import AutoModelForSemanticSegmentation as Auto",
-        "import cmdl_hf; from transformers import Trainer, AutoConfig as Auto",
+        pytest.param("import cmdl_hf; from transformers import Trainer, AutoConfig as Auto", marks=pytest.mark.slow),
         "from transformers import AutoConfig as Auto; import cmdl_hf",
         pytest.param("import cmdl_hf; from transformers import AutoConfig as Auto", marks=pytest.mark.slow),
         pytest.param(

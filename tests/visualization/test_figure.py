@@ -49,7 +49,7 @@ def test_draw_prediction_does_without_truth_and_distributions(prediction, tmp_pa
     assert colors_of(bare)[0][0] < colors_of(full)[0][0]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 3)])
+@pytest.mark.parametrize("size", [pytest.param((1, 1), marks=pytest.mark.slow), (3, 400), (400, 3)])
 def test_draw_prediction_takes_any_size(size, prediction, tmp_path):
     ids = np.zeros(size[::-1], dtype=int)
     pictures = {"image": Image.new("CMYK", size), "label": ids, "prediction": ids, "distribution_ids": ids[:1, :1]}
