@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The stamp carries the interpreter's version, so that another PYTHON= gets an environment of its own.
+# The stamp carries the interpreter's version, so that the environment is made anew for another PYTHON=.
 STAMP := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
 
 # Two processes, each with one thread of torch: the models of the tests are too small for more threads.

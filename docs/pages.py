@@ -1,6 +1,7 @@
 """Fills the marks of a page: a room's public names, the commands, and files that lie beside `docs`.
 
-A mark is a line of its own: `% room: cmdl_hf.data`, `% commands` or `% include: CONTRIBUTING.md`.
+A mark is a line of its own: `% room: cmdl_hf.data`, `% commands` or `% include: [FILE](../FILE)`. The last is a link
+for those who read the page in the repository.
 """
 
 import importlib
@@ -16,7 +17,9 @@ from docstrings import read_constants, to_markdown
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-MARK = re.compile(r"^% (?P<kind>room|commands|include)(?:: (?P<name>[\w./-]+))?$", flags=re.MULTILINE)
+MARK = re.compile(
+    r"^% (?P<kind>room|commands|include)(?:: \[?(?P<name>[\w./-]+)(?:\]\([\w./-]+\))?)?$", flags=re.MULTILINE
+)
 _FILE_LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _COMMAND_ROOM = "cmdl_hf.cli"  # docs/commands.md shows it
 _MOST_DEFAULT = 40  # characters of a default value in a signature

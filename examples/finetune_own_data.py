@@ -18,7 +18,8 @@ if __name__ == "__main__":
         total_batch_size=4,
         max_steps=int(max_steps[0]) if max_steps else 400,
         optimizer="adamw",
-        learning_rate=0.001,
+        learning_rate=0.0003,
+        freeze_batch_norm="backbone",
     )
     found = run(recipe, output_dir, data_dir, id2label, model=model)
     for split, scores in (found or {}).items():  # none after Ctrl-C; the same command continues

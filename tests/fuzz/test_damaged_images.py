@@ -180,7 +180,7 @@ def test_another_damaged_mask_is_refused_or_read(tmp_path, outcomes, seed):
 
 @pytest.mark.slow
 def test_so_many_are_refused_and_so_many_read(outcomes):
-    """The numbers that the README gives; another number means that a rule has changed."""
+    """The numbers that CONTRIBUTING gives; another number means that a rule has changed."""
     if outcomes.total() < 2 * NUM_ALL:
         pytest.skip(f"needs the outcomes of all {2 * NUM_ALL} files in this process")
     assert outcomes == OUTCOMES

@@ -133,7 +133,7 @@ def test_another_damaged_folder_is_refused_or_loads(whole, tmp_path, outcomes, s
 
 @pytest.mark.slow
 def test_so_many_are_refused_and_so_many_load(outcomes):
-    """The numbers that the README gives; another number means that a rule has changed."""
+    """The numbers that CONTRIBUTING gives; another number means that a rule has changed."""
     if outcomes.total() < NUM_ALL:
         pytest.skip(f"needs the outcomes of all {NUM_ALL} folders in this process")
     assert outcomes == OUTCOMES

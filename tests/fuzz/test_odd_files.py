@@ -167,7 +167,7 @@ def test_another_odd_file_is_refused_or_read(capsys, data, outcomes, attempt, se
 
 @pytest.mark.slow
 def test_so_many_are_refused_and_so_many_read(outcomes):
-    """The numbers that the README gives; another number means that a rule has changed."""
+    """The numbers that CONTRIBUTING gives; another number means that a rule has changed."""
     if outcomes.total() < len(CASES):
         pytest.skip(f"needs the outcomes of all {len(CASES)} files in this process")
     assert outcomes == OUTCOMES
