@@ -40,6 +40,20 @@ def test_the_tables_are_those_of_the_rows(load):
     assert next(line for line in table.splitlines() if "− plain" in line).endswith("| – |")
 
 
+def test_the_pages_say_what_one_distribution_of_a_class_costs(load):
+    report = load("report")
+    row = next(line for line in report.tabulate(report.read_rows()["msrc"]).splitlines() if "all − all-m1" in line)
+    points, images, seeds = (cell.strip(" +") for cell in row.split("|")[2:5])
+    page, results, readme = (
+        " ".join(path.read_text(encoding="utf-8").split())
+        for path in (STUDY / "README.md", STUDY.parents[1] / "docs" / "results.md", STUDY.parents[1] / "README.md")
+    )
+    assert f"**Nine distributions score {points} points more than one**" in page
+    assert f"The 95 % interval over images is +{images}, that over seeds {seeds}," in page
+    assert f"score {points} points more than one (+{images} over images, {seeds} over seeds)" in results
+    assert f"On MSRC-21 they score {points} more." in readme
+
+
 def test_the_plot_shows_every_run(load):
     report = load("report")
     arms = report.read_rows()["msrc"]
@@ -48,8 +62,10 @@ def test_the_plot_shows_every_run(load):
         sum(len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o")
         for axis in (scores, *diagnostics)
     ]
-    runs = sum(map(len, arms.values()))
-    assert dots == [runs, runs - len(arms["plain"]), runs - len(arms["plain"])]
+    runs = [row for rows in arms.values() for row in rows]
+    num_several = sum("cosine" in row for row in runs)
+    assert dots == [len(runs), num_several, num_several]
+    assert num_several < len(runs)
 
 
 @pytest.fixture
