@@ -264,8 +264,8 @@ def test_the_pages_claim_what_the_study_found(study):
         f"Over the control it gains {fcn_control} and {pspnet_control}; seeds alone could make the {pspnet_control}.",
         f"nine distributions of a class score {100 * single.over_images.difference:.1f} points more than one on "
         f"test, and {100 * (one - nine):.1f} less on validation",
-        f"scores {-100 * assigned.over_images.difference:.1f} points less on test (95 % interval over images "
-        f"{report.format_interval(assigned.over_images)}, over three seeds "
+        f"scores {-100 * assigned.over_images.difference:.1f} points less on CamVid's test split (95 % interval "
+        f"over images {report.format_interval(assigned.over_images)}, over three seeds "
         f"{report.format_interval(assigned.over_seeds)})",
     )
     readme = STUDY.parents[1] / "README.md"
