@@ -237,13 +237,17 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
         is_timm = self.config.backbone_config.model_type == "timm_backbone"
-        options = {name: value for name, value in asked.items() if value and not (is_timm and "hidden" in name)}
+        # All states are asked for, because older versions of transformers take no indices.
+        options = {name: True for name, value in asked.items() if value and not (is_timm and "hidden" in name)}
         pixel_values = self._to_multiple_of_divisor(pixel_values)
         features = self.backbone(pixel_values, **options) if options else self.backbone(pixel_values)
         # timm's hidden states are its maps: TimmBackbone fails for more of them with a vision transformer.
-        hidden_states = _select(features.feature_maps, output_hidden_states) if is_timm else features.hidden_states
+        hidden_states, wanted = (
+            features.feature_maps if is_timm else features.hidden_states,
+            asked["output_hidden_states"],
+        )
         found = {
-            "hidden_states": hidden_states if asked["output_hidden_states"] else None,
+            "hidden_states": _select(hidden_states, wanted) if wanted else None,
             "attentions": features.attentions if asked["output_attentions"] else None,
         }
         return features.feature_maps, found
