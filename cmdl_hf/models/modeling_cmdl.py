@@ -242,10 +242,8 @@ class CMDLForSemanticSegmentation(CMDLLayersMixin, CheckpointingMixin, CMDLPreTr
         pixel_values = self._to_multiple_of_divisor(pixel_values)
         features = self.backbone(pixel_values, **options) if options else self.backbone(pixel_values)
         # timm's hidden states are its maps: TimmBackbone fails for more of them with a vision transformer.
-        hidden_states, wanted = (
-            features.feature_maps if is_timm else features.hidden_states,
-            asked["output_hidden_states"],
-        )
+        hidden_states = features.feature_maps if is_timm else features.hidden_states
+        wanted = asked["output_hidden_states"]
         found = {
             "hidden_states": _select(hidden_states, wanted) if wanted else None,
             "attentions": features.attentions if asked["output_attentions"] else None,
