@@ -17,7 +17,7 @@ from ..escaping import one_line
 from ..files import make_folder, open_to_append
 from .planning import PlannedRun
 
-_INTERRUPTED = 130  # exit status of `cmdl train` after a signal
+_INTERRUPTED = (130, -signal.SIGTERM)  # exit status of `cmdl train` after a signal, and before it listens to signals
 _PAUSE = 0.1  # seconds between two looks at the processes
 
 
@@ -72,7 +72,7 @@ def sweep(
                     process.stdin.close()
                 seconds = round(time.monotonic() - start)
                 is_finished = process.returncode == 0 and run.state == "finished"
-                if not is_finished and not (signals.is_stopping and process.returncode == _INTERRUPTED):
+                if not is_finished and not (signals.is_stopping and process.returncode in _INTERRUPTED):
                     outcome.failed[run.name] = _last_line(_log_of(run, logs)) or f"exit status {process.returncode}"
                 tell(f"{'finished' if is_finished else 'ended'} {run.name} after {seconds // 60}:{seconds % 60:02}")
     outcome.finished = [run for run in runs if run.state == "finished"]

@@ -82,7 +82,7 @@ def test_finished_runs_are_kept_and_failed_ones_tried_again(runs, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_runs_and_the_sweep_goes_on_later(runs, tmp_path, number):
     def stop():
-        while not (runs[1].folder / "begin").exists():
+        while not all((run.folder / "begin").exists() for run in runs[:2]):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
 
