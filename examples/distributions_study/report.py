@@ -16,8 +16,11 @@ from cmdl_hf.comparison import describe_spread, draw_spreads, image_interval, me
 HERE = Path(__file__).parent
 NAMES = {"msrc": "MSRC-21", "camvid": "CamVid"}
 PAIRS = (
-    *(("all", "plain"), ("all", "all-m1"), ("assigned", "plain")),
-    *(("assigned", "all"), ("assigned-votes", "assigned")),
+    ("all", "plain"),
+    ("all", "all-m1"),
+    ("assigned", "plain"),
+    ("assigned", "all"),
+    ("assigned-votes", "assigned"),
 )
 DIAGNOSTICS = {
     "cosine": "cosine within a class",

@@ -97,6 +97,21 @@ def test_a_signal_stops_the_runs_and_the_sweep_goes_on_later(runs, tmp_path, num
     assert sweep(runs, make_command(), tmp_path / "logs").finished == runs
 
 
+def test_a_run_that_is_ended_before_it_listens_has_not_failed(runs, tmp_path):
+    begin = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    outcome = sweep(runs[:1], lambda _: [sys.executable, "-S", "-c", begin, tmp_path / "begun"], tmp_path / "logs")
+    thread.join()
+    assert (outcome.finished, outcome.failed, outcome.is_stopped) == ([], {}, True)
+
+
 def test_no_log_is_written_through_a_link(runs, tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "logs").mkdir()
