@@ -3,13 +3,11 @@
 A file is replaced whole: a reader, or an interruption, never meets half of one. Nothing is written through a link.
 """
 
-import json
-import math
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -222,34 +220,6 @@ def read_utf8(path: Path) -> str:
         ) from error
 
 
-RESTORE = "restore the file, or move it away"
-"""The cure for a damaged file of a model's folder."""
-
-
-def read_json(path: Path, cure: str = RESTORE) -> dict[str, Any]:
-    """Read a JSON file of names and values, such as `run.json`. A missing file is empty.
-
-    Args:
-        path (`Path`): The file.
-        cure (`str`): What to do if it is damaged, for the message. By default, the general cure.
-
-    Raises:
-        OSError, NotRegularError: as of `open_regular`.
-        ValueError: if it is not JSON in UTF-8, or holds no names.
-    """
-    try:
-        text = read_utf8(path)
-    except FileNotFoundError:
-        return {}
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}); {cure}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must contain names and values, found {type(content).__name__}; {cure}")
-    return content
-
-
 class NotRegularError(ValueError):
     """What lies at a path is no regular file.
 
@@ -322,12 +292,3 @@ def check_can_write(path: Path, is_folder: bool) -> None:
         raise PermissionError(f"{path} cannot be written ({error.strerror}); name another place") from error
     if not is_folder and path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
-
-
-def without_nan(value: Any) -> Any:
-    """Put None, which JSON has, for nan, which it has not."""
-    if isinstance(value, Mapping):
-        return {name: without_nan(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 import pytest
 from safetensors import SafetensorError
 
-from cmdl_hf.files import check_can_write, read_json, write_files, write_text
+from cmdl_hf.files import check_can_write, write_files, write_text
 
 
 def test_files_are_replaced_whole_and_what_a_killed_process_left_goes(tmp_path):
@@ -49,14 +49,3 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         check_can_write(tmp_path / "file" / "scores.json", is_folder=False)
     with pytest.raises(IsADirectoryError, match="is a folder; name a file"):
         check_can_write(tmp_path / "folder", is_folder=False)
-
-
-def test_json_of_names_and_values_is_read_and_other_content_named(tmp_path):
-    file = tmp_path / "run.json"
-    assert read_json(file, "mend it") == {}
-    file.write_bytes(b'\xef\xbb\xbf{"a": 1}')
-    assert read_json(file, "mend it") == {"a": 1}
-    for content in (b"{", b"[1]", b"\xff", b"[" * 100_000, b""):
-        file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"run\.json .*(mend it|UTF-8)"):
-            read_json(file, "mend it")

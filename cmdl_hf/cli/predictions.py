@@ -1,6 +1,5 @@
 """The table that `cmdl predict` prints at its end."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..escaping import one_line
+from ..json_files import read_json
 
 _MAX_ROWS = 20
 _MAX_NAME = 24  # letters of a class
@@ -22,7 +22,7 @@ def print_predictions(out: Path) -> None:
     """
     from rich.cells import cell_len, set_cell_size
 
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(out / "summary.json")
     rows = [*summary["images"], *summary["videos"]]
     folder, names = _shorten([row["file"] for row in rows])
     width = min(max([_FILES[0], *map(cell_len, names)]), _FILES[1])

@@ -1,6 +1,5 @@
 """Finished runs, read from their folders, and groups of runs that differ only in the seed."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts
-from ..files import read_json
+from ..json_files import read_json, read_json_lines
 from ..training import CMDLTrainingArguments, describe_start, find_differences, flatten, format_value
 
 _RESTORE = "restore the file, or leave the run out"
@@ -150,14 +149,7 @@ def _name(firsts: Sequence[ScoredRun]) -> list[str]:
 
 
 def _read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of `metrics.jsonl`. A last line that an interruption cut is left out."""
-    file, rows = folder / "metrics.jsonl", []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return read_json_lines(folder / "metrics.jsonl", _RESTORE)
 
 
 def _with_nan(scores: Mapping[str, Any]) -> dict[str, Any]:

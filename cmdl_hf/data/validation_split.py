@@ -13,7 +13,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..files import RESTORE, read_json, read_utf8
+from ..files import read_utf8
+from ..json_files import RESTORE, read_json
 from .sets.base import SegmentationDataset
 from .statistics import label_histogram
 from .validation_fraction import VALIDATION_FILE, VALIDATION_FRACTION, check_fraction

@@ -12,8 +12,9 @@ from accelerate import PartialState
 from PIL import Image
 
 from ..data import BENCHMARKS, LabelTable, SegmentationDataset, content_digest, ids_digest
-from ..files import RESTORE, check_can_write, read_json, without_nan, write_image, write_text
+from ..files import check_can_write, write_image, write_text
 from ..hub import write_card
+from ..json_files import RESTORE, read_json, without_nan
 from .counts import COUNTS_FILE, ImageCounts, add_counts, write_counts
 from .details import describe_doubtful, details_folder, write_details
 from .inspection import Findings, Inspector

@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..data import BENCHMARKS
 from ..escaping import MAX_NAME, one_line
-from ..files import read_json
+from ..json_files import read_json
 from ..models import CONTEXT_MODULES
 from ..yaml_files import read_yaml
 

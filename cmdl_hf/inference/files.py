@@ -5,15 +5,13 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ..images import MAX_PIXELS, UNREADABLE, UnfitImageError, explain_unreadable, read_image
-from ..models import fold_batch_norms
 from ..progress import progress_bar
 from .failures import MODEL_ERRORS, is_out_of_memory, reason_of
 from .images import is_video
 from .kept_models import find_device_and_dtype
-from .loading import load_segmenter
+from .loading import load_folded
 from .output_files import Outputs, OverlayStyle, Writer, make_output_folder, name_outputs
 from .segmenter import Prepared, Segmenter
 from .videos import check_av, segment_video
@@ -66,7 +64,8 @@ def predict_files(
     """
     _check_positive(batch_size=batch_size, max_pixels=max_pixels, every=every)
     targets = _name_targets(inputs, Path(output_dir))
-    network, processor = _load(model, trust_remote_code, device, dtype)
+    place, precision = find_device_and_dtype(device, dtype)
+    network, processor = load_folded(model, place, precision, trust_remote_code)
     if use_outlier_map and not getattr(network.config, "use_distributions", False):
         raise ValueError(f"an outlier map needs class distributions, and {model} has none; leave out --outlier-map")
     segmenter = Segmenter(
@@ -94,24 +93,6 @@ def _name_targets(inputs: Sequence[str | Path], output_dir: Path) -> dict[Path, 
         check_av(video)
     make_output_folder(output_dir)
     return targets
-
-
-def _load(
-    model: str | Path, trust_remote_code: bool, device: str | torch.device | None, dtype: str | torch.dtype | None
-) -> tuple[nn.Module, object]:
-    """Load a model, and say what it is."""
-    place, precision = find_device_and_dtype(device, dtype)
-    network, processor = load_segmenter(model, trust_remote_code, precision)
-    logger.info(
-        "%s: %d classes, %s parameters, on %s in %s",
-        type(network).__name__,
-        len(network.config.id2label),
-        f"{sum(parameter.numel() for parameter in network.parameters()):,}",
-        place,
-        str(precision).removeprefix("torch."),
-    )
-    fold_batch_norms(network)
-    return network.to(place), processor
 
 
 def _segment_images(segmenter: Segmenter, writer: Writer, use_outlier_map: bool, max_pixels: int) -> dict[Path, str]:

@@ -14,8 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..image_processing import make_image_processor
-from ..models import fold_batch_norms
-from .loading import choose_device, load_processor, load_segmenter
+from .loading import choose_device, load_folded, load_processor
 
 MAX_KEPT = 2
 """Number of models that are kept. The one that was not used for the longest time is let go."""
@@ -104,9 +103,7 @@ def _keep(
     if not is_mine:
         return loading.result()
     try:
-        network, processor = load_segmenter(model, trust_remote_code, dtype)
-        fold_batch_norms(network)
-        loaded = (network.to(device), processor)
+        loaded = load_folded(model, device, dtype, trust_remote_code)
     except BaseException as error:
         _forget(key)
         loading.set_exception(error)

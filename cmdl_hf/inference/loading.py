@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from transformers.utils import find_adapter_config_file
 
 from ..escaping import one_line
-from ..models import can_reach_hub, check_hub_name, check_transformers_config, explain_hub_error
+from ..models import can_reach_hub, check_hub_name, check_transformers_config, explain_hub_error, fold_batch_norms
 from ..weight_files import check_one_shape
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,24 @@ def load_segmenter(
             f"{missing[0]}; fine-tune it first, or name a trained model"
         )
     return segmenter.eval(), _load_processor(model, trust_remote_code, origin)
+
+
+def load_folded(
+    model: str | Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """Load a segmenter with its batch norms folded, on a device, and say what it is; see [`load_segmenter`]."""
+    segmenter, processor = load_segmenter(model, trust_remote_code, dtype)
+    logger.info(
+        "%s: %d classes, %s parameters, on %s in %s",
+        type(segmenter).__name__,
+        len(segmenter.config.id2label),
+        f"{sum(parameter.numel() for parameter in segmenter.parameters()):,}",
+        device,
+        str(dtype).removeprefix("torch."),
+    )
+    fold_batch_norms(segmenter)
+    segmenter.to(device)
+    return segmenter, processor
 
 
 def load_processor(model: str | Path, trust_remote_code: bool = False) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..files import read_json
+from ..json_files import read_json
 from ..training import (
     SHARING,
     CMDLTrainingArguments,

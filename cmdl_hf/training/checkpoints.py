@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from ..files import make_folder, new_folder_in, write_text
+from ..json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class Checkpoints:
     @staticmethod
     def read(checkpoint: Path) -> dict[str, Any]:
         """Return the `state` that was passed to `save`, with `step` and `num_processes`."""
-        return json.loads((checkpoint / MANIFEST).read_text())["state"]
+        return read_json(checkpoint / MANIFEST)["state"]
 
     def _begin(self, target: Path) -> Path:
         """Make a folder of a name that nobody can foresee, which all processes write into."""
@@ -135,10 +136,11 @@ def _find_problem(checkpoint: Path, reads_all: bool = True) -> str | None:
     if _UNFINISHED in checkpoint.name:
         return "its writing was interrupted"
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = read_json(checkpoint / MANIFEST)["files"]
+        files = [(name, size, checksum) for name, (size, checksum) in listed.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or unreadable"
-    for name, (size, checksum) in files.items():
+    for name, size, checksum in files:
         file = checkpoint / name
         if file.is_symlink() or file.parent != checkpoint:
             return f"{name} leads out of it"

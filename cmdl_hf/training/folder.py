@@ -12,7 +12,8 @@ import yaml
 
 from ..data import MERGE_FILE, VALIDATION_FILE, SegmentationDataset, format_merge
 from ..evaluation import COUNTS_FILE, ImageCounts, read_counts, write_counts
-from ..files import make_folder, read_json, refuse_irregular, refuse_link, remove_unfinished, without_nan, write_text
+from ..files import make_folder, refuse_irregular, refuse_link, remove_unfinished, write_text
+from ..json_files import read_json, without_nan
 from .arguments import FREE_TO_CHANGE, SHARING
 from .same_data import name_other_data
 

@@ -12,7 +12,8 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
 from ..extras import install_command, list_extras
-from ..files import append_text, without_nan, write_text
+from ..files import append_text, write_text
+from ..json_files import read_json_lines, without_nan
 from .curves import draw_curves
 from .trackers import Trackers
 
@@ -39,7 +40,7 @@ class TrainingLog:
         self.folder = folder
         self.accelerator = accelerator
         if accelerator.is_main_process:
-            kept = [row for row in read_rows(folder) if row["step"] <= step]
+            kept = [row for row in read_json_lines(folder / METRICS_FILE) if row["step"] <= step]
             write_text(folder / METRICS_FILE, "".join(f"{json.dumps(row)}\n" for row in kept))
         self.trackers = Trackers(accelerator, folder, step, settings)
 
@@ -51,12 +52,12 @@ class TrainingLog:
 
     def is_evaluated(self, step: int) -> bool:
         """Return whether there is an evaluation row for a step. Evaluation rows have no loss."""
-        return any(row["step"] == step and "loss" not in row for row in read_rows(self.folder))
+        return any(row["step"] == step and "loss" not in row for row in read_json_lines(self.folder / METRICS_FILE))
 
     def draw(self) -> None:
         """Draw all rows so far."""
         if self.accelerator.is_main_process:
-            draw_curves(read_rows(self.folder), self.folder / CURVES_FILE)
+            draw_curves(read_json_lines(self.folder / METRICS_FILE), self.folder / CURVES_FILE)
 
     def close(self) -> None:
         """Finish all trackers."""
@@ -72,18 +73,6 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in available]:
         command = install_command(missing[0]) if missing[0] in list_extras() else f"pip install {missing[0]}"
         raise ImportError(f"report_to: {missing[0]} is not installed; install it with {command}")
-
-
-def read_rows(folder: Path) -> list[dict[str, float]]:
-    """Read the rows of a run. An incomplete last line, from an interruption, is left out."""
-    rows = []
-    file = folder / METRICS_FILE
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def describe(row: Mapping[str, float]) -> str:

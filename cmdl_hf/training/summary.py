@@ -1,11 +1,11 @@
 """The results of a finished run, for the terminal."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..evaluation import COUNTS_FILE, describe_confused, describe_worst, format_classes, read_counts
+from ..json_files import read_json
 
 _MOST_ROWS = 40  # of the table of classes; the model card has all
 
@@ -23,8 +23,7 @@ def format_results(folder: Path, scores: Mapping[str, Mapping[str, Any]]) -> str
     """
     lines: list[str] = []
     if split := next((name for name in ("validation", "test") if name in scores), None):
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        id2label = {int(id_): name for id_, name in config["id2label"].items()}
+        id2label = {int(id_): name for id_, name in read_json(folder / "config.json")["id2label"].items()}
         counts = read_counts(folder / COUNTS_FILE).get(split)
         pixels = None if counts is None else counts.label_pixels.sum(axis=0)
         shares = None if pixels is None else (pixels / max(pixels.sum(), 1)).tolist()

@@ -22,8 +22,9 @@ from cmdl_hf import CMDLForSemanticSegmentation
 from cmdl_hf.comparison import average_training_loss
 from cmdl_hf.data import EvalTransform, load_benchmark
 from cmdl_hf.evaluation import ImageCounter, Protocol, describe_protocol, evaluate
-from cmdl_hf.files import without_nan, write_text
+from cmdl_hf.files import write_text
 from cmdl_hf.hub import write_card
+from cmdl_hf.json_files import without_nan
 from cmdl_hf.training import CMDLTrainingArguments, bf16_slowdown, run
 
 RESULTS = Path(__file__).with_name("results.jsonl")

@@ -32,7 +32,7 @@ def predict(make_config, tmp_path, monkeypatch):
 
     def predict(image, processor):
         model = _Threshold(make_config(num_labels=2))
-        monkeypatch.setattr(prediction, "load_segmenter", lambda *_: (model, processor))
+        monkeypatch.setattr(prediction, "load_folded", lambda *_: (model, processor))
         image.save(tmp_path / "a.png")
         assert predict_files("threshold", [tmp_path / "a.png"], tmp_path / "out") == {}
         return np.asarray(Image.open(tmp_path / "out" / "a.png"))

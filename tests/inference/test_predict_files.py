@@ -217,7 +217,7 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
     paths = [tmp_path / f"{index}.png" for index in range(9)]
     for index, path in enumerate(paths):
         Image.new("RGB", (200 if index == 8 else 30, 20), (20 * index, 0, 0)).save(path)
-    load = prediction.load_segmenter
+    load = prediction.load_folded
     small = _Small(3, error)
 
     def load_small(*arguments):
@@ -225,7 +225,7 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
         small.config = model.config
         return small, processor
 
-    monkeypatch.setattr(prediction, "load_segmenter", load_small)
+    monkeypatch.setattr(prediction, "load_folded", load_small)
     failures = predict_files(folder, paths, tmp_path / "out", batch_size=8)
     assert list(failures) == [paths[8]]
     assert "does not fit into memory" in failures[paths[8]]
@@ -248,7 +248,7 @@ def test_a_batch_that_does_not_fit_memory_is_halved(folder, tmp_path, monkeypatc
 def test_what_the_model_refuses_is_listed_and_the_others_are_done(
     folder, images, tmp_path, monkeypatch, error, reason
 ):
-    load = prediction.load_segmenter
+    load = prediction.load_folded
     faulty = _Small(1, error)  # of a batch, it takes single images
 
     def load_faulty(*arguments):
@@ -256,7 +256,7 @@ def test_what_the_model_refuses_is_listed_and_the_others_are_done(
         faulty.config = model.config
         return faulty, processor
 
-    monkeypatch.setattr(prediction, "load_segmenter", load_faulty)
+    monkeypatch.setattr(prediction, "load_folded", load_faulty)
     assert predict_files(folder, [images], tmp_path / "out") == {}
     faulty.most = 0
     failures = predict_files(folder, [images], tmp_path / "none")

@@ -193,8 +193,8 @@ def test_precision_can_be_chosen(folder, image):
 class TestKeeping:
     @pytest.fixture
     def loads(self, monkeypatch):
-        loads, real = [], kept_models.load_segmenter
-        monkeypatch.setattr(kept_models, "load_segmenter", lambda *given: loads.append(given[0]) or real(*given))
+        loads, real = [], kept_models.load_folded
+        monkeypatch.setattr(kept_models, "load_folded", lambda *given: loads.append(given[0]) or real(*given))
         return loads
 
     def test_a_model_is_loaded_once_under_all_its_names(self, folder, image, loads, monkeypatch):

@@ -105,8 +105,8 @@ def test_segment_gives_each_thread_its_own(varied, monkeypatch):
     numbers = range(5 * THREADS)
     expected = [_segment(varied, number) for number in numbers]
     assert len({each[0].tobytes() for each in expected}) == len(numbers)
-    loads, real = [], kept_models.load_segmenter
-    monkeypatch.setattr(kept_models, "load_segmenter", lambda *given: loads.append(given) or real(*given))
+    loads, real = [], kept_models.load_folded
+    monkeypatch.setattr(kept_models, "load_folded", lambda *given: loads.append(given) or real(*given))
     kept_models._kept.clear()
     before = _globals()
     with ThreadPoolExecutor(THREADS) as pool:

@@ -47,6 +47,10 @@ def tear_manifest(checkpoint):
     os.truncate(checkpoint / "manifest.json", 10)
 
 
+def misshape_manifest(checkpoint):
+    (checkpoint / "manifest.json").write_text('{"files": {"model.bin": 10}}')
+
+
 def rename(checkpoint):
     checkpoint.rename(checkpoint.with_name(checkpoint.name + ".unfinished"))
 
@@ -59,6 +63,7 @@ def rename(checkpoint):
         (remove_file, "model.bin is missing"),
         (remove_manifest, "manifest.json is missing"),
         (tear_manifest, "manifest.json is missing or unreadable"),
+        (misshape_manifest, "manifest.json is missing or unreadable"),
         (rename, "its writing was interrupted"),
     ],
 )

@@ -4,8 +4,8 @@ import math
 import pytest
 from accelerate import Accelerator
 
-from cmdl_hf.files import without_nan
-from cmdl_hf.training.log import TrainingLog, describe, read_rows
+from cmdl_hf.json_files import read_json_lines, without_nan
+from cmdl_hf.training.log import TrainingLog, describe
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def test_rows_after_the_step_gone_on_from_are_dropped_and_so_is_a_torn_one(tmp_p
     log.write({"step": 6, "validation_mean_iou": math.nan})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')
-    assert [row["step"] for row in read_rows(tmp_path)] == [2, 4, 6, 6]
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [2, 4, 6, 6]
     log = make_log(step=4)
-    assert [row["step"] for row in read_rows(tmp_path)] == [2, 4]
+    assert [row["step"] for row in read_json_lines(tmp_path / "metrics.jsonl")] == [2, 4]
     assert not log.is_evaluated(4)
     log.write({"step": 4, "validation_mean_iou": 0.5})
     assert log.is_evaluated(4)
