@@ -17,9 +17,12 @@ HERE = Path(__file__).parent
 NAMES = {"msrc": "MSRC-21", "camvid": "CamVid"}
 PAIRS = (
     ("all", "plain"),
+    ("all", "control"),
+    ("control", "plain"),
     ("all", "all-m1"),
     ("assigned", "plain"),
     ("assigned", "all"),
+    ("assigned-b1", "assigned"),
     ("assigned-votes", "assigned"),
 )
 DIAGNOSTICS = {
