@@ -1,4 +1,4 @@
-"""Reading JSON files that hold names and values."""
+"""JSON files that hold names and values: reading them, and what stands for nan in them."""
 
 import json
 import math

@@ -54,6 +54,19 @@ def test_the_pages_say_what_one_distribution_of_a_class_costs(load):
     assert f"On MSRC-21 they score {points} more." in readme
 
 
+def test_the_page_says_what_the_runs_of_one_seed_found(load):
+    arms = load("report").read_rows()["msrc"]
+    page = " ".join((STUDY / "README.md").read_text(encoding="utf-8").split())
+    (control,), (distinct,) = arms["control"], arms["assigned-b1"]
+    default = np.mean([row["both"] for row in arms["all"]])
+    assert f"`control` scores {100 * control['both']:.1f} with its one seed" in page
+    assert (
+        f"the cosine is {distinct['cosine']:.2f} and the effective number {distinct['effective_number']:.1f}. The one "
+        f"seed scores {100 * distinct['both']:.1f}, as the default does on average"
+    ) in page
+    assert f"{100 * distinct['both']:.1f}" == f"{100 * default:.1f}"
+
+
 def test_the_plot_shows_every_run(load):
     report = load("report")
     arms = report.read_rows()["msrc"]
